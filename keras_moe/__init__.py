@@ -1,0 +1,11 @@
+"""Mixture-of-experts layers for Keras 3, on JAX, TensorFlow and PyTorch."""
+
+from keras_moe import activations as activations
+from keras_moe import diagnostics as diagnostics
+from keras_moe import initializers as initializers
+from keras_moe import layers as layers
+from keras_moe import losses as losses
+from keras_moe import ops as ops
+from keras_moe import routing as routing
+
+__version__ = "0.1.0"

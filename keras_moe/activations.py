@@ -1,0 +1,28 @@
+"""Activations that Keras does not name, and one look-up for all of them."""
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_moe")
+def gelu_tanh(x):
+    """GELU in its tanh form, which the vmoe and GPT-2 codes use.
+
+    x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³))). `"gelu"` in Keras is the
+    exact form, with erf.
+    """
+    return ops.gelu(x, approximate=True)
+
+
+def get(identifier):
+    """`keras.activations.get`, which also knows `"gelu_tanh"`."""
+    if isinstance(identifier, str) and identifier == "gelu_tanh":
+        return gelu_tanh
+    return keras.activations.get(identifier)
+
+
+def serialize(activation):
+    """What `get` takes back."""
+    if activation is gelu_tanh:
+        return "gelu_tanh"
+    return keras.activations.serialize(activation)

@@ -1,0 +1,78 @@
+"""Argument checks: every error names the argument, what fits, what came."""
+
+import math
+import numbers
+
+
+def received(value) -> str:
+    return f"received {value!r} ({type(value).__name__})"
+
+
+def integer(name: str, value, minimum: int = 1) -> int:
+    """Return `value` if it is an integer of at least `minimum`."""
+    is_integer = isinstance(value, numbers.Integral)
+    if not is_integer or isinstance(value, bool) or value < minimum:
+        raise ValueError(
+            f"{name} must be an integer of at least {minimum}; "
+            f"{received(value)}."
+        )
+    return int(value)
+
+
+def optional_integer(name: str, value) -> int | None:
+    """Return `value` if it is `None` or a positive integer."""
+    return None if value is None else integer(name, value)
+
+
+def real(
+    name: str, value, minimum: float = 0.0, exclusive: bool = False
+) -> float:
+    """Return `value` if it is a finite number from `minimum` on."""
+    is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_real or not math.isfinite(value) or value < minimum:
+        fits = False
+    else:
+        fits = value > minimum or not exclusive
+    if not fits:
+        bound = "greater than" if exclusive else "at least"
+        raise ValueError(
+            f"{name} must be a finite number, {bound} {minimum}; "
+            f"{received(value)}."
+        )
+    return float(value)
+
+
+def rate(name: str, value) -> float:
+    """Return `value` if it is a number in [0, 1)."""
+    is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_real or not 0 <= value < 1:
+        raise ValueError(
+            f"{name} must be a number from 0 up to, not including, 1; "
+            f"{received(value)}."
+        )
+    return float(value)
+
+
+def flag(name: str, value) -> bool:
+    """Return `value` if it is a Boolean."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False; {received(value)}.")
+    return value
+
+
+def choice(name: str, value, choices) -> str:
+    """Return `value` if it is one of `choices`."""
+    if value not in tuple(choices):
+        listed = ", ".join(repr(c) for c in choices)
+        raise ValueError(f"{name} must be one of {listed}; {received(value)}.")
+    return value
+
+
+def resolve(name: str, get, value, kind: str):
+    """Return `get(value)`, a Keras look-up, with an error naming `name`."""
+    try:
+        return get(value)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{name} must be {kind}; {received(value)}."
+        ) from error

@@ -1,0 +1,240 @@
+"""Expert Choice: each expert takes the tokens it values most."""
+
+import keras
+from keras import ops
+
+from keras_moe import checks
+from keras_moe import grouping
+from keras_moe import routing
+from keras_moe.layers.base import MoELayer
+
+
+@keras.saving.register_keras_serializable(package="keras_moe")
+class ExpertChoiceMoE(MoELayer):
+    """Gives each token to the experts that choose it: none, one or many.
+
+    With X (T,D) the tokens of one group and S the capacity:
+
+        gates = softmax over E of (X · router_kernel)            (T,E)
+        expert e takes the S tokens of the largest gates[:, e]
+        output[t] = sum over the experts e that took t of
+                    gates[t,e] · expert_e(X[t])                  (T,D)
+
+    Every expert is full, so no auxiliary loss is needed; a token that nobody
+    takes gets zero. The gates are not normalised again. Whether a token is
+    taken depends on the later tokens of its group too, so the layer is not
+    causal; with `group_size` above the length of a sequence it depends on
+    other examples of the batch.
+
+    Args:
+        num_experts: E, the number of experts.
+        capacity_factor: how many experts take a token on average;
+            S = T · capacity_factor / E, rounded.
+        group_size: T, tokens among which experts choose: runs of the whole
+            batch's tokens, whose number it must divide. `None` makes each
+            sequence a group.
+        max_experts_per_token: the most experts that may take one token
+            (section 3.3 of the paper), or `None`.
+        noise_std: noise on the logits in training; its standard deviation is
+            `noise_std / num_experts`.
+        capacity_multiple_of: S is raised to a multiple of this.
+        capacity_rounding: `"round"` (halves to even) or `"ceil"`.
+        router_bias: whether the router has a bias.
+        intermediate_dim: F, hidden features of each expert's MLP. Exactly one
+            of `intermediate_dim` and `expert` is given.
+        expert: a layer that maps (batch, tokens, features) to the same shape.
+            Each expert is a fresh clone of it, made from its config (weights
+            are not copied), and the clones run one after another: more
+            general and slower.
+        activation: of the hidden features, any Keras activation, or
+            `"gelu_tanh"`, the tanh form that the vmoe codes use.
+        gated: whether each expert is `down(activation(gate(x)) * up(x))`
+            instead of `down(activation(up(x)))`.
+        use_bias: whether the experts' projections have biases.
+        dropout: rate of dropout on the experts' hidden features, in training.
+        kernel_initializer: of each expert's kernels, drawn for each expert by
+            itself; pass `keras_moe.initializers.PerExpert(…,
+            identical=True)` to start all experts equal.
+        bias_initializer: of the experts' biases.
+        router_initializer: of the router's weights.
+        kernel_regularizer: of the experts' kernels.
+        bias_regularizer: of the experts' biases.
+        kernel_constraint: of the experts' kernels.
+        bias_constraint: of the experts' biases.
+        implementation: `"auto"` or the name of one way to dispatch and
+            combine: `"reference"` (one-hot
+            products) or `"gather"` (by index).
+        name: the layer's name.
+        dtype: the layer's dtype or policy. The router computes in float32
+            whatever the policy, the experts in the compute dtype.
+        trainable: whether the weights are trained.
+
+    Input shape: (batch, tokens, features), or more token axes, such as
+        (batch, height, width, features). Batch and tokens may be unknown
+        (`None`) when the layer is built. Output shape: the same.
+
+    Mask: Boolean, the inputs' shape without features. A `False` token is
+        never taken and its output is zero; seats left over stay empty. S
+        counts masked tokens as tokens.
+
+    Weights: `router_kernel` (D,E) and, if `router_bias`, `router_bias` (E,),
+        in float32; `experts/up`, `experts/gate` if `gated`, `experts/down`,
+        each `kernel` (E, inputs, outputs) and `bias` (E,1,outputs).
+
+    Raises:
+        ValueError: for any argument or input that does not fit; if S comes
+            out below 1 or above T. Where the number of tokens is known only
+            at run time, S is held between 1 and T instead.
+
+    Reference: [Mixture-of-Experts with Expert Choice Routing](
+        https://arxiv.org/abs/2202.09368), vmoe/nn/routing.py
+        (NoisyTopItemsPerExpertRouter) and flaxformer's
+        ExpertsChooseMaskedRouter, which may seat padding; this never does.
+
+    Example:
+
+    >>> import keras, keras_moe
+    >>> layer = keras_moe.layers.ExpertChoiceMoE(
+    ...     num_experts=8, capacity_factor=2.0, intermediate_dim=64)
+    >>> outputs = layer(keras.random.normal((2, 16, 32)))
+    >>> tuple(outputs.shape)
+    (2, 16, 32)
+    """
+
+    plan_kind = "hard"
+
+    def __init__(
+        self,
+        num_experts: int,
+        capacity_factor: float,
+        *,
+        group_size: int | None = None,
+        max_experts_per_token: int | None = None,
+        noise_std: float = 0.0,
+        capacity_multiple_of: int = 1,
+        capacity_rounding: str = "round",
+        router_bias: bool = False,
+        intermediate_dim: int | None = None,
+        expert: keras.layers.Layer | None = None,
+        activation="gelu",
+        gated: bool = False,
+        use_bias: bool = True,
+        dropout: float = 0.0,
+        kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
+        router_initializer="lecun_normal",
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        kernel_constraint=None,
+        bias_constraint=None,
+        implementation: str = "auto",
+        name: str | None = None,
+        dtype=None,
+        trainable: bool = True,
+    ):
+        super().__init__(
+            num_experts,
+            intermediate_dim=intermediate_dim,
+            expert=expert,
+            activation=activation,
+            gated=gated,
+            use_bias=use_bias,
+            dropout=dropout,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            router_initializer=router_initializer,
+            kernel_regularizer=kernel_regularizer,
+            bias_regularizer=bias_regularizer,
+            kernel_constraint=kernel_constraint,
+            bias_constraint=bias_constraint,
+            implementation=implementation,
+            name=name,
+            dtype=dtype,
+            trainable=trainable,
+        )
+        self.capacity_factor = checks.real(
+            "capacity_factor", capacity_factor, exclusive=True
+        )
+        self.group_size = checks.optional_integer("group_size", group_size)
+        self.max_experts_per_token = checks.optional_integer(
+            "max_experts_per_token", max_experts_per_token
+        )
+        self.prepare_noise(noise_std)
+        self.capacity_multiple_of = checks.integer(
+            "capacity_multiple_of", capacity_multiple_of
+        )
+        self.capacity_rounding = checks.choice(
+            "capacity_rounding", capacity_rounding, ("round", "ceil")
+        )
+        self.router_bias = checks.flag("router_bias", router_bias)
+
+    def build_router(self, features):
+        self.router_kernel = self.add_router_weight(
+            "router_kernel",
+            (features, self.num_experts),
+            self.router_initializer,
+        )
+        if self.router_bias:  # the flag; the weight has the public name
+            self.router_bias_weight = self.add_router_weight(
+                "router_bias", (self.num_experts,), "zeros"
+            )
+
+    def group(self, tokens, mask, training):
+        if self.group_size is None:
+            return super().group(tokens, mask, training)
+        return grouping.runs(tokens, mask, self.group_size)
+
+    def route(self, tokens, mask, training):
+        logits = self.logits(tokens)  # (G,T,E)
+        if self.router_bias:
+            logits = logits + self.router_bias_weight
+        if training and self.noise_std > 0:
+            std = self.noise_std / self.num_experts
+            logits = logits + self.noise(ops.shape(logits), std)
+        return routing.expert_choice(
+            ops.softmax(logits, axis=-1),
+            self.capacity(ops.shape(tokens)[1]),
+            mask=mask,
+            max_experts_per_token=self.max_experts_per_token,
+        )
+
+    def capacity(self, num_tokens):
+        """S, the seats of each expert, for groups of `num_tokens`."""
+        capacity = routing.expert_capacity(
+            num_tokens,
+            self.num_experts,
+            self.capacity_factor,
+            rounding=self.capacity_rounding,
+            multiple_of=self.capacity_multiple_of,
+        )
+        if not isinstance(num_tokens, int):
+            return ops.minimum(capacity, num_tokens)
+        if capacity > num_tokens:
+            raise ValueError(
+                "capacity_factor must not give an expert more seats than a "
+                f"group has tokens; received capacity_factor="
+                f"{self.capacity_factor}, which gives {capacity} seats for "
+                f"{num_tokens} tokens."
+            )
+        cap = self.max_experts_per_token
+        if cap is not None and cap * num_tokens < capacity * self.num_experts:
+            raise ValueError(
+                "max_experts_per_token must leave enough tokens to fill the "
+                f"experts; received max_experts_per_token={cap}, and "
+                f"{num_tokens} tokens cannot fill {self.num_experts} experts "
+                f"of {capacity} seats."
+            )
+        return capacity
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(
+            capacity_factor=self.capacity_factor,
+            group_size=self.group_size,
+            max_experts_per_token=self.max_experts_per_token,
+            noise_std=self.noise_std,
+            capacity_multiple_of=self.capacity_multiple_of,
+            capacity_rounding=self.capacity_rounding,
+            router_bias=self.router_bias,
+        )
+        return config

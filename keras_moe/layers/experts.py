@@ -1,0 +1,132 @@
+"""What the experts do with their slots: (G,E,S,D) -> (G,E,S,D)."""
+
+import keras
+from keras import ops
+
+from keras_moe.initializers import PerExpert
+
+
+class FeedForwardExperts(keras.layers.Layer):
+    """Every expert is an MLP of its own, all computed in one product.
+
+        hidden = activation(slots · up + bias)                  (G,E,S,F)
+        hidden = activation(slots · gate + bias) * (slots · up + bias)  gated
+        output = dropout(hidden) · down + bias                  (G,E,S,D)
+
+    The projections are `keras.layers.EinsumDense`, so that quantisation and
+    LoRA are Keras' own. Arguments as in the layers of this package.
+    """
+
+    def __init__(
+        self,
+        num_experts,
+        intermediate_dim,
+        activation,
+        gated,
+        use_bias,
+        dropout,
+        kernel_initializer,
+        bias_initializer,
+        kernel_regularizer,
+        bias_regularizer,
+        kernel_constraint,
+        bias_constraint,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.num_experts = num_experts
+        self.intermediate_dim = intermediate_dim
+        self.activation = activation
+        self.use_bias = use_bias
+        self.kernel_initializer = kernel_initializer
+        self.bias_initializer = bias_initializer
+        self.kernel_regularizer = kernel_regularizer
+        self.bias_regularizer = bias_regularizer
+        self.kernel_constraint = kernel_constraint
+        self.bias_constraint = bias_constraint
+        self.gated = gated
+        self.dropout = keras.layers.Dropout(
+            dropout, dtype=self.dtype_policy, name="dropout"
+        )
+
+    def build(self, slots_shape):
+        features, hidden = slots_shape[-1], self.intermediate_dim
+        inner = (None, self.num_experts, None, hidden)
+        self.up = self._projection("up", "gesd,edf->gesf", hidden)
+        self.up.build(slots_shape)
+        if self.gated:
+            self.gate = self._projection("gate", "gesd,edf->gesf", hidden)
+            self.gate.build(slots_shape)
+        self.down = self._projection("down", "gesf,efd->gesd", features)
+        self.down.build(inner)
+        self.built = True
+
+    def _projection(self, name, equation, features):
+        kernel = self.kernel_initializer
+        if not isinstance(kernel, PerExpert):
+            kernel = PerExpert(kernel)
+        return keras.layers.EinsumDense(
+            equation,
+            output_shape=(self.num_experts, None, features),
+            bias_axes="e" + equation[-1] if self.use_bias else None,
+            kernel_initializer=kernel,
+            bias_initializer=self.bias_initializer,
+            kernel_regularizer=self.kernel_regularizer,
+            bias_regularizer=self.bias_regularizer,
+            kernel_constraint=self.kernel_constraint,
+            bias_constraint=self.bias_constraint,
+            dtype=self.dtype_policy,
+            name=name,
+        )
+
+    def call(self, slots, training=None):
+        if self.gated:
+            hidden = self.activation(self.gate(slots)) * self.up(slots)
+        else:
+            hidden = self.activation(self.up(slots))
+        return self.down(self.dropout(hidden, training=training))
+
+    def compute_output_shape(self, slots_shape):
+        return slots_shape
+
+
+class ClonedExperts(keras.layers.Layer):
+    """Every expert is a clone of one layer, called one after another.
+
+    Any layer that maps (G,S,D) to (G,S,D) will do. A Python loop, so slower
+    than `FeedForwardExperts`, the more so the more experts there are.
+    """
+
+    def __init__(self, num_experts, template, **kwargs):
+        super().__init__(**kwargs)
+        self.num_experts = num_experts
+        config = template.get_config()
+        self.clones = []
+        for e in range(num_experts):
+            named = {**config, "name": f"{template.name}_{e}"}
+            self.clones.append(template.__class__.from_config(named))
+
+    def build(self, slots_shape):
+        one = (slots_shape[0], slots_shape[2], slots_shape[3])
+        for clone in self.clones:
+            clone.build(one)
+        output = tuple(self.clones[0].compute_output_shape(one))
+        if output[-1] != one[-1] or len(output) != 3:
+            raise ValueError(
+                "expert must return the shape that it is given; received "
+                f"an expert that makes {output} of {one}."
+            )
+        self.built = True
+
+    def call(self, slots, training=None):
+        outputs = [
+            # A layer without `training` in its call is not given it.
+            clone(slots[:, e], training=training)
+            if clone._call_has_training_arg
+            else clone(slots[:, e])
+            for e, clone in enumerate(self.clones)
+        ]
+        return ops.stack(outputs, axis=1)
+
+    def compute_output_shape(self, slots_shape):
+        return slots_shape

@@ -1,0 +1,100 @@
+"""Auxiliary losses of token choice, as functions of logits or gates.
+
+Each returns the mean over groups of one scalar per group. A masked token counts
+nowhere, a group without tokens gives zero. Axes as in `keras_moe.routing`.
+"""
+
+import math
+
+from keras import ops
+
+
+def importance_loss(gates, mask=None):
+    """Squared coefficient of variation of the experts' gate sums.
+
+    (std / mean)² over experts of sum_t gates[g,t,e], population standard
+    deviation (arXiv 2106.05974, appendix A; vmoe/nn/routing.py).
+
+    Args:
+        gates: float32 (G,T,E), the softmax of the noise-free logits.
+        mask: `None` or Boolean (G,T).
+    """
+    return _variation(_token_mean(gates, mask))
+
+
+def load_loss(logits, noisy_logits, noise_std, top_k, mask=None):
+    """Squared coefficient of variation of the experts' expected load.
+
+    The load of an expert is the mean over tokens of the chance that, with its
+    own noise drawn again, its logit reaches the token's k-th largest noisy one
+    (arXiv 2106.05974, appendix A; vmoe/nn/routing.py).
+
+    Args:
+        logits: float32 (G,T,E), without noise.
+        noisy_logits: float32 (G,T,E), what was routed on.
+        noise_std: standard deviation of the noise on a logit.
+        top_k: k.
+        mask: `None` or Boolean (G,T).
+    """
+    order = ops.argsort(-ops.stop_gradient(noisy_logits), axis=-1)
+    threshold = ops.take_along_axis(
+        noisy_logits, order[:, :, top_k - 1 : top_k], axis=2
+    )  # (G,T,1)
+    needed = (threshold - logits) / noise_std
+    chance = 0.5 * (1.0 - ops.erf(needed / math.sqrt(2.0)))  # (G,T,E)
+    return _variation(_token_mean(chance, mask))
+
+
+def balance_loss(gates, mask=None):
+    """E · sum_e (share of tokens whose best is e) · (mean gate of e).
+
+    The loss of GShard (arXiv 2006.16668, algorithm 1) and of Switch; gradients
+    pass through the mean gate. vmoe/nn/routing.py calls it gshard.
+
+    Args:
+        gates: float32 (G,T,E).
+        mask: `None` or Boolean (G,T).
+    """
+    num_experts = gates.shape[2]
+    best = ops.argmax(gates, axis=-1)  # (G,T)
+    best = ops.cast(
+        best[:, :, None] == ops.arange(num_experts, dtype=best.dtype),
+        gates.dtype,
+    )
+    product = _token_mean(best, mask) * _token_mean(gates, mask)
+    return num_experts * ops.mean(ops.sum(product, axis=-1))
+
+
+def z_loss(logits, mask=None):
+    """Mean over tokens of logsumexp(logits)² (arXiv 2202.08906, section 3.3).
+
+    Unlike the others it is a mean over all tokens, not first over groups.
+
+    Args:
+        logits: float32 (G,T,E).
+        mask: `None` or Boolean (G,T).
+    """
+    square = ops.square(ops.logsumexp(logits, axis=-1))  # (G,T)
+    if mask is None:
+        return ops.mean(square)
+    seen = ops.cast(mask, square.dtype)
+    return ops.sum(square * seen) / ops.maximum(ops.sum(seen), 1.0)
+
+
+def _token_mean(values, mask):
+    """(G,T,E) -> (G,E), the mean over the tokens that are not masked."""
+    if mask is None:
+        return ops.mean(values, axis=1)
+    seen = ops.cast(mask, values.dtype)[:, :, None]
+    return ops.sum(values * seen, axis=1) / ops.maximum(
+        ops.sum(seen, axis=1), 1.0
+    )
+
+
+def _variation(values):
+    """Mean over groups of (std / mean)² over experts; 0 where all are 0."""
+    mean = ops.mean(values, axis=-1)
+    variance = ops.mean(ops.square(values - mean[:, None]), axis=-1)
+    empty = mean == 0
+    ratio = variance / ops.square(ops.where(empty, 1.0, mean))
+    return ops.mean(ops.where(empty, 0.0, ratio))

@@ -1,0 +1,107 @@
+"""The backend boundary: dispatch and combine, by named implementation.
+
+    tokens (G,T,D), plan -> slots (G,E,S,D) -> experts -> tokens (G,T,D)
+
+`IMPLEMENTATIONS` is the one table of what exists. A named implementation runs
+or raises; nothing falls back silently.
+"""
+
+from typing import NamedTuple
+
+from keras_moe import routing
+from keras_moe.ops import gather
+from keras_moe.ops import reference
+
+ENVIRONMENT = "KERAS_MOE_IMPLEMENTATION"
+EVERYWHERE = ("jax", "tensorflow", "torch")
+
+
+class Implementation(NamedTuple):
+    """A pair of functions, the plans it serves and the backends it runs on."""
+
+    room: object
+    plans: tuple
+    backends: tuple
+
+
+IMPLEMENTATIONS = {
+    "reference": Implementation(reference, ("soft", "hard"), EVERYWHERE),
+    "gather": Implementation(gather, ("hard",), EVERYWHERE),
+}
+
+
+def names(kind: str) -> tuple:
+    """What `implementation=` may say for plans of `kind`."""
+    serving = (n for n, i in IMPLEMENTATIONS.items() if kind in i.plans)
+    return ("auto", *serving)
+
+
+def select(
+    kind: str,
+    requested: str,
+    backend: str,
+    num_tokens,
+    num_experts: int,
+    environment: str | None = None,
+) -> str:
+    """Name the implementation to run; a pure function of static facts.
+
+    Args:
+        kind: `"soft"` or `"hard"`.
+        requested: the layer's `implementation`.
+        backend: `"jax"`, `"tensorflow"` or `"torch"`.
+        num_tokens: T, or `None` if known only at run time.
+        num_experts: E.
+        environment: value of `KERAS_MOE_IMPLEMENTATION`. It stands in for
+            `"auto"` only, in the layers whose plans it serves.
+
+    Raises:
+        ValueError: if what was asked for does not run on this backend, or if
+            `environment` names nothing that exists.
+    """
+    asked_by = "implementation"
+    if requested == "auto" and environment not in (None, "", "auto"):
+        if environment not in IMPLEMENTATIONS:
+            known = ", ".join(repr(n) for n in ("auto", *IMPLEMENTATIONS))
+            raise ValueError(
+                f"{ENVIRONMENT} must be one of {known}; received "
+                f"{environment!r}."
+            )
+        if kind in IMPLEMENTATIONS[environment].plans:
+            asked_by, requested = ENVIRONMENT, environment
+    if requested != "auto":
+        _, plans, backends = IMPLEMENTATIONS[requested]
+        if kind not in plans or backend not in backends:
+            others = ", ".join(
+                repr(n)
+                for n in names(kind)
+                if n == "auto" or backend in IMPLEMENTATIONS[n].backends
+            )
+            raise ValueError(
+                f"{asked_by}={requested!r} serves {' and '.join(plans)} plans "
+                f"on {', '.join(backends)}; for a {kind} plan on {backend} "
+                f"choose one of {others}."
+            )
+        return requested
+    return _automatic(kind, backend, num_tokens, num_experts)
+
+
+def _automatic(kind, backend, num_tokens, num_experts):
+    if kind == "soft":
+        return "reference"
+    return "gather"
+
+
+def plan_kind(plan) -> str:
+    """`"soft"` or `"hard"`."""
+    return "soft" if isinstance(plan, routing.SoftPlan) else "hard"
+
+
+def dispatch(tokens, plan, implementation: str):
+    """Tokens (G,T,D) -> slots (G,E,S,D), by the implementation named."""
+    return IMPLEMENTATIONS[implementation].room.dispatch(tokens, plan)
+
+
+def combine(slots, plan, implementation: str):
+    """Slots (G,E,S,D) -> tokens (G,T,D), by the implementation named."""
+    return IMPLEMENTATIONS[implementation].room.combine(slots, plan)

@@ -1,0 +1,33 @@
+"""Hard plans by index: no (tokens x seats) array, on every backend."""
+
+from keras import ops
+
+
+def dispatch(tokens, plan):
+    """(G,T,D) -> (G,E,S,D): copy the token of each seat, zeros if empty."""
+    _, experts, seats = plan.token.shape
+    seats = ops.shape(plan.token)[2] if seats is None else seats
+    features = tokens.shape[-1]
+    index = ops.reshape(_flat_index(plan), (-1,))
+    rows = ops.take(ops.reshape(tokens, (-1, features)), index, axis=0)
+    slots = ops.reshape(rows, (-1, experts, seats, features))
+    return slots * ops.cast(plan.gate != 0, tokens.dtype)[..., None]
+
+
+def combine(slots, plan):
+    """(G,E,S,D) -> (G,T,D): add up, weighed, what sits of each token."""
+    features = slots.shape[-1]
+    groups = ops.shape(slots)[0]
+    weighed = slots * ops.cast(plan.gate, slots.dtype)[..., None]
+    tokens = ops.segment_sum(
+        ops.reshape(weighed, (-1, features)),
+        ops.reshape(_flat_index(plan), (-1,)),
+        num_segments=groups * plan.num_tokens,
+    )
+    return ops.reshape(tokens, (-1, plan.num_tokens, features))
+
+
+def _flat_index(plan):
+    """(G,E,S) positions in the (G·T) tokens of all groups."""
+    groups = ops.arange(ops.shape(plan.token)[0], dtype="int32")
+    return plan.token + (groups * plan.num_tokens)[:, None, None]

@@ -1,0 +1,152 @@
+"""The two kinds of plan: how tokens become slots, and slots tokens again.
+
+Axes, here and everywhere: G groups, T tokens of a group, E experts, S slots of
+an expert, D features. Tokens are routed inside their group, never across.
+"""
+
+import dataclasses
+from typing import Any
+
+from keras import ops
+
+MASKED = -1e30  # a logit that no softmax sees; finite, so are its gradients
+
+
+@dataclasses.dataclass(frozen=True)
+class SoftPlan:
+    """Every slot reads a mixture of tokens, every token one of slots.
+
+    The plan is kept as the factors of its logits and writes the (G,T,E,S)
+    arrays only when asked, so that streaming code never needs to hold them:
+
+        logits[g,t,e,s] = tokens[g,t,:] · slots[:,e,s] + noise[g,t,e,s]
+        dispatch        = softmax over t of logits / merge_temperature
+        combine         = softmax of logits / emit_temperature, over (e,s)
+                          jointly or over t
+
+    Args:
+        tokens: float32 (G,T,D), the tokens as the router sees them.
+        slots: float32 (D,E,S), the slot embeddings as the router sees them.
+        noise: `None` or float32 (G,T,E,S), added to the logits.
+        mask: `None` or Boolean (G,T); a `False` token gets no weight at all.
+        merge_temperature: number or (E,) tensor.
+        emit_temperature: number or (E,) tensor; `None` is the merge one.
+        combine_over: `"slots"` or `"tokens"`, what combine sums to one over.
+        copies: each token stands for this many equal tokens of its group.
+            Matters for combine over tokens, which they share.
+        discrete: whether to keep only the largest weight of each softmax,
+            as one. Ties keep several. Has no gradient.
+    """
+
+    tokens: Any
+    slots: Any
+    noise: Any = None
+    mask: Any = None
+    merge_temperature: Any = 1.0
+    emit_temperature: Any = None
+    combine_over: str = "slots"
+    copies: int = 1
+    discrete: bool = False
+
+    def weights(self):
+        """Write out the pair `(dispatch, combine)`, each (G,T,E,S)."""
+        logits = ops.einsum("gtd,des->gtes", self.tokens, self.slots)
+        if self.noise is not None:
+            logits = logits + self.noise
+        dispatch = self._over_tokens(logits, self.merge_temperature)
+        if self.combine_over == "slots":
+            emit = self.emit_temperature
+            emit = self.merge_temperature if emit is None else emit
+            combine = self._over_slots(logits, emit)
+        elif self.emit_temperature is None:
+            combine = dispatch / self.copies
+        else:
+            combine = self._over_tokens(logits, self.emit_temperature)
+            combine = combine / self.copies
+        return dispatch, combine
+
+    @property
+    def dispatch(self):
+        """float32 (G,T,E,S): how much of token t slot (e,s) reads."""
+        return self.weights()[0]
+
+    @property
+    def combine(self):
+        """float32 (G,T,E,S): how much of slot (e,s) token t reads."""
+        return self.weights()[1]
+
+    def _over_tokens(self, logits, temperature):
+        logits = logits / _per_expert(temperature)
+        return self._finish(logits, lambda x: ops.softmax(x, axis=1), axis=1)
+
+    def _over_slots(self, logits, temperature):
+        _, _, experts, slots = logits.shape
+        tokens = ops.shape(logits)[1]
+
+        def joint(x):
+            flat = ops.reshape(x, (-1, tokens, experts * slots))
+            flat = ops.softmax(flat, axis=-1)
+            return ops.reshape(flat, (-1, tokens, experts, slots))
+
+        return self._finish(
+            logits / _per_expert(temperature), joint, axis=(2, 3)
+        )
+
+    def _finish(self, logits, softmax, axis):
+        if self.mask is None:
+            weights = softmax(logits)
+        else:
+            seen = self.mask[:, :, None, None]
+            weights = softmax(ops.where(seen, logits, MASKED))
+            weights = ops.where(seen, weights, 0.0)
+        if self.discrete:
+            largest = ops.max(weights, axis=axis, keepdims=True)
+            chosen = ops.logical_and(weights == largest, largest > 0)
+            weights = ops.cast(chosen, weights.dtype)
+        return weights
+
+
+@dataclasses.dataclass(frozen=True)
+class HardPlan:
+    """Every seat of an expert holds one whole token, or nobody.
+
+    Args:
+        token: int32 (G,E,S), the index inside its group of the token that
+            sits on seat s of expert e.
+        gate: float32 (G,E,S), the weight of what the expert says of it;
+            0 is an empty seat.
+        num_tokens: T, which the other two do not tell.
+        mask: `None` or Boolean (G,T), which tokens there were to seat.
+    """
+
+    token: Any
+    gate: Any
+    num_tokens: Any
+    mask: Any = None
+
+    def weights(self):
+        """Write out the pair `(dispatch, combine)`, each (G,T,E,S)."""
+        return soften(self)
+
+
+def _per_expert(temperature):
+    """A number stays one; a tensor (E,) meets the E of (G,T,E,S)."""
+    if isinstance(temperature, (int, float)):
+        return temperature
+    return ops.reshape(temperature, (-1, 1))
+
+
+def soften(plan: HardPlan):
+    """Write a hard plan as the dense pair `(dispatch, combine)`.
+
+    dispatch[g,t,e,s] = 1 if token t sits on seat (e,s), combine has its gate
+    there. Returns two float32 arrays (G,T,E,S).
+    """
+    tokens = ops.arange(plan.num_tokens, dtype="int32")[
+        :, None, None
+    ]  # (T,1,1)
+    sits = ops.logical_and(
+        plan.token[:, None] == tokens, plan.gate[:, None] != 0
+    )  # (G,T,E,S)
+    dispatch = ops.cast(sits, plan.gate.dtype)
+    return dispatch, dispatch * plan.gate[:, None]

@@ -1,0 +1,248 @@
+"""From router logits to plans: pure functions on `keras.ops`, in float32.
+
+    tokens (G,T,D) -> plan -> slots (G,E,S,D) -> experts -> tokens (G,T,D)
+
+G groups, T tokens of a group, E experts, S slots of an expert, D features.
+Tokens are routed inside their group, never across. A router ends in one of two
+plans, `SoftPlan` and `HardPlan`; `soften` writes a hard plan with the same
+dense arrays as a soft one, so one pair of products defines dispatch and combine
+for every router (`keras_moe.ops.reference`).
+"""
+
+import math
+
+from keras import ops
+
+from keras_moe.capped_choice import assign_capped
+from keras_moe.plans import HardPlan as HardPlan
+from keras_moe.plans import SoftPlan as SoftPlan
+from keras_moe.plans import soften as soften
+
+
+def unit(x, axis: int, epsilon: float = 1e-6):
+    """Scale vectors to length one: x / sqrt(sum(x²) + epsilon).
+
+    `epsilon` stands inside the root, so that a zero vector stays zero and
+    its gradient finite (as in vmoe's soft_moe/router.py; the paper's listing
+    has it outside).
+    """
+    square = ops.sum(ops.square(x), axis=axis, keepdims=True)
+    return x * ops.rsqrt(square + epsilon)
+
+
+def soft_moe(
+    tokens, slot_embedding, scale=None, *, normalize=True, noise=None, mask=None
+) -> SoftPlan:
+    """Soft MoE (arXiv 2308.00951, section 2.1 and algorithm 2).
+
+    L = unit(X) · (scale · unit(Φ)); dispatch is the softmax of L over tokens,
+    combine the softmax of L over all slots of all experts.
+
+    Args:
+        tokens: float32 (G,T,D), X.
+        slot_embedding: float32 (D,E,S), Φ.
+        scale: `None` (one) or a scalar tensor.
+        normalize: `False` takes X and Φ as they are.
+        noise: `None` or (G,T,E,S), added to L.
+        mask: `None` or Boolean (G,T).
+    """
+    if normalize:
+        tokens = unit(tokens, axis=-1)
+        slot_embedding = unit(slot_embedding, axis=0)
+    if scale is not None:
+        slot_embedding = slot_embedding * scale
+    return SoftPlan(tokens, slot_embedding, noise=noise, mask=mask)
+
+
+def mixture_of_tokens(
+    tokens,
+    router_kernel,
+    *,
+    merge_temperature=1.0,
+    emit_temperature=None,
+    emit_over_experts=False,
+    mask=None,
+    copies=1,
+    discrete=False,
+) -> SoftPlan:
+    """Mixture of Tokens (arXiv 2310.15961): one mixed token per expert.
+
+    An expert reads the softmax over its group of x·c_e / temperature, and its
+    answer goes back with the same weights (or, `emit_over_experts`, with the
+    softmax over experts).
+
+    Args:
+        tokens: float32 (G,T,D), a group is what is mixed together.
+        router_kernel: float32 (D,E), the columns c_e.
+        merge_temperature: number or (E,).
+        emit_temperature: number or (E,); `None` is the merge one.
+        emit_over_experts: what the emit weights sum to one over: the experts,
+            or (`False`) the tokens of the group.
+        mask: `None` or Boolean (G,T).
+        copies: see `SoftPlan`.
+        discrete: see `SoftPlan`.
+    """
+    return SoftPlan(
+        tokens,
+        router_kernel[:, :, None],
+        mask=mask,
+        merge_temperature=merge_temperature,
+        emit_temperature=emit_temperature,
+        combine_over="slots" if emit_over_experts else "tokens",
+        copies=copies,
+        discrete=discrete,
+    )
+
+
+def best_expert(logits, mask=None) -> HardPlan:
+    """Send each token, with weight 1, to the expert of its largest logit.
+
+    For tokens that are groups of their own: a token sits with one of the E
+    experts, whose S = 1 seats are enough for it. Ties go to the first expert.
+
+    Args:
+        logits: (G,1,E).
+        mask: `None` or Boolean (G,1); a `False` token sits nowhere.
+    """
+    best = ops.argmax(logits, axis=2)  # (G,1)
+    experts = ops.arange(logits.shape[2], dtype=best.dtype)
+    gate = ops.cast(best == experts, logits.dtype)  # (G,E)
+    if mask is not None:
+        gate = gate * ops.cast(mask, logits.dtype)
+    gate = gate[:, :, None]  # (G,E,S)
+    return HardPlan(ops.zeros_like(gate, dtype="int32"), gate, 1, mask)
+
+
+def expert_capacity(
+    num_tokens,
+    num_experts: int,
+    capacity_factor: float,
+    *,
+    top_k: int = 1,
+    rounding: str = "ceil",
+    multiple_of: int = 1,
+):
+    """Seats of each expert, S = num_tokens · top_k · capacity_factor / E.
+
+    Args:
+        num_tokens: T, an integer, or a scalar tensor where the length is
+            known only at run time; then S is a tensor too, at least 1.
+        num_experts: E.
+        capacity_factor: 1 gives every token `top_k` seats on average.
+        top_k: experts that a token asks for.
+        rounding: `"ceil"`, or `"round"`, which takes halves to even.
+        multiple_of: S is raised to a multiple of this.
+
+    Raises:
+        ValueError: if S comes out below 1.
+    """
+    if isinstance(num_tokens, int):
+        exact = num_tokens * top_k * capacity_factor / num_experts
+        seats = math.ceil(exact) if rounding == "ceil" else round(exact)
+        seats = -(-seats // multiple_of) * multiple_of
+        if seats < 1:
+            raise ValueError(
+                "capacity_factor must give every expert at least one seat; "
+                f"received capacity_factor={capacity_factor}, which gives "
+                f"{exact:.3g} with {num_tokens} tokens a group and "
+                f"{num_experts} experts."
+            )
+        return seats
+    exact = ops.cast(num_tokens, "float64") * top_k * capacity_factor
+    exact = exact / num_experts
+    seats = ops.ceil(exact) if rounding == "ceil" else ops.round(exact)
+    seats = ops.maximum(ops.cast(seats, "int32"), 1)
+    return -(-seats // multiple_of) * multiple_of
+
+
+def descending(x):
+    """Indices that sort the last axis from large to small, ties in order."""
+    # Keras' argsort keeps the order of ties on all three backends, which
+    # torch.topk does not; tests/test_routing.py holds it to that.
+    return ops.argsort(-x, axis=-1)
+
+
+def expert_choice(
+    gates, capacity, *, mask=None, max_experts_per_token=None
+) -> HardPlan:
+    """Expert Choice (arXiv 2202.09368): each expert takes its best tokens.
+
+    Expert e fills its S seats with the `capacity` tokens of the largest
+    gates[:, e]; ties go to the earlier token. Gates are not normalised again.
+
+    Args:
+        gates: float32 (G,T,E), usually the softmax over E of the logits.
+        capacity: S, seats of each expert, at most T.
+        mask: `None` or Boolean (G,T); a `False` token is never seated, and
+            seats left over are empty.
+        max_experts_per_token: `None`, or the most experts that may take one
+            token (section 3.3 of the paper, `capped_choice.assign_capped`).
+    """
+    scores = ops.stop_gradient(gates)
+    may_sit = None if mask is None else mask[:, :, None]
+    if max_experts_per_token is not None:
+        may_sit = assign_capped(scores, capacity, max_experts_per_token, mask)
+    if may_sit is not None:
+        scores = ops.where(may_sit, scores, -1.0)
+    scores = ops.transpose(scores, (0, 2, 1))  # (G,E,T)
+    token = descending(scores)[:, :, :capacity]  # (G,E,S)
+    gate = ops.take_along_axis(ops.transpose(gates, (0, 2, 1)), token, axis=2)
+    if may_sit is not None:
+        seated = ops.take_along_axis(scores, token, axis=2) >= 0
+        gate = ops.where(seated, gate, 0.0)
+    return HardPlan(token, gate, ops.shape(gates)[1], mask)
+
+
+def token_choice(
+    gates, top_k, capacity, *, batch_priority=False, mask=None
+) -> HardPlan:
+    """Token choice (V-MoE, arXiv 2106.05974): tokens ask, experts run out.
+
+    Every token asks for the `top_k` experts of its largest gates. An expert
+    seats all first choices before any second choice and, within a choice, the
+    earlier token first (or, `batch_priority`, the token with the larger best
+    gate). Whoever comes when the seats are gone is dropped. Gates are not
+    normalised again.
+
+    Args:
+        gates: float32 (G,T,E), usually the softmax over E of the logits.
+        top_k: experts that a token asks for.
+        capacity: S, seats of each expert.
+        batch_priority: who sits first, see above.
+        mask: `None` or Boolean (G,T); a `False` token asks for nothing.
+    """
+    num_experts = gates.shape[2]
+    num_tokens = ops.shape(gates)[1]
+    pairs = num_tokens * top_k
+    best = descending(ops.stop_gradient(gates))[:, :, :top_k]  # (G,T,k)
+    asked = ops.take_along_axis(gates, best, axis=2)  # (G,T,k)
+
+    # One integer per pair (token, choice) orders them by expert, then choice,
+    # then rank of the token: the sorted pairs are the experts' queues.
+    rank = ops.arange(num_tokens, dtype="int32")[None]  # (1,T)
+    if batch_priority:
+        first = ops.stop_gradient(asked[:, :, 0])
+        rank = ops.argsort(descending(first), axis=-1)  # (G,T)
+    choice = ops.arange(top_k, dtype="int32")
+    key = (best * top_k + choice) * num_tokens + rank[:, :, None]  # (G,T,k)
+    if mask is not None:
+        key = ops.where(mask[:, :, None], key, num_experts * pairs)
+    key = ops.reshape(key, (-1, pairs))
+    queue = ops.argsort(key, axis=-1)  # (G,T·k)
+
+    # Queue e starts behind all pairs that ask for an expert before e.
+    starts = ops.arange(num_experts + 1, dtype="int32") * pairs
+    starts = ops.sum(
+        ops.cast(key[:, None, :] < starts[:, None], "int32"), axis=-1
+    )  # (G,E+1)
+    place = starts[:, :-1, None] + ops.arange(capacity, dtype="int32")
+    seated = place < starts[:, 1:, None]  # (G,E,S)
+    place = ops.reshape(
+        ops.minimum(place, pairs - 1), (-1, num_experts * capacity)
+    )
+    pair = ops.take_along_axis(queue, place, axis=1)
+    gate = ops.take_along_axis(ops.reshape(asked, (-1, pairs)), pair, axis=1)
+    seats = (-1, num_experts, capacity)
+    token = ops.reshape(pair // top_k, seats)
+    gate = ops.where(seated, ops.reshape(gate, seats), 0.0)
+    return HardPlan(token, gate, num_tokens, mask)
