@@ -112,7 +112,9 @@ def alone(inputs, mask):
 def _complete(inputs, mask, group_size, pad_masked, axis):
     """Append zeros up to a multiple of `group_size`, masked or not."""
     shape = list(ops.shape(inputs))
-    missing = -shape[axis] % group_size
+    # So written that jax can tell a multiple of group_size from it where the
+    # size is a symbol (in model.export): size + missing = -(-size // T) · T.
+    missing = -(-shape[axis] // group_size) * group_size - shape[axis]
     if isinstance(missing, int) and missing == 0:
         return inputs, mask
     if mask is None and pad_masked:

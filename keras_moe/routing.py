@@ -104,7 +104,9 @@ def best_expert(logits, mask=None) -> HardPlan:
         logits: (G,1,E).
         mask: `None` or Boolean (G,1); a `False` token sits nowhere.
     """
-    best = ops.argmax(logits, axis=2)  # (G,1)
+    # Not ops.argmax, which Keras writes for TensorFlow with a bit cast that
+    # ONNX lacks.
+    best = descending(logits)[:, :, 0]  # (G,1)
     experts = ops.arange(logits.shape[2], dtype=best.dtype)
     gate = ops.cast(best == experts, logits.dtype)  # (G,E)
     if mask is not None:

@@ -14,18 +14,18 @@ from keras_moe import ops as moe_ops
 from keras_moe.layers.experts import ClonedExperts
 from keras_moe.layers.experts import FeedForwardExperts
 
-EXPERT_DEFAULTS = dict(
-    activation="gelu",
-    gated=False,
-    use_bias=True,
-    dropout=0.0,
-    kernel_initializer="glorot_uniform",
-    bias_initializer="zeros",
-    kernel_regularizer=None,
-    bias_regularizer=None,
-    kernel_constraint=None,
-    bias_constraint=None,
-)
+EXPERT_DEFAULTS = {
+    "activation": "gelu",
+    "gated": False,
+    "use_bias": True,
+    "dropout": 0.0,
+    "kernel_initializer": "glorot_uniform",
+    "bias_initializer": "zeros",
+    "kernel_regularizer": None,
+    "bias_regularizer": None,
+    "kernel_constraint": None,
+    "bias_constraint": None,
+}
 
 
 class MoELayer(keras.layers.Layer):
@@ -105,7 +105,7 @@ class MoELayer(keras.layers.Layer):
                 f"expert={self.expert!r}."
             )
         config = {name: getattr(self, name) for name in EXPERT_DEFAULTS}
-        place = dict(dtype=self.dtype_policy, name="experts")
+        place = {"dtype": self.dtype_policy, "name": "experts"}
         if self.expert is None:
             width = checks.integer("intermediate_dim", self.intermediate_dim)
             return FeedForwardExperts(

@@ -1,5 +1,6 @@
 """Hard plans by index: no (tokens x seats) array, on every backend."""
 
+import keras
 from keras import ops
 
 
@@ -19,12 +20,20 @@ def combine(slots, plan):
     features = slots.shape[-1]
     groups = ops.shape(slots)[0]
     weighed = slots * ops.cast(plan.gate, slots.dtype)[..., None]
-    tokens = ops.segment_sum(
+    tokens = _sum_by_index(
         ops.reshape(weighed, (-1, features)),
         ops.reshape(_flat_index(plan), (-1,)),
-        num_segments=groups * plan.num_tokens,
+        groups * plan.num_tokens,
     )
     return ops.reshape(tokens, (-1, plan.num_tokens, features))
+
+
+def _sum_by_index(rows, index, total):
+    """(N,D) rows -> (total,D), each row added where its index says."""
+    if keras.backend.backend() == "torch":
+        # Keras' segment_sum goes through float32 there, float64 too.
+        return rows.new_zeros((total, rows.shape[-1])).index_add(0, index, rows)
+    return ops.segment_sum(rows, index, num_segments=total)
 
 
 def _flat_index(plan):

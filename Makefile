@@ -1,0 +1,57 @@
+# Each target makes its own environment below .venv, needing only Python 3.11
+# or newer with venv and pip. Change the interpreter with PYTHON=, the backend
+# of the demo with KERAS_BACKEND=, those of the tests with BACKENDS=.
+
+PYTHON ?= python3
+KERAS_BACKEND ?= jax
+BACKENDS ?= jax torch tensorflow
+WORKERS ?= 2
+PYTEST ?=
+
+DEMO := .venv/demo-$(KERAS_BACKEND)
+TEST := .venv/test
+
+.PHONY: demo test lint bench clean
+.DELETE_ON_ERROR:
+
+demo: $(DEMO)/ready
+	KERAS_BACKEND=$(KERAS_BACKEND) $(DEMO)/bin/python guides/digits.py
+
+# One thread a worker: the tests are many and small.
+test: $(TEST)/ready
+	@set -e; for backend in $(BACKENDS); do \
+	  echo "=== backend $$backend ==="; \
+	  KERAS_BACKEND=$$backend OMP_NUM_THREADS=1 TF_CPP_MIN_LOG_LEVEL=3 \
+	    $(TEST)/bin/python -m pytest -n $(WORKERS) $(PYTEST); \
+	done
+
+lint: $(TEST)/ready
+	$(TEST)/bin/ruff check .
+	$(TEST)/bin/ruff format --check .
+
+bench: $(TEST)/ready
+	@set -e; for backend in $(BACKENDS); do \
+	  KERAS_BACKEND=$$backend TF_CPP_MIN_LOG_LEVEL=3 \
+	    $(TEST)/bin/python -m tests.benchmarks; \
+	done
+
+clean:
+	rm -rf .venv
+
+# A fresh environment: $(1) its folder, $(2) the extras to install.
+define environment
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	  "keras_moe needs Python 3.11 or newer, this is " + sys.version)'
+	rm -rf $(1)
+	$(PYTHON) -m venv $(1)
+	$(1)/bin/pip install --disable-pip-version-check -q -e '.[$(2)]'
+	touch $(1)/ready
+endef
+
+.venv/demo-%/ready: pyproject.toml
+	$(call environment,.venv/demo-$*,$*$(comma)demo)
+
+$(TEST)/ready: pyproject.toml
+	$(call environment,$(TEST),jax$(comma)tensorflow$(comma)torch$(comma)dev)
+
+comma := ,

@@ -1,0 +1,51 @@
+"""The examples of docstrings and README run, and say what they say."""
+
+import doctest
+import importlib
+import pathlib
+import pkgutil
+import re
+
+import pytest
+
+import keras_moe
+
+ROOT = pathlib.Path(keras_moe.__file__).parent.parent
+MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages(keras_moe.__path__, "keras_moe.")
+)
+WITH_EXAMPLES = (
+    "keras_moe.diagnostics",
+    "keras_moe.initializers",
+    "keras_moe.layers.expert_choice",
+    "keras_moe.layers.mixture_of_tokens",
+    "keras_moe.layers.soft_moe",
+    "keras_moe.layers.token_choice",
+)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples(name):
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.failed == 0
+    assert (result.attempted > 0) == (name in WITH_EXAMPLES)
+
+
+def test_readme_examples():
+    text = (ROOT / "README.md").read_text()
+    snippets = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(snippets) == 2
+    namespace = {}
+    for snippet in snippets:  # the second goes on from the first
+        exec(compile(snippet, "README.md", "exec"), namespace)
+    assert namespace["facts"]["load"].shape == (16,)
+
+
+def test_readme_commands_exist():
+    readme = (ROOT / "README.md").read_text()
+    makefile = (ROOT / "Makefile").read_text()
+    commands = re.findall(r"^make (\w+)$", readme, re.MULTILINE)
+    assert commands == ["demo", "test"]
+    for target in commands:
+        assert f"\n{target}:" in makefile
