@@ -11,6 +11,7 @@ for every router (`keras_moe.ops.reference`).
 
 import math
 
+import keras
 from keras import ops
 
 from keras_moe.capped_choice import assign_capped
@@ -128,7 +129,8 @@ def expert_capacity(
 
     Args:
         num_tokens: T, an integer, or a scalar tensor where the length is
-            known only at run time; then S is a tensor too, at least 1.
+            known only at run time; then S is a tensor too, at least 1. Not on
+            jax, where S is the size of an array and must be known.
         num_experts: E.
         capacity_factor: 1 gives every token `top_k` seats on average.
         top_k: experts that a token asks for.
@@ -136,7 +138,7 @@ def expert_capacity(
         multiple_of: S is raised to a multiple of this.
 
     Raises:
-        ValueError: if S comes out below 1.
+        ValueError: if S comes out below 1, or if jax does not know T.
     """
     if isinstance(num_tokens, int):
         exact = num_tokens * top_k * capacity_factor / num_experts
@@ -150,6 +152,13 @@ def expert_capacity(
                 f"{num_experts} experts."
             )
         return seats
+    if keras.backend.backend() == "jax":
+        raise ValueError(
+            "num_tokens must be known when a program with expert capacities "
+            f"is compiled on jax; received {num_tokens!r}. To export a model, "
+            "give model.export an input_signature with the length of the "
+            "sequences."
+        )
     exact = ops.cast(num_tokens, "float64") * top_k * capacity_factor
     exact = exact / num_experts
     seats = ops.ceil(exact) if rounding == "ceil" else ops.round(exact)
