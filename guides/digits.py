@@ -32,7 +32,7 @@ PATCH = 2
 TOKENS = (8 // PATCH) ** 2  # 16
 WIDTH, HEADS, BLOCKS = 64, 4, 3
 EXPERTS, SLOTS, HIDDEN = 8, 2, 128
-BATCH = 64
+BATCH = 128
 
 
 def dense_hidden():
@@ -155,7 +155,7 @@ def train(title, moe, data, epochs):
     model.compile(
         optimizer=keras.optimizers.AdamW(
             keras.optimizers.schedules.CosineDecay(
-                0.0, steps, warmup_target=2e-3, warmup_steps=steps // 10
+                0.0, steps, warmup_target=4e-3, warmup_steps=steps // 10
             ),
             weight_decay=0.05,
         ),
@@ -208,13 +208,14 @@ def draw(model, data, path, rows=5, columns=6):
                 axis.set_title("image" if row == 0 else None)
                 continue
             weights = read[row, :, column - 1].reshape(side, side)
-            axis.imshow(
-                weights, cmap="inferno", alpha=0.65, extent=(0, 8, 8, 0)
-            )
+            red = np.zeros((side, side, 4))
+            red[..., 0] = 0.9
+            red[..., 3] = 0.8 * weights / weights.max()
+            axis.imshow(red, extent=(0, 8, 8, 0))
             if row == 0:
                 expert, slot = divmod(int(slots[column - 1]), SLOTS)
                 axis.set_title(f"expert {expert}\nslot {slot}", fontsize=9)
-    figure.suptitle("What slots of the last Soft MoE layer read (bright: much)")
+    figure.suptitle("What slots of the last Soft MoE layer read (red: much)")
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)
