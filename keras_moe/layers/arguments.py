@@ -1,0 +1,178 @@
+"""Arguments that all layers share: checked, kept, and written to configs."""
+
+import re
+
+import keras
+
+from keras_moe import activations
+from keras_moe import checks
+from keras_moe import ops as moe_ops
+from keras_moe.layers.experts import ClonedExperts
+from keras_moe.layers.experts import FeedForwardExperts
+
+EXPERT_DEFAULTS = {
+    "activation": "gelu",
+    "gated": False,
+    "use_bias": True,
+    "dropout": 0.0,
+    "kernel_initializer": "glorot_uniform",
+    "bias_initializer": "zeros",
+    "kernel_regularizer": None,
+    "bias_regularizer": None,
+    "kernel_constraint": None,
+    "bias_constraint": None,
+}
+
+
+class ConfiguredLayer(keras.layers.Layer):
+    """A layer with experts: what it is given, it is, and it saves.
+
+    A subclass says in `plan_kind` which plans its router makes, and so which
+    implementations it may name.
+    """
+
+    plan_kind = None
+
+    def __init__(
+        self,
+        num_experts,
+        *,
+        intermediate_dim,
+        expert,
+        activation,
+        gated,
+        use_bias,
+        dropout,
+        kernel_initializer,
+        bias_initializer,
+        router_initializer,
+        kernel_regularizer,
+        bias_regularizer,
+        kernel_constraint,
+        bias_constraint,
+        implementation,
+        name,
+        dtype,
+        trainable,
+    ):
+        # Keras would turn SoftMoE into soft_mo_e.
+        name = _next_name(self.__class__.__name__) if name is None else name
+        super().__init__(name=name, dtype=dtype, trainable=trainable)
+        self.supports_masking = True
+        self.num_experts = checks.integer("num_experts", num_experts)
+        self.intermediate_dim = intermediate_dim
+        self.activation = checks.resolve(
+            "activation", activations.get, activation, "a Keras activation"
+        )
+        self.gated = checks.flag("gated", gated)
+        self.use_bias = checks.flag("use_bias", use_bias)
+        self.dropout = checks.rate("dropout", dropout)
+        self.implementation = checks.choice(
+            "implementation", implementation, moe_ops.names(self.plan_kind)
+        )
+        for name, value in (
+            ("kernel_initializer", kernel_initializer),
+            ("bias_initializer", bias_initializer),
+            ("router_initializer", router_initializer),
+        ):
+            get, kind = keras.initializers.get, "a Keras initialiser"
+            setattr(self, name, checks.resolve(name, get, value, kind))
+        for name, value in (
+            ("kernel_regularizer", kernel_regularizer),
+            ("bias_regularizer", bias_regularizer),
+        ):
+            get, kind = keras.regularizers.get, "a Keras regulariser or None"
+            setattr(self, name, checks.resolve(name, get, value, kind))
+        for name, value in (
+            ("kernel_constraint", kernel_constraint),
+            ("bias_constraint", bias_constraint),
+        ):
+            get, kind = keras.constraints.get, "a Keras constraint or None"
+            setattr(self, name, checks.resolve(name, get, value, kind))
+        # Around Keras' tracking: the template itself is never built or saved.
+        object.__setattr__(self, "expert", expert)
+        self.experts = self._make_experts()
+
+    def _make_experts(self):
+        if (self.intermediate_dim is None) == (self.expert is None):
+            raise ValueError(
+                "exactly one of intermediate_dim and expert must be given; "
+                f"received intermediate_dim={self.intermediate_dim!r} and "
+                f"expert={self.expert!r}."
+            )
+        config = {name: getattr(self, name) for name in EXPERT_DEFAULTS}
+        place = {"dtype": self.dtype_policy, "name": "experts"}
+        if self.expert is None:
+            width = checks.integer("intermediate_dim", self.intermediate_dim)
+            return FeedForwardExperts(
+                self.num_experts, width, **config, **place
+            )
+        if not isinstance(self.expert, keras.layers.Layer):
+            raise ValueError(
+                "expert must be a Keras layer that maps (batch, tokens, "
+                f"features) to the same shape; {checks.received(self.expert)}."
+            )
+        config = self._expert_config()
+        for name, default in EXPERT_DEFAULTS.items():
+            if config[name] != _config_of(name, default):
+                raise ValueError(
+                    f"{name} must be left at its default, {default!r}, when "
+                    "expert is given, which brings its own; received "
+                    f"{config[name]!r}."
+                )
+        return ClonedExperts(self.num_experts, self.expert, **place)
+
+    def _expert_config(self):
+        return {n: _config_of(n, getattr(self, n)) for n in EXPERT_DEFAULTS}
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(self._expert_config())
+        expert = self.expert
+        if expert is not None:
+            expert = keras.saving.serialize_keras_object(expert)
+        config.update(
+            num_experts=self.num_experts,
+            intermediate_dim=self.intermediate_dim,
+            expert=expert,
+            router_initializer=_config_of(
+                "router_initializer", self.router_initializer
+            ),
+            implementation=self.implementation,
+        )
+        return config
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        if isinstance(config.get("expert"), dict):
+            config["expert"] = keras.saving.deserialize_keras_object(
+                config["expert"]
+            )
+        # A name that this backend lacks was chosen on another one.
+        known = moe_ops.IMPLEMENTATIONS.get(config.get("implementation"))
+        if known and keras.backend.backend() not in known.backends:
+            config["implementation"] = "auto"
+        return super().from_config(config)
+
+
+def _next_name(class_name):
+    """SoftMoE -> soft_moe, then soft_moe_1, and so on."""
+    words = class_name.replace("MoE", "Moe")
+    name = re.sub(r"(?<!^)(?=[A-Z])", "_", words).lower()
+    used = keras.backend.get_uid(name) - 1
+    return f"{name}_{used}" if used else name
+
+
+def _config_of(name, value):
+    """The entry of a layer's config for the argument `name`."""
+    for ending, room in (
+        ("activation", activations),
+        ("initializer", keras.initializers),
+        ("regularizer", keras.regularizers),
+        ("constraint", keras.constraints),
+    ):
+        if name.endswith(ending):
+            value = room.get(value)
+            return None if value is None else room.serialize(value)
+    return value
