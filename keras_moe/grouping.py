@@ -112,9 +112,10 @@ def alone(inputs, mask):
 def _complete(inputs, mask, group_size, pad_masked, axis):
     """Append zeros up to a multiple of `group_size`, masked or not."""
     shape = list(ops.shape(inputs))
-    # So written that jax can tell a multiple of group_size from it where the
-    # size is a symbol (in model.export): size + missing = -(-size // T) · T.
-    missing = -(-shape[axis] // group_size) * group_size - shape[axis]
+    # So written that jax sees the multiple of group_size where the size is a
+    # symbol, and that ONNX, which divides towards zero, gets it right too.
+    groups = (shape[axis] + group_size - 1) // group_size
+    missing = groups * group_size - shape[axis]
     if isinstance(missing, int) and missing == 0:
         return inputs, mask
     if mask is None and pad_masked:

@@ -77,7 +77,7 @@ class SoftPlan:
 
     def _over_tokens(self, logits, temperature):
         logits = logits / _per_expert(temperature)
-        return self._finish(logits, lambda x: ops.softmax(x, axis=1), axis=1)
+        return self._finish(logits, lambda x: _softmax(x, axis=1), axis=1)
 
     def _over_slots(self, logits, temperature):
         _, _, experts, slots = logits.shape
@@ -85,7 +85,7 @@ class SoftPlan:
 
         def joint(x):
             flat = ops.reshape(x, (-1, tokens, experts * slots))
-            flat = ops.softmax(flat, axis=-1)
+            flat = _softmax(flat, axis=-1)
             return ops.reshape(flat, (-1, tokens, experts, slots))
 
         return self._finish(
@@ -127,6 +127,14 @@ class HardPlan:
     def weights(self):
         """Write out the pair `(dispatch, combine)`, each (G,T,E,S)."""
         return soften(self)
+
+
+def _softmax(x, axis):
+    """`ops.softmax`, without its warning where it is over one entry."""
+    if x.shape[axis] == 1:
+        # Right for any size: a program traced on one token runs on more.
+        return ops.exp(x - ops.logsumexp(x, axis=axis, keepdims=True))
+    return ops.softmax(x, axis=axis)
 
 
 def _per_expert(temperature):

@@ -105,10 +105,12 @@ def best_expert(logits, mask=None) -> HardPlan:
         logits: (G,1,E).
         mask: `None` or Boolean (G,1); a `False` token sits nowhere.
     """
-    # Not ops.argmax, which Keras writes for TensorFlow with a bit cast that
-    # ONNX lacks.
-    best = descending(logits)[:, :, 0]  # (G,1)
-    experts = ops.arange(logits.shape[2], dtype=best.dtype)
+    # Neither ops.argmax nor a stable sort: ONNX lacks a bit cast that Keras
+    # puts in the one for TensorFlow, and PyTorch's exporter the other.
+    experts = ops.arange(logits.shape[2], dtype="int32")
+    largest = ops.max(logits, axis=2, keepdims=True)
+    best = ops.where(logits == largest, experts, logits.shape[2])  # (G,1,E)
+    best = ops.min(best, axis=2)  # (G,1)
     gate = ops.cast(best == experts, logits.dtype)  # (G,E)
     if mask is not None:
         gate = gate * ops.cast(mask, logits.dtype)

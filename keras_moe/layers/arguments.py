@@ -125,6 +125,26 @@ class ConfiguredLayer(keras.layers.Layer):
     def _expert_config(self):
         return {n: _config_of(n, getattr(self, n)) for n in EXPERT_DEFAULTS}
 
+    def _saved_policy(self):
+        """The dtype policy, and those of the projections if quantised."""
+        policy = self.dtype_policy
+        quantised = {
+            layer.path: layer.dtype_policy
+            for layer in self._flatten_layers(include_self=False)
+            if layer.quantization_mode is not None
+        }
+        if not quantised:
+            return policy
+        if self.expert is not None:
+            raise ValueError(
+                "a layer made with expert= cannot be saved once it is "
+                f"quantised, and {self.path!r} is; save it before, and "
+                "quantise what you load."
+            )
+        if isinstance(policy, keras.dtype_policies.DTypePolicyMap):
+            return policy
+        return keras.dtype_policies.DTypePolicyMap(policy, quantised)
+
     def get_config(self):
         config = super().get_config()
         config.update(self._expert_config())
@@ -132,6 +152,7 @@ class ConfiguredLayer(keras.layers.Layer):
         if expert is not None:
             expert = keras.saving.serialize_keras_object(expert)
         config.update(
+            dtype=keras.dtype_policies.serialize(self._saved_policy()),
             num_experts=self.num_experts,
             intermediate_dim=self.intermediate_dim,
             expert=expert,

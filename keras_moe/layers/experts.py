@@ -94,7 +94,8 @@ class ClonedExperts(keras.layers.Layer):
     """Every expert is a clone of one layer, called one after another.
 
     Any layer that maps (G,S,D) to (G,S,D) will do. A Python loop, so slower
-    than `FeedForwardExperts`, the more so the more experts there are.
+    than `FeedForwardExperts`, the more so the more experts there are. The
+    clones compute in the template's dtype.
     """
 
     def __init__(self, num_experts, template, **kwargs):
@@ -126,7 +127,7 @@ class ClonedExperts(keras.layers.Layer):
             else clone(slots[:, e])
             for e, clone in enumerate(self.clones)
         ]
-        return ops.stack(outputs, axis=1)
+        return ops.cast(ops.stack(outputs, axis=1), self.compute_dtype)
 
     def compute_output_shape(self, slots_shape):
         return slots_shape

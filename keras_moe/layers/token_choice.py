@@ -52,8 +52,8 @@ class TokenChoiceMoE(MoELayer):
             of `intermediate_dim` and `expert` is given.
         expert: a layer that maps (batch, tokens, features) to the same shape.
             Each expert is a fresh clone of it, made from its config (weights
-            are not copied), and the clones run one after another: more
-            general and slower.
+            are not copied, its dtype is kept), and the clones run one after
+            another: more general and slower.
         activation: of the hidden features, any Keras activation, or
             `"gelu_tanh"`, the tanh form that the vmoe codes use.
         gated: whether each expert is `down(activation(gate(x)) * up(x))`

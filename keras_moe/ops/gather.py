@@ -31,8 +31,11 @@ def combine(slots, plan):
 def _sum_by_index(rows, index, total):
     """(N,D) rows -> (total,D), each row added where its index says."""
     if keras.backend.backend() == "torch":
-        # Keras' segment_sum goes through float32 there, float64 too.
-        return rows.new_zeros((total, rows.shape[-1])).index_add(0, index, rows)
+        # Keras' segment_sum goes through float32 there, float64 too. Not
+        # index_add, which is wrong in ONNX where an index comes twice.
+        zeros = rows.new_zeros((total, rows.shape[-1]))
+        index = ops.cast(index, "int64")[:, None].expand(rows.shape)
+        return zeros.scatter_add(0, index, rows)
     return ops.segment_sum(rows, index, num_segments=total)
 
 
