@@ -60,6 +60,15 @@ def flag(name: str, value) -> bool:
     return value
 
 
+def name(name: str, value) -> str:
+    """Return `value` if a layer may be called so."""
+    if not isinstance(value, str) or "/" in value:
+        raise ValueError(
+            f"{name} must be a string without '/'; {received(value)}."
+        )
+    return value
+
+
 def choice(name: str, value, choices) -> str:
     """Return `value` if it is one of `choices`."""
     if value not in tuple(choices):

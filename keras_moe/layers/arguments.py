@@ -57,7 +57,13 @@ class ConfiguredLayer(keras.layers.Layer):
     ):
         # Keras would turn SoftMoE into soft_mo_e.
         name = _next_name(self.__class__.__name__) if name is None else name
-        super().__init__(name=name, dtype=dtype, trainable=trainable)
+        super().__init__(
+            name=checks.name("name", name),
+            dtype=checks.resolve(
+                "dtype", keras.dtype_policies.get, dtype, "a Keras dtype"
+            ),
+            trainable=checks.flag("trainable", trainable),
+        )
         self.supports_masking = True
         self.num_experts = checks.integer("num_experts", num_experts)
         self.intermediate_dim = intermediate_dim

@@ -1,0 +1,110 @@
+"""Inputs and functions: errors say what fits, and show what came."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_moe import diagnostics
+from keras_moe import initializers
+from keras_moe import routing
+from keras_moe.layers import ExpertChoiceMoE
+from keras_moe.layers import TokenChoiceMoE
+from tests.test_errors import LAYERS
+from tests.test_errors import make
+from tests.test_errors import raises
+
+TOKENS = np.ones((2, 8, 6), "float32")
+
+
+@LAYERS
+@pytest.mark.parametrize("shape", [(2, 6), (6,)])
+def test_too_few_axes(cls, shape):
+    text = (
+        f"inputs of {cls.__name__} must have three axes or more, (batch, "
+        f"tokens, features); received shape {shape}."
+    )
+    with raises(text):
+        make(cls).build(shape)
+    with raises(text):
+        make(cls)(np.ones(shape, "float32"))
+
+
+@LAYERS
+def test_unknown_features(cls):
+    text = f"inputs of {cls.__name__} must have a known number of features"
+    with raises(text):
+        make(cls)(keras.Input((8, None)))
+
+
+@LAYERS
+def test_other_inputs_than_built_for(cls):
+    layer = make(cls, name="moe")
+    layer.build((None, None, 6))
+    text = "of layer 'moe' is incompatible with the layer: expected "  # Keras'
+    for shape, rest in (
+        ((2, 8, 5), "axis -1 of input shape to have value 6, but received"),
+        ((2, 8), "ndim=3, found ndim=2. Full shape received: (2, 8)"),
+        ((2, 2, 4, 6), "ndim=3, found ndim=4. Full shape received: (2, 2,"),
+    ):
+        with raises(text + rest):
+            layer(np.ones(shape, "float32"))
+
+
+@LAYERS
+@pytest.mark.parametrize("shape", [(2, 7), (2,), (2, 8, 6), (3, 8)])
+def test_mask_of_another_shape(cls, shape):
+    text = (
+        "mask must have the shape of inputs without the features, (2, 8); "
+        f"received shape {shape}"
+    )
+    with raises(text):
+        make(cls)(TOKENS, mask=np.ones(shape, "bool"))
+
+
+@pytest.mark.parametrize("cls", [ExpertChoiceMoE, TokenChoiceMoE])
+def test_group_size_that_does_not_divide(cls):
+    with raises(
+        "group_size must divide the number of tokens of the batch; received "
+        "group_size=5 with 2 sequences of 8 tokens (16 tokens)."
+    ):
+        make(cls, group_size=5)(TOKENS)
+
+
+def test_no_seats():
+    with raises(
+        "capacity_factor must give every expert at least one seat; received "
+        "capacity_factor=0.1, which gives 0.2 with 8 tokens a group and 4"
+    ):
+        make(ExpertChoiceMoE, capacity_factor=0.1)(TOKENS)
+
+
+def test_more_seats_than_tokens():
+    with raises(
+        "capacity_factor must not give an expert more seats than a group has "
+        "tokens; received capacity_factor=5.0, which gives 10 seats for 8"
+    ):
+        make(ExpertChoiceMoE, capacity_factor=5.0)(TOKENS)
+
+
+def test_a_cap_that_leaves_seats_empty():
+    with raises(
+        "max_experts_per_token must leave enough tokens to fill the experts; "
+        "received max_experts_per_token=1, and 8 tokens cannot fill 4 experts"
+    ):
+        make(ExpertChoiceMoE, capacity_factor=2.0, max_experts_per_token=1)(
+            TOKENS
+        )
+
+
+# === Functions ===
+
+
+def test_functions():
+    with raises("capacity_factor must give every expert at least one seat"):
+        routing.expert_capacity(4, 16, 0.1, rounding="round")
+    with raises("initializer must be a Keras initialiser or its name; rec"):
+        initializers.PerExpert("glorot")
+    with raises("identical must be True or False; received 'no' (str)"):
+        initializers.PerExpert("zeros", identical="no")
+    with raises("plan must be a SoftPlan or a HardPlan, as capture() yields"):
+        diagnostics.summarize(TOKENS)
