@@ -1,6 +1,7 @@
 """Look at what routers decide: `capture`, `summarize`, `RouterMonitor`."""
 
 import contextlib
+import dataclasses
 
 import keras
 import numpy as np
@@ -49,12 +50,29 @@ def record(layer, plan):
             f"{layer.path!r} is being compiled. Call model(x) instead of "
             "fit, evaluate or predict inside the block."
         )
+    plan = _snapshot(plan)
     for plans in _captures:
         path, times = layer.path, 1
         while path in plans:
             times += 1
             path = f"{layer.path}#{times}"
         plans[path] = plan
+
+
+def _snapshot(plan):
+    """The plan, safe from training, which may change weights in place.
+
+    A soft plan holds some weights of its layer as they are, and computes from
+    them when asked.
+    """
+    if isinstance(plan, routing.HardPlan):
+        return plan
+    copies = {}
+    for name in ("slots", "merge_temperature", "emit_temperature"):
+        value = getattr(plan, name)
+        if not isinstance(value, (int, float, type(None))):
+            copies[name] = ops.copy(value)
+    return dataclasses.replace(plan, **copies)
 
 
 def _is_traced(*arrays):
