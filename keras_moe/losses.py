@@ -58,7 +58,7 @@ def balance_loss(gates, mask=None):
     num_experts = gates.shape[2]
     best = ops.argmax(gates, axis=-1)  # (G,T)
     best = ops.cast(
-        best[:, :, None] == ops.arange(num_experts, dtype=best.dtype),
+        best[:, :, None] == ops.arange(0, num_experts, dtype=best.dtype),
         gates.dtype,
     )
     product = _token_mean(best, mask) * _token_mean(gates, mask)

@@ -150,7 +150,7 @@ def soften(plan: HardPlan):
     dispatch[g,t,e,s] = 1 if token t sits on seat (e,s), combine has its gate
     there. Returns two float32 arrays (G,T,E,S).
     """
-    tokens = ops.arange(plan.num_tokens, dtype="int32")[
+    tokens = ops.arange(0, plan.num_tokens, dtype="int32")[
         :, None, None
     ]  # (T,1,1)
     sits = ops.logical_and(

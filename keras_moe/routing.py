@@ -107,7 +107,7 @@ def best_expert(logits, mask=None) -> HardPlan:
     """
     # Neither ops.argmax nor a stable sort: ONNX lacks a bit cast that Keras
     # puts in the one for TensorFlow, and PyTorch's exporter the other.
-    experts = ops.arange(logits.shape[2], dtype="int32")
+    experts = ops.arange(0, logits.shape[2], dtype="int32")
     largest = ops.max(logits, axis=2, keepdims=True)
     best = ops.where(logits == largest, experts, logits.shape[2])  # (G,1,E)
     best = ops.min(best, axis=2)  # (G,1)
@@ -232,11 +232,11 @@ def token_choice(
 
     # One integer per pair (token, choice) orders them by expert, then choice,
     # then rank of the token: the sorted pairs are the experts' queues.
-    rank = ops.arange(num_tokens, dtype="int32")[None]  # (1,T)
+    rank = ops.arange(0, num_tokens, dtype="int32")[None]  # (1,T)
     if batch_priority:
         first = ops.stop_gradient(asked[:, :, 0])
         rank = ops.argsort(descending(first), axis=-1)  # (G,T)
-    choice = ops.arange(top_k, dtype="int32")
+    choice = ops.arange(0, top_k, dtype="int32")
     key = (best * top_k + choice) * num_tokens + rank[:, :, None]  # (G,T,k)
     if mask is not None:
         key = ops.where(mask[:, :, None], key, num_experts * pairs)
@@ -244,11 +244,11 @@ def token_choice(
     queue = ops.argsort(key, axis=-1)  # (G,T·k)
 
     # Queue e starts behind all pairs that ask for an expert before e.
-    starts = ops.arange(num_experts + 1, dtype="int32") * pairs
+    starts = ops.arange(0, num_experts + 1, dtype="int32") * pairs
     starts = ops.sum(
         ops.cast(key[:, None, :] < starts[:, None], "int32"), axis=-1
     )  # (G,E+1)
-    place = starts[:, :-1, None] + ops.arange(capacity, dtype="int32")
+    place = starts[:, :-1, None] + ops.arange(0, capacity, dtype="int32")
     seated = place < starts[:, 1:, None]  # (G,E,S)
     place = ops.reshape(
         ops.minimum(place, pairs - 1), (-1, num_experts * capacity)

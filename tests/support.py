@@ -31,6 +31,27 @@ def run(function, *arrays):
     return _numpy(function(*arrays))
 
 
+def compiled(function):
+    """`function` of arrays, compiled once: for calls that share a shape."""
+    if BACKEND == "jax":
+        import jax
+
+        function = jax.jit(function)
+    elif BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        function = tf.function(function)
+
+    def call(*arrays):
+        tensors = [
+            None if a is None else keras.ops.convert_to_tensor(a)
+            for a in arrays
+        ]
+        return _numpy(function(*tensors))
+
+    return call
+
+
 @contextlib.contextmanager
 def quick_compilation():
     """Compile without most optimisations, for code that runs only once.

@@ -57,19 +57,15 @@ def select(
 
     Raises:
         ValueError: if what was asked for does not run on this backend, or if
-            `environment` names nothing that exists.
+            `requested` or `environment` names nothing that exists.
     """
     asked_by = "implementation"
     if requested == "auto" and environment not in (None, "", "auto"):
-        if environment not in IMPLEMENTATIONS:
-            known = ", ".join(repr(n) for n in ("auto", *IMPLEMENTATIONS))
-            raise ValueError(
-                f"{ENVIRONMENT} must be one of {known}; received "
-                f"{environment!r}."
-            )
+        _check_known(ENVIRONMENT, environment)
         if kind in IMPLEMENTATIONS[environment].plans:
             asked_by, requested = ENVIRONMENT, environment
     if requested != "auto":
+        _check_known(asked_by, requested)
         _, plans, backends = IMPLEMENTATIONS[requested]
         if kind not in plans or backend not in backends:
             others = ", ".join(
@@ -84,6 +80,14 @@ def select(
             )
         return requested
     return _automatic(kind, backend, num_tokens, num_experts)
+
+
+def _check_known(asked_by, name):
+    if name not in IMPLEMENTATIONS:
+        known = ", ".join(repr(n) for n in ("auto", *IMPLEMENTATIONS))
+        raise ValueError(
+            f"{asked_by} must be one of {known}; received {name!r}."
+        )
 
 
 def _automatic(kind, backend, num_tokens, num_experts):

@@ -41,5 +41,5 @@ def _sum_by_index(rows, index, total):
 
 def _flat_index(plan):
     """(G,E,S) positions in the (G·T) tokens of all groups."""
-    groups = ops.arange(ops.shape(plan.token)[0], dtype="int32")
+    groups = ops.arange(0, ops.shape(plan.token)[0], dtype="int32")
     return plan.token + (groups * plan.num_tokens)[:, None, None]

@@ -1,0 +1,179 @@
+"""The layers that the contract tests hold to one contract, in one table.
+
+Each row is a class and its arguments, every feature of the layers somewhere in
+the table. Capacities and group sizes suit the shapes below.
+"""
+
+import functools
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from keras_moe import layers
+from tests.support import BACKEND
+
+EXPERTS, HIDDEN, FEATURES = 4, 8, 6
+BATCH, TOKENS = 4, 8
+
+
+class Row(NamedTuple):
+    cls: type
+    arguments: dict
+
+
+def _row(cls, number, **arguments):
+    """A row with E experts; `number` is the router's positional argument."""
+    if "expert" not in arguments:
+        arguments["intermediate_dim"] = HIDDEN
+    name = {
+        layers.SoftMoE: "slots_per_expert",
+        layers.ExpertChoiceMoE: "capacity_factor",
+        layers.TokenChoiceMoE: "top_k",
+        layers.MixtureOfTokens: "group_size",
+    }[cls]
+    return Row(cls, {"num_experts": EXPERTS, name: number, **arguments})
+
+
+def _dense(dtype="float32"):
+    return keras.layers.Dense(
+        FEATURES, activation="tanh", name="template", dtype=dtype
+    )
+
+
+def _sequential(dtype="float32"):
+    stack = [
+        keras.layers.Dense(HIDDEN, activation="relu", dtype=dtype),
+        keras.layers.Dropout(0.1, dtype=dtype),
+        keras.layers.Dense(FEATURES, dtype=dtype),
+    ]
+    return keras.Sequential(stack, name="template")
+
+
+LAYERS = {
+    "soft": _row(layers.SoftMoE, 2),
+    "soft_plain": _row(
+        layers.SoftMoE,
+        1,
+        normalize=False,
+        noise_std=0.1,
+        activation="relu",
+        dropout=0.1,
+    ),
+    "soft_gated": _row(
+        layers.SoftMoE, 1, gated=True, activation="gelu_tanh", use_bias=False
+    ),
+    "soft_dense": _row(layers.SoftMoE, 2, expert=_dense()),
+    "choice": _row(layers.ExpertChoiceMoE, 2.0, activation="silu"),
+    "choice_grouped": _row(
+        layers.ExpertChoiceMoE,
+        1.5,
+        group_size=16,
+        noise_std=0.1,
+        capacity_rounding="ceil",
+        capacity_multiple_of=2,
+        router_bias=True,
+        activation="gelu_tanh",
+        gated=True,
+    ),
+    "choice_capped": _row(
+        layers.ExpertChoiceMoE, 2.0, max_experts_per_token=2, activation="relu"
+    ),
+    "choice_sequential": _row(
+        layers.ExpertChoiceMoE, 2.0, expert=_sequential()
+    ),
+    "token": _row(layers.TokenChoiceMoE, 2, activation="relu"),
+    "token_losses": _row(
+        layers.TokenChoiceMoE,
+        2,
+        capacity_factor=1.5,
+        capacity_multiple_of=2,
+        batch_priority=True,
+        group_size=16,
+        noise_std=1.0,
+        importance_loss=0.01,
+        load_loss=0.01,
+        balance_loss=0.01,
+        z_loss=0.001,
+        activation="gelu_tanh",
+        gated=True,
+    ),
+    "mixture": _row(layers.MixtureOfTokens, 2, activation="relu"),
+    "mixture_learned": _row(
+        layers.MixtureOfTokens,
+        2,
+        learn_temperature=True,
+        emit_over_experts=True,
+        inference_mixing="self",
+        activation="relu",
+    ),
+    "mixture_sequence": _row(
+        layers.MixtureOfTokens,
+        4,
+        group_axis="sequence",
+        temperature=0.5,
+        padding="zeros",
+        use_bias=False,
+        activation="relu",
+    ),
+    "mixture_argmax": _row(
+        layers.MixtureOfTokens, 2, inference_mixing="argmax", activation="relu"
+    ),
+}
+# Rows whose experts are the package's own, with `experts.up` and `down`.
+FEED_FORWARD = [k for k, r in LAYERS.items() if "expert" not in r.arguments]
+
+
+def make(label, **more):
+    """The layer of a row, fresh; with `dtype`, a template in it too."""
+    row = LAYERS[label]
+    template = {"soft_dense": _dense, "choice_sequential": _sequential}
+    if "dtype" in more and label in template:
+        more["expert"] = template[label](more["dtype"])
+    return row.cls(**{**row.arguments, **more})
+
+
+def make_model(label, *token_axes, residual=False, **more):
+    """A functional model of one layer, whose name is `moe`."""
+    inputs = keras.Input((*token_axes, FEATURES))
+    outputs = make(label, name="moe", **more)(inputs)
+    return keras.Model(inputs, inputs + outputs if residual else outputs)
+
+
+def tokens_of(*shape, seed=0):
+    """Random tokens that bfloat16 and float16 hold exactly."""
+    values = np.random.default_rng(seed).normal(size=(*shape, FEATURES))
+    return (np.round(values * 16) / 16).astype("float32")
+
+
+def randomize(layer, seed=0):
+    """Give every weight random values, biases and temperatures too."""
+    rng = np.random.default_rng(seed)
+    for weight in layer.weights:
+        if weight.dtype.startswith("float"):
+            change = 0.2 * rng.normal(size=weight.shape)
+            weight.assign(keras.ops.convert_to_numpy(weight) + change)
+
+
+@functools.lru_cache(maxsize=4)
+def _compiled(layer):
+    import jax
+
+    def call(weights, states, tokens, mask):
+        outputs, _ = layer.stateless_call(
+            weights, states, tokens, mask=mask, training=False
+        )
+        return outputs
+
+    return jax.jit(call)
+
+
+def evaluate(layer, tokens, mask=None):
+    """The output outside training, as numpy; on jax compiled, to save time."""
+    if BACKEND == "jax":
+        weights = [v.value for v in layer.trainable_variables]
+        states = [v.value for v in layer.non_trainable_variables]
+        outputs = _compiled(layer)(weights, states, tokens, mask)
+    else:
+        outputs = layer(tokens, mask=mask, training=False)
+    return keras.ops.convert_to_numpy(outputs)

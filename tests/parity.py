@@ -1,0 +1,228 @@
+"""Hold one implementation of dispatch and combine against the reference.
+
+A case is a plan's arrays and how to make the plan of them, so that outputs and
+all gradients can be compared, those of the plan's own weights too.
+"""
+
+import functools
+from typing import Any
+from typing import NamedTuple
+
+import numpy as np
+from keras import ops
+
+from keras_moe import routing
+from keras_moe.ops import reference
+from tests import support
+
+
+class Case(NamedTuple):
+    """`plan(*weights)` is the plan, of float arrays that have gradients."""
+
+    name: str
+    kind: str
+    tokens: Any  # (G,T,D)
+    slots: Any  # (G,E,S,D), what the experts are said to have answered
+    weights: tuple
+    plan: Any
+
+
+def assert_same(room, case, rtol=2e-5, atol=2e-5):
+    """Raise `AssertionError` unless `room` does what the reference does.
+
+    Compares what dispatch and combine return, and the gradients with respect
+    to tokens, slots and the plan's weights.
+    """
+    expected = _expected(case.kind, case.name)
+    for what, value in _outcome(room, case).items():
+        np.testing.assert_allclose(
+            value,
+            expected[what],
+            rtol=rtol,
+            atol=atol,
+            err_msg=f"{case.kind} case {case.name}: {what}",
+        )
+
+
+@functools.cache
+def _expected(kind, name):
+    return _outcome(reference, case(kind, name))
+
+
+def _outcome(room, case):
+    """Both steps at once, for one compilation instead of two."""
+    rng = np.random.default_rng(99)
+    for_slots = _normal(rng, *case.slots.shape)
+    for_tokens = _normal(rng, *case.tokens.shape)
+
+    def weighed(tokens, slots, *weights):
+        plan = case.plan(*weights)
+        mixed = room.dispatch(tokens, plan)
+        outputs = room.combine(slots, plan)
+        value = ops.sum(mixed * ops.convert_to_tensor(for_slots))
+        value += ops.sum(outputs * ops.convert_to_tensor(for_tokens))
+        return value, (mixed, outputs)
+
+    (_, (mixed, outputs)), grads = support.value_and_grads(
+        weighed, case.tokens, case.slots, *case.weights
+    )
+    assert mixed.shape == case.slots.shape, mixed.shape
+    assert outputs.shape == case.tokens.shape, outputs.shape
+    outcome = {"dispatch": mixed, "combine": outputs}
+    outcome["gradient of tokens"], outcome["gradient of slots"] = grads[:2]
+    for i, grad in enumerate(grads[2:]):
+        outcome[f"gradient of plan weight {i}"] = grad
+    return outcome
+
+
+def _normal(rng, *shape):
+    return rng.normal(size=shape).astype("float32")
+
+
+# Cases ------------------------------------------------------------------------
+
+
+def hard_case(name, shape, empty=0.3, mask=None, repeat=False):
+    """Random seats. shape: (G,T,E,S,D); `empty` is the share of empty seats."""
+    groups, length, experts, seats, features = shape
+    rng = np.random.default_rng(0)
+    token = np.zeros((groups, experts, seats), "int32")
+    gate = rng.uniform(0.1, 1.0, token.shape).astype("float32")
+    for g in range(groups):
+        for e in range(experts):
+            order = rng.permutation(length)
+            token[g, e] = np.resize(order, seats)
+            gate[g, e, length:] = 0.0  # seats beyond the tokens are empty
+    gate[rng.random(gate.shape) < empty] = 0.0
+    if empty:
+        gate[0, 0, 0] = 0.0
+    if repeat:
+        token[:] = length - 1
+    if mask is not None:
+        sits = np.take_along_axis(
+            mask, token.reshape(groups, -1), axis=1
+        ).reshape(token.shape)
+        gate[~sits] = 0.0
+
+    def plan(gate):
+        # As routers do: nothing flows back from an empty seat.
+        gate = ops.where(gate != 0, gate, 0.0)
+        return routing.HardPlan(
+            ops.convert_to_tensor(token), gate, length, mask
+        )
+
+    return Case(
+        name,
+        "hard",
+        _normal(rng, groups, length, features),
+        _normal(rng, groups, experts, seats, features),
+        (gate,),
+        plan,
+    )
+
+
+def soft_case(name, shape, mask=None, noise=False, learned=False, **options):
+    """Random logits. shape: (G,T,E,S,D); options are those of `SoftPlan`.
+
+    `learned` gives each expert a temperature, one to merge and one to emit.
+    """
+    groups, length, experts, seats, features = shape
+    rng = np.random.default_rng(0)
+    tokens = _normal(rng, groups, length, features)
+    weights = [
+        _normal(rng, groups, length, features),
+        _normal(rng, features, experts, seats),
+    ]
+    if noise:
+        weights.append(_normal(rng, groups, length, experts, seats))
+    if learned:
+        for _ in range(2):
+            weights.append(rng.uniform(0.5, 2, experts).astype("float32"))
+
+    def plan(tokens, slots, *more):
+        more = list(more)
+        given = dict(options)
+        if noise:
+            given["noise"] = more.pop(0)
+        if learned:
+            given["merge_temperature"], given["emit_temperature"] = more
+        if mask is not None:
+            given["mask"] = ops.convert_to_tensor(mask)
+        return routing.SoftPlan(tokens, slots, **given)
+
+    return Case(
+        name,
+        "soft",
+        tokens,
+        _normal(rng, groups, experts, seats, features),
+        tuple(weights),
+        plan,
+    )
+
+
+def _mask(groups, length, gone):
+    """All `True` but the places (g, t) in `gone`; t `None` is all of g."""
+    mask = np.ones((groups, length), bool)
+    for g, t in gone:
+        mask[g, slice(None) if t is None else t] = False
+    return mask
+
+
+CASES = [
+    hard_case("ragged", (2, 7, 3, 2, 5)),
+    hard_case("all seats taken", (1, 13, 2, 5, 3), empty=0.0),
+    hard_case("all seats empty", (2, 5, 2, 2, 3), empty=1.0),
+    hard_case("more seats than tokens", (2, 3, 2, 5, 1)),
+    hard_case("one token, one seat", (3, 1, 2, 1, 4)),
+    hard_case("one token everywhere", (2, 6, 3, 2, 3), 0.2, repeat=True),
+    hard_case(
+        "masked", (3, 9, 2, 4, 3), mask=_mask(3, 9, [(0, 4), (0, 0), (1, None)])
+    ),
+    soft_case("ragged", (2, 7, 3, 2, 5)),
+    soft_case("one of each", (3, 1, 1, 1, 2)),
+    soft_case(
+        "masked", (3, 9, 2, 3, 4), mask=_mask(3, 9, [(0, 4), (0, 0), (1, None)])
+    ),
+    soft_case("noise", (2, 5, 2, 2, 3), noise=True),
+    soft_case(
+        "learned temperatures", (2, 5, 4, 1, 3), learned=True, noise=True
+    ),
+    soft_case(
+        "over tokens",
+        (3, 5, 4, 1, 3),
+        mask=_mask(3, 5, [(0, 2), (2, None)]),
+        learned=True,
+        combine_over="tokens",
+    ),
+    soft_case(
+        "number temperatures",
+        (2, 3, 2, 1, 3),
+        merge_temperature=0.7,
+        combine_over="tokens",
+        copies=4,
+    ),
+    soft_case(
+        "other emit temperature",
+        (2, 3, 2, 1, 3),
+        merge_temperature=0.7,
+        emit_temperature=1.5,
+    ),
+    soft_case(
+        "discrete",
+        (2, 5, 3, 1, 3),
+        mask=_mask(2, 5, [(0, 2)]),
+        discrete=True,
+        combine_over="tokens",
+    ),
+]
+
+
+def cases(*kinds):
+    """The cases of these kinds of plan."""
+    return [case for case in CASES if case.kind in kinds]
+
+
+def case(kind, name):
+    """The one case of this kind and name."""
+    (found,) = [c for c in CASES if (c.kind, c.name) == (kind, name)]
+    return found

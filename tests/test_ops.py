@@ -1,0 +1,197 @@
+"""Every implementation against the reference; wrong ones are found out."""
+
+import dataclasses
+import types
+
+import pytest
+from keras import ops
+
+from keras_moe import ops as moe_ops
+from keras_moe.ops import gather
+from keras_moe.ops import reference
+from tests import parity
+from tests import support
+
+OTHERS = [  # that run here; the reference itself is held by test_oracle.py
+    name
+    for name, one in moe_ops.IMPLEMENTATIONS.items()
+    if support.BACKEND in one.backends and name != "reference"
+]
+
+
+def test_every_kind_of_plan_has_cases_and_the_reference():
+    for implementation in moe_ops.IMPLEMENTATIONS.values():
+        assert parity.cases(*implementation.plans)
+    plans = moe_ops.IMPLEMENTATIONS["reference"].plans
+    assert set(plans) == {case.kind for case in parity.CASES}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_implementation_is_the_reference(name):
+    room, plans, _ = moe_ops.IMPLEMENTATIONS[name]
+    for case in parity.cases(*plans):
+        parity.assert_same(room, case)
+
+
+def test_the_helper_lets_a_right_room_pass():
+    for kind in ("soft", "hard"):
+        case = parity.case(kind, "masked")
+        parity.assert_same(changed(lambda plan: plan), case)
+
+
+# Deliberately wrong rooms -----------------------------------------------------
+
+
+def room(dispatch=None, combine=None, base=reference):
+    return types.SimpleNamespace(
+        dispatch=dispatch or base.dispatch, combine=combine or base.combine
+    )
+
+
+def changed(change, step="both"):
+    """The reference on a plan that `change` has made another one of."""
+
+    def wrong(function):
+        return lambda inputs, plan: function(inputs, change(plan))
+
+    return room(
+        wrong(reference.dispatch) if step != "combine" else None,
+        wrong(reference.combine) if step != "dispatch" else None,
+    )
+
+
+def replaced(**changes):
+    """`changed`, where functions make new fields of the plan of the old."""
+
+    def change(plan):
+        new = {name: make(plan) for name, make in changes.items()}
+        return dataclasses.replace(plan, **new)
+
+    return change
+
+
+def forget_empty_seats(tokens, plan):
+    full = dataclasses.replace(plan, gate=ops.ones_like(plan.gate))
+    return gather.dispatch(tokens, full)
+
+
+def mix_groups_up(tokens, plan):
+    return ops.roll(gather.dispatch(tokens, plan), 1, axis=0)
+
+
+def weigh_twice(tokens, plan):
+    return reference.dispatch(tokens, plan) * plan.gate[..., None]
+
+
+def mean_of_seats(slots, plan):
+    _, weights = plan.weights()
+    count = ops.sum(ops.cast(weights != 0, "float32"), axis=(2, 3))
+    return reference.combine(slots, plan) / ops.maximum(count, 1.0)[..., None]
+
+
+def next_token(plan):
+    token = (plan.token + 1) % plan.num_tokens
+    return dataclasses.replace(plan, token=token)
+
+
+def without_last_seat(plan):
+    seats = plan.gate.shape[2]
+    kept = ops.cast(ops.arange(seats) < seats - 1, "float32")
+    return dataclasses.replace(plan, gate=plan.gate * kept)
+
+
+def cut(function):
+    """Right values, no gradient to the inputs."""
+    return lambda inputs, plan: function(ops.stop_gradient(inputs), plan)
+
+
+def over(dispatch_axes, combine_axes):
+    """Rooms with softmaxes over these axes of (G,T,E,S)."""
+
+    def weights(plan, axes):
+        logits = ops.einsum("gtd,des->gtes", plan.tokens, plan.slots)
+        return ops.exp(logits) / ops.sum(
+            ops.exp(logits), axis=axes, keepdims=True
+        )
+
+    return room(
+        lambda tokens, plan: ops.einsum(
+            "gtes,gtd->gesd", weights(plan, dispatch_axes), tokens
+        ),
+        lambda slots, plan: ops.einsum(
+            "gtes,gesd->gtd", weights(plan, combine_axes), slots
+        ),
+    )
+
+
+# {what is wrong: (room, the case that must find it)}
+WRONG_HARD = {
+    "ignores the gate": (
+        changed(
+            replaced(gate=lambda p: ops.cast(p.gate != 0, "float32")),
+            "combine",
+        ),
+        "all seats taken",
+    ),
+    "forgets empty seats": (room(forget_empty_seats), "ragged"),
+    "fills seats beyond the tokens": (
+        room(forget_empty_seats),
+        "more seats than tokens",
+    ),
+    "one token off": (changed(next_token, "dispatch"), "ragged"),
+    "one token off in combine": (changed(next_token, "combine"), "ragged"),
+    "gate in dispatch too": (room(weigh_twice), "all seats taken"),
+    "mixes groups up": (room(mix_groups_up), "ragged"),
+    "mean, not sum": (room(combine=mean_of_seats), "one token everywhere"),
+    "last seat lost": (changed(without_last_seat), "all seats taken"),
+    "no gradient to tokens": (room(cut(reference.dispatch)), "ragged"),
+    "no gradient to slots": (room(combine=cut(reference.combine)), "ragged"),
+    "no gradient to gates": (
+        changed(replaced(gate=lambda p: ops.stop_gradient(p.gate))),
+        "ragged",
+    ),
+}
+WRONG_SOFT = {
+    "dispatch over slots": (over((2, 3), (2, 3)), "ragged"),
+    "combine over tokens": (over(1, 1), "ragged"),
+    "combine within each expert": (over(1, 3), "ragged"),
+    "ignores the mask": (changed(replaced(mask=lambda p: None)), "masked"),
+    "ignores the noise": (changed(replaced(noise=lambda p: None)), "noise"),
+    "ignores the merge temperature": (
+        changed(replaced(merge_temperature=lambda p: 1.0)),
+        "learned temperatures",
+    ),
+    "emits at the merge temperature": (
+        changed(replaced(emit_temperature=lambda p: None)),
+        "other emit temperature",
+    ),
+    "ignores copies": (
+        changed(replaced(copies=lambda p: 1)),
+        "number temperatures",
+    ),
+    "never discrete": (changed(replaced(discrete=lambda p: False)), "discrete"),
+    "no gradient to tokens": (room(cut(reference.dispatch)), "ragged"),
+    "no gradient to slots": (room(combine=cut(reference.combine)), "ragged"),
+    "no gradient to the routed tokens": (
+        changed(replaced(tokens=lambda p: ops.stop_gradient(p.tokens))),
+        "ragged",
+    ),
+    "no gradient to embeddings": (
+        changed(replaced(slots=lambda p: ops.stop_gradient(p.slots))),
+        "ragged",
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_HARD)
+def test_wrong_room_for_hard_plans_fails(wrong):
+    wrong_room, case = WRONG_HARD[wrong]
+    with pytest.raises(AssertionError, match=f"hard case {case}"):
+        parity.assert_same(wrong_room, parity.case("hard", case))
+
+
+@pytest.mark.parametrize("wrong", WRONG_SOFT)
+def test_wrong_room_for_soft_plans_fails(wrong):
+    wrong_room, case = WRONG_SOFT[wrong]
+    with pytest.raises(AssertionError, match=f"soft case {case}"):
+        parity.assert_same(wrong_room, parity.case("soft", case))

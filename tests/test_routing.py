@@ -1,0 +1,239 @@
+"""Sorting with ties, capacities, and seats against the plain loops."""
+
+import functools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from keras import ops
+
+from keras_moe import layers
+from keras_moe import routing
+from tests import oracle
+from tests import support
+from tests.built import few
+from tests.built import seeds
+
+
+@pytest.mark.parametrize("size", [7, 20_000])
+def test_descending_keeps_the_order_of_ties(size):
+    # Sorts that are not stable often are for short arrays, so a long one too.
+    values = np.random.default_rng(0).integers(0, 4, (2, 2, size))
+    values = values.astype("float32") / 4
+    order = support.run(routing.descending, values)
+    np.testing.assert_array_equal(
+        order, np.argsort(-values, axis=-1, kind="stable")
+    )
+
+
+def test_descending_counts_both_zeros_as_equal():
+    values = np.array([[[0.0, -0.0, 1.0, -0.0, 0.0, -1.0]]], "float32")
+    order = support.run(routing.descending, values)
+    np.testing.assert_array_equal(order, [[[2, 0, 1, 3, 4, 5]]])
+
+
+# Capacity --------------------------------------------------------------------
+
+# tokens, experts, factor, options, seats
+CAPACITIES = [
+    (10, 4, 1.0, {"rounding": "round"}, 2),  # 2.5, half to even
+    (14, 4, 1.0, {"rounding": "round"}, 4),  # 3.5, half to even
+    (11, 4, 1.0, {"rounding": "round"}, 3),  # 2.75
+    (9, 4, 1.0, {"rounding": "round"}, 2),  # 2.25
+    (9, 4, 1.0, {"rounding": "ceil"}, 3),
+    (8, 4, 1.0, {"rounding": "ceil"}, 2),
+    (9, 4, 1.0, {}, 3),
+    (9, 4, 1.0, {"top_k": 2}, 5),  # 4.5
+    (9, 4, 1.05, {"top_k": 2, "multiple_of": 4}, 8),  # 4.725 -> 5 -> 8
+    (10, 4, 1.0, {"rounding": "round", "multiple_of": 4}, 4),
+    (32, 4, 1.0, {"multiple_of": 4}, 8),
+    (1, 64, 0.5, {}, 1),
+    (3, 4, 1.0, {"rounding": "round"}, 1),
+]
+
+
+@pytest.mark.parametrize("tokens,experts,factor,options,seats", CAPACITIES)
+def test_expert_capacity(tokens, experts, factor, options, seats):
+    arguments = (tokens, experts, factor)
+    assert routing.expert_capacity(*arguments, **options) == seats
+    if options.get("top_k", 1) == 1 and "rounding" in options:
+        how, multiple = options["rounding"], options.get("multiple_of", 1)
+        assert seats == oracle.expert_choice_capacity(*arguments, multiple, how)
+    if "rounding" not in options:
+        top_k, multiple = (
+            options.get("top_k", 1),
+            options.get("multiple_of", 1),
+        )
+        assert seats == oracle.token_choice_capacity(
+            tokens, experts, top_k, factor, multiple
+        )
+
+
+def test_capacity_below_one_raises():
+    with pytest.raises(ValueError) as error:
+        routing.expert_capacity(2, 4, 1.0, rounding="round")  # 0.5 -> 0
+    assert str(error.value) == (
+        "capacity_factor must give every expert at least one seat; received "
+        "capacity_factor=1.0, which gives 0.5 with 2 tokens a group and 4 "
+        "experts."
+    )
+
+
+# Seats -----------------------------------------------------------------------
+
+SHAPES = [(2, 6, 3), (1, 11, 4), (2, 1, 2)]
+
+
+def draw_gates(seed, shape, levels):
+    """Gates (G,T,E) of few distinct values, so many ties, and a mask."""
+    rng = np.random.default_rng(seed)
+    gates = rng.integers(1, levels + 1, shape) / 16
+    return gates.astype("float32"), rng.random(shape[:2]) > 0.25
+
+
+def seated(plan_arrays):
+    """[{(token, expert), …} for each group] of a plan's token and gate."""
+    token, gate = plan_arrays
+    found = []
+    for g in range(len(token)):
+        pairs = [
+            (int(token[g, e, s]), e)
+            for e in range(token.shape[1])
+            for s in range(token.shape[2])
+            if gate[g, e, s] != 0
+        ]
+        assert len(pairs) == len(set(pairs)), "a token sits twice"
+        found.append(set(pairs))
+    return found
+
+
+@functools.cache
+def expert_choice(capacity, cap=None):
+    def choose(gates, mask):
+        plan = routing.expert_choice(
+            gates, capacity, mask=mask, max_experts_per_token=cap
+        )
+        return plan.token, plan.gate
+
+    return support.compiled(choose)
+
+
+@functools.cache
+def token_choice(top_k, capacity, priority):
+    def choose(gates, mask):
+        plan = routing.token_choice(
+            gates, top_k, capacity, batch_priority=priority, mask=mask
+        )
+        return plan.token, plan.gate
+
+    return support.compiled(choose)
+
+
+def check_gates(gates, plan_arrays):
+    """What a seat weighs is the gate of who sits there."""
+    token, gate = plan_arrays
+    for place in np.argwhere(gate != 0):
+        g, e, _ = place
+        assert gate[tuple(place)] == gates[g, token[tuple(place)], e]
+
+
+@few
+@given(st.sampled_from(SHAPES), seeds, st.sampled_from([1, 2, 12]))
+def test_expert_choice_seats(shape, seed, levels):
+    gates, mask = draw_gates(seed, shape, levels)
+    capacity = max(1, shape[1] // 2)
+    plan = expert_choice(capacity)(gates, mask)
+    assert seated(plan) == oracle.expert_choice_seats(gates, capacity, mask)
+    check_gates(gates, plan)
+    everyone = np.ones_like(mask)
+    plan = expert_choice(capacity)(gates, everyone)
+    assert seated(plan) == oracle.expert_choice_seats(gates, capacity)
+
+
+@pytest.mark.parametrize("priority", [False, True])
+@few
+@given(st.sampled_from(SHAPES), seeds, st.sampled_from([1, 2, 12]))
+def test_token_choice_seats(priority, shape, seed, levels):
+    gates, mask = draw_gates(seed, shape, levels)
+    for top_k, capacity in ((2, 2), (1, 3)):
+        plan = token_choice(top_k, capacity, priority)(gates, mask)
+        expected, _ = oracle.token_choice_seats(
+            gates, top_k, capacity, priority, mask
+        )
+        assert seated(plan) == expected
+        check_gates(gates, plan)
+
+
+def test_no_mask_is_a_mask_of_everyone():
+    gates, mask = draw_gates(0, (2, 6, 3), 12)
+    for choose in (expert_choice(3), token_choice(2, 2, True)):
+        everyone = choose(gates, np.ones_like(mask))
+        nobody_hidden = choose(gates, None)
+        np.testing.assert_array_equal(everyone[1], nobody_hidden[1])
+        assert seated(everyone) == seated(nobody_hidden)
+
+
+# Sizes known only at run time ------------------------------------------------
+
+LAYERS = {
+    "soft": lambda: layers.SoftMoE(3, 2, intermediate_dim=4),
+    "expert choice": lambda: layers.ExpertChoiceMoE(3, 1.0, intermediate_dim=4),
+    "capped": lambda: layers.ExpertChoiceMoE(
+        4, 1.5, max_experts_per_token=2, intermediate_dim=4
+    ),
+    "runs": lambda: layers.ExpertChoiceMoE(
+        2, 1.0, group_size=2, intermediate_dim=4
+    ),
+    "token choice": lambda: layers.TokenChoiceMoE(
+        3, 2, capacity_factor=0.7, intermediate_dim=4
+    ),
+    "mixture": lambda: layers.MixtureOfTokens(3, 4, intermediate_dim=4),
+    "mixture along the sequence": lambda: layers.MixtureOfTokens(
+        3, 4, group_axis="sequence", padding="zeros", intermediate_dim=4
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_sizes_may_be_unknown(name):
+    """One layer, built for unknown sizes, agrees with layers for known ones.
+
+    On tensorflow one graph for all sizes serves both; elsewhere a compiled
+    (torch: eager) call per size does, with the same weights.
+    """
+    layer = LAYERS[name]()
+    layer.build((None, None, 5))
+    call = any_size(layer)
+    for batch, length in ((2, 7), (3, 8)) if name != "runs" else ((2, 4),):
+        rng = np.random.default_rng(length)
+        inputs = rng.normal(size=(batch, length, 5)).astype("float32")
+        mask = rng.random((batch, length)) > 0.2
+        known = LAYERS[name]()
+        known.build((batch, length, 5))
+        known.set_weights(layer.get_weights())
+        expected = support.run(
+            lambda x, m, known=known: known(x, mask=m), inputs, mask
+        )
+        np.testing.assert_allclose(
+            call(inputs, mask), expected, rtol=1e-5, atol=1e-5
+        )
+
+
+def any_size(layer):
+    """The layer as one function of inputs (B,N,D) and mask of any B and N."""
+    if support.BACKEND != "tensorflow":
+        return support.compiled(lambda x, mask: layer(x, mask=mask))
+    import tensorflow as tf
+
+    signature = [
+        tf.TensorSpec((None, None, 5), "float32"),
+        tf.TensorSpec((None, None), "bool"),
+    ]
+
+    @tf.function(input_signature=signature)
+    def call(inputs, mask):
+        assert inputs.shape[0] is None and inputs.shape[1] is None
+        return layer(inputs, mask=mask)
+
+    return lambda *arrays: ops.convert_to_numpy(call(*arrays))
