@@ -111,20 +111,20 @@ def _fill(taken, gates, present, seats, room):
         leave = ops.where(leave, value - gates, NONE)
         gain = ops.max(leave, axis=2, keepdims=True)
         gain = ops.where(is_e, 0.0, gain) + ops.max(enter, 2, keepdims=True)
-        is_other = _is_best(gain, 1, experts)  # (G,E,1)
         possible = ops.logical_and(
             ops.max(gain, axis=1, keepdims=True) > NONE / 2,
             ops.max(need, axis=1, keepdims=True) > 0,
         )  # (G,1,1)
+        is_other = ops.logical_and(possible, _is_best(gain, 1, experts))
 
         entering = ops.logical_and(is_other, _is_best(enter, 2, tokens))
         leaving = ops.logical_and(is_other, ops.logical_not(is_e))
         leaving = ops.logical_and(leaving, _is_best(leave, 2, tokens))
         passed = ops.any(leaving, axis=1, keepdims=True)  # (G,1,T)
         passed = ops.logical_and(is_e, passed)
-        after = ops.logical_and(taken, ops.logical_not(leaving))
-        after = ops.logical_or(after, ops.logical_or(entering, passed))
-        return ops.where(possible, after, taken), ops.any(possible)
+        taken = ops.logical_and(taken, ops.logical_not(leaving))
+        taken = ops.logical_or(taken, ops.logical_or(entering, passed))
+        return taken, ops.any(possible)
 
     start = (taken, ops.cast(1, "bool"))
     return ops.while_loop(filling, fill_one, start)[0]

@@ -197,13 +197,14 @@ class RouterMonitor(keras.callbacks.Callback):
 
     >>> import keras, keras_moe, numpy as np
     >>> model = keras.Sequential(
-    ...     [keras_moe.layers.SoftMoE(4, 1, intermediate_dim=8, name="moe")])
+    ...     [keras_moe.layers.SoftMoE(4, 1, intermediate_dim=8, name="moe")],
+    ...     name="model")
     >>> model.compile(loss="mse")
     >>> x = np.ones((2, 6, 3), "float32")
     >>> history = model.fit(x, x, verbose=0,
     ...     callbacks=[keras_moe.diagnostics.RouterMonitor(x)])
     >>> [name for name in history.history if name.endswith("dropped")]
-    ['sequential/moe/dropped']
+    ['model/moe/dropped']
     """
 
     def __init__(self, x):

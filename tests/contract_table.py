@@ -37,7 +37,7 @@ def _row(cls, number, **arguments):
 
 def _dense(dtype="float32"):
     return keras.layers.Dense(
-        FEATURES, activation="tanh", name="template", dtype=dtype
+        FEATURES, activation="silu", name="template", dtype=dtype
     )
 
 

@@ -12,6 +12,26 @@ def _numpy(structure):
     return keras.tree.map_structure(keras.ops.convert_to_numpy, structure)
 
 
+@contextlib.contextmanager
+def quick_compilation():
+    """Compile without most optimisations, for code that runs only once.
+
+    On JAX, where compiling takes longer than running: half to a third.
+    """
+    if BACKEND != "jax":
+        yield
+        return
+    import jax
+
+    flag = "jax_disable_most_optimizations"
+    before = jax.config.read(flag)
+    jax.config.update(flag, True)
+    try:
+        yield
+    finally:
+        jax.config.update(flag, before)
+
+
 def run(function, *arrays):
     """`function` of the arrays as tensors, compiled where that is faster.
 
@@ -20,7 +40,8 @@ def run(function, *arrays):
     if BACKEND == "jax":
         import jax
 
-        return _numpy(jax.jit(function)(*arrays))
+        with quick_compilation():
+            return _numpy(jax.jit(function)(*arrays))
     arrays = [
         None if a is None else keras.ops.convert_to_tensor(a) for a in arrays
     ]
@@ -47,29 +68,10 @@ def compiled(function):
             None if a is None else keras.ops.convert_to_tensor(a)
             for a in arrays
         ]
-        return _numpy(function(*tensors))
+        with quick_compilation():
+            return _numpy(function(*tensors))
 
     return call
-
-
-@contextlib.contextmanager
-def quick_compilation():
-    """Compile without most optimisations, for code that runs only once.
-
-    On JAX, where compiling takes longer than running: half to a third.
-    """
-    if BACKEND != "jax":
-        yield
-        return
-    import jax
-
-    flag = "jax_disable_most_optimizations"
-    before = jax.config.read(flag)
-    jax.config.update(flag, True)
-    try:
-        yield
-    finally:
-        jax.config.update(flag, before)
 
 
 def value_and_grads(function, *arrays):
@@ -89,7 +91,8 @@ def value_and_grads(function, *arrays):
         grad = jax.value_and_grad(
             pair, argnums=tuple(range(len(arrays))), has_aux=True
         )
-        (value, more), grads = jax.jit(grad)(*arrays)
+        with quick_compilation():
+            (value, more), grads = jax.jit(grad)(*arrays)
     elif BACKEND == "tensorflow":
         import tensorflow as tf
 
@@ -146,6 +149,8 @@ def layer_grads(layer, inputs, cotangent, mask=None, training=False, aux=0.0):
             training=training,
             return_losses=True,
         )
+        # A sum in half precision is coarse, and numpy cannot hold bfloat16.
+        outputs = keras.ops.cast(outputs, layer.variable_dtype)
         fixed = keras.ops.convert_to_tensor(cotangent)
         value = keras.ops.sum(outputs * fixed)
         losses = list(losses)

@@ -120,7 +120,7 @@ SUPPORTED = {
             "any batch": ["mixture_sequence"],
             "fixed": [
                 *("mixture", "mixture_learned", "mixture_argmax"),
-                *(k for k in HARD if k != "choice_capped"),
+                *HARD,
             ],
         },
     },
@@ -151,11 +151,6 @@ UNSUPPORTED = {
         GROUPED,
         "Cannot divide evenly",
         "whether group_size divides an unknown batch cannot be known",
-    ),
-    ("jax", "onnx", "fixed"): (
-        ["choice_capped"],
-        "INVALID_GRAPH",
-        "jax2onnx writes the loop of capped choice wrong",
     ),
     ("jax", "torch", "fixed"): (
         ["soft", "token"],

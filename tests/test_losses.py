@@ -10,6 +10,7 @@ from keras_moe import losses
 from tests import oracle
 from tests import oracle_losses
 from tests import support
+from tests.built import UNDRAWN
 from tests.built import Built
 from tests.built import few
 from tests.built import seeds
@@ -163,7 +164,7 @@ WEIGHTS = {
 def built(training, noise_std, **weights):
     noise = np.random.default_rng(9).normal(size=SHAPE).astype("float32")
     layer = layers.TokenChoiceMoE(
-        4, TOP_K, noise_std=noise_std, intermediate_dim=3, **weights
+        4, TOP_K, noise_std=noise_std, intermediate_dim=3, **weights, **UNDRAWN
     )
     made = Built(layer, (*SHAPE[:2], 5), training=training, noise=noise)
     inputs, mask, weights = made.draw(0, "some hidden")

@@ -7,9 +7,11 @@ from keras import ops
 
 from keras_moe import layers
 from tests import support
+from tests.built import UNDRAWN
 from tests.built import assert_close
 
 B, N, D = 3, 6, 4
+PLAIN_MLP = {"intermediate_dim": 5, "activation": "relu", **UNDRAWN}
 
 
 def draw():
@@ -51,15 +53,15 @@ def outputs_and_plain(layer, inputs):
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_one_expert_is_the_plain_mlp(name):
-    layer = PLAIN[name](intermediate_dim=5, activation="relu")
+    layer = PLAIN[name](**PLAIN_MLP)
     assert_close(*outputs_and_plain(layer, draw()))
 
 
 def test_one_expert_of_soft_moe_is_the_plain_mlp_of_equal_tokens_only():
     """Soft MoE mixes even then; mixtures of equal tokens are that token."""
-    layer = layers.SoftMoE(1, N, intermediate_dim=5, activation="relu")
+    layer = layers.SoftMoE(1, N, **PLAIN_MLP)
     outputs, plain = outputs_and_plain(layer, draw())
     assert np.abs(outputs - plain).max() > 1e-2
     equal = np.repeat(draw()[:, :1], N, axis=1)
-    layer = layers.SoftMoE(1, N, intermediate_dim=5, activation="relu")
+    layer = layers.SoftMoE(1, N, **PLAIN_MLP)
     assert_close(*outputs_and_plain(layer, equal))

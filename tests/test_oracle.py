@@ -16,6 +16,7 @@ from keras_moe import routing
 from tests import oracle
 from tests import support
 from tests.built import MASKS
+from tests.built import UNDRAWN
 from tests.built import Built
 from tests.built import assert_close
 from tests.built import few
@@ -41,7 +42,9 @@ SOFT = [
 @functools.cache
 def soft(index):
     shape, options = SOFT[index]
-    return Built(layers.SoftMoE(intermediate_dim=6, **options), shape)
+    return Built(
+        layers.SoftMoE(intermediate_dim=6, **options, **UNDRAWN), shape
+    )
 
 
 @pytest.mark.parametrize("index", range(len(SOFT)))
@@ -156,7 +159,7 @@ def choice(kind, index):
     shape, options = (CHOICE if kind == "expert" else TOKEN)[index]
     make = layers.ExpertChoiceMoE
     make = make if kind == "expert" else layers.TokenChoiceMoE
-    return Built(make(intermediate_dim=6, **options), shape)
+    return Built(make(intermediate_dim=6, **options, **UNDRAWN), shape)
 
 
 def grouped(built, inputs, mask):
@@ -235,7 +238,8 @@ def test_token_choice(index, seed, hidden):
 
 
 def noisy(make, shape, noise, **options):
-    layer = make(num_experts=3, intermediate_dim=6, noise_std=1.5, **options)
+    options = {"num_experts": 3, "noise_std": 1.5, **options, **UNDRAWN}
+    layer = make(intermediate_dim=6, **options)
     return Built(layer, shape, training=True, noise=noise)
 
 

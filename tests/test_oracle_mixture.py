@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from keras_moe import layers
 from tests import oracle
 from tests.built import MASKS
+from tests.built import UNDRAWN
 from tests.built import Built
 from tests.built import assert_close
 from tests.built import few
@@ -79,7 +80,7 @@ CASES = {
 
 @functools.cache
 def mixture(name, training):
-    options = {"num_experts": 4, **CASES[name]}
+    options = {"num_experts": 4, **CASES[name], **UNDRAWN}
     layer = layers.MixtureOfTokens(intermediate_dim=6, **options)
     return Built(layer, (5, 3, 4), training=training)
 

@@ -8,12 +8,13 @@ import pytest
 from keras_moe import layers
 from keras_moe import routing
 from tests import support
+from tests.built import UNDRAWN
 
 B, N, D, E = 3, 6, 4, 3
 
 
 def make(name):
-    options = {"num_experts": E, "intermediate_dim": 5, "name": "moe"}
+    options = {"num_experts": E, "intermediate_dim": 5, **UNDRAWN}
     if name == "soft":
         return layers.SoftMoE(slots_per_expert=2, **options)
     if name == "expert choice":

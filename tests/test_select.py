@@ -8,6 +8,7 @@ from keras_moe import layers
 from keras_moe import ops as moe_ops
 from keras_moe.ops import gather
 from tests import support
+from tests.built import UNDRAWN
 
 HERE = [
     name
@@ -133,7 +134,9 @@ def spies(monkeypatch):
 
 
 def expert_choice(**options):
-    return layers.ExpertChoiceMoE(3, 1.0, intermediate_dim=4, **options)
+    return layers.ExpertChoiceMoE(
+        3, 1.0, intermediate_dim=4, **options, **UNDRAWN
+    )
 
 
 def ran(spies, layer):
@@ -154,7 +157,7 @@ def test_a_forced_implementation_runs(spies):
             assert ran(spies, expert_choice(implementation=name)) == [name]
         if "soft" in plans:
             layer = layers.SoftMoE(
-                3, 1, intermediate_dim=4, implementation=name
+                3, 1, intermediate_dim=4, implementation=name, **UNDRAWN
             )
             assert ran(spies, layer) == [name]
 
