@@ -8,6 +8,7 @@ from keras import ops
 from scipy import optimize
 from scipy import sparse
 
+from keras_moe import capped_choice
 from keras_moe import routing
 from tests import support
 
@@ -102,6 +103,20 @@ def test_masked_tokens_take_no_seat(size):
     # As many seats are taken as tokens and cap allow.
     real = mask.sum(axis=1)
     most = np.minimum(experts * np.minimum(capacity, real), real * cap)
+    np.testing.assert_array_equal(chosen.sum(axis=(1, 2)), most)
+
+
+@pytest.mark.parametrize("rounds", [0, 3])
+def test_an_auction_cut_short_still_fills_all_seats(rounds, monkeypatch):
+    monkeypatch.setattr(capped_choice, "ROUNDS", rounds)
+    gates = draw("three tokens", 16, 8)
+    mask = np.ones(gates.shape[:2], bool)
+    mask[3:8, 6:] = False  # too few for all seats
+    chosen = taken(choose.__wrapped__(4, 2)(gates, mask), 16)
+    assert not chosen[~mask].any()
+    assert chosen.sum(axis=2).max() <= 2
+    assert chosen.sum(axis=1).max() <= 4
+    most = np.minimum(8 * 4, mask.sum(axis=1) * 2)
     np.testing.assert_array_equal(chosen.sum(axis=(1, 2)), most)
 
 

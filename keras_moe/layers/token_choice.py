@@ -29,7 +29,8 @@ class TokenChoiceMoE(MoELayer):
     above the length of a sequence on other examples too.
 
     Auxiliary losses are added through `add_loss`, in training and in
-    evaluation, each as its weight times the mean over groups.
+    evaluation, each as its weight times the mean over groups (that of the
+    z-loss over all tokens).
 
     Args:
         num_experts: E, the number of experts.
