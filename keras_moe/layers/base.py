@@ -25,7 +25,7 @@ class MoELayer(ConfiguredLayer):
         tokens, mask, join = self.split(inputs, mask, training)  # (G,T,D)
         plan = self.route(tokens, mask, training)
         diagnostics.record(self, plan)
-        implementation = self.resolve_implementation(tokens, plan)
+        implementation = self.resolve_implementation(plan)
         slots = moe_ops.dispatch(tokens, plan, implementation)  # (G,E,S,D)
         slots = self.experts(slots, training=training)  # (G,E,S,D)
         outputs = moe_ops.combine(slots, plan, implementation)  # (G,T,D)
@@ -47,14 +47,12 @@ class MoELayer(ConfiguredLayer):
         """Decide who reads whom: a plan for tokens (G,T,D)."""
         raise NotImplementedError
 
-    def resolve_implementation(self, tokens, plan):
-        """The name of the implementation that serves these tokens."""
+    def resolve_implementation(self, plan):
+        """The name of the implementation that carries out this plan."""
         return moe_ops.select(
             moe_ops.plan_kind(plan),
             self.implementation,
             keras.backend.backend(),
-            tokens.shape[1],
-            self.num_experts,
             os.environ.get(moe_ops.ENVIRONMENT),
         )
 

@@ -134,7 +134,7 @@ def rows():
 
 
 def main():
-    version = importlib.metadata.version(BACKEND)
+    version = importlib.metadata.version(BACKEND).split("+")[0]
     path = RESULTS / f"hard_plans-{BACKEND}-{version}-cpu.csv"
     table = list(rows())
     RESULTS.mkdir(exist_ok=True)

@@ -214,7 +214,7 @@ def watch(layer):
 
 def slots_of(layer, tokens, plan):
     """What the experts read, (G,E,S,D)."""
-    name = layer.resolve_implementation(tokens, plan)
+    name = layer.resolve_implementation(plan)
     return moe_ops.dispatch(tokens, plan, name)
 
 
@@ -231,7 +231,7 @@ def straight(layer, tokens, plan, rounding=None):
     if moe_ops.plan_kind(plan) == "hard":
         slots = rounding(slots)
     answers = rounding(layer.experts(slots, training=False))
-    name = layer.resolve_implementation(tokens, plan)
+    name = layer.resolve_implementation(plan)
     return slots, moe_ops.combine(answers, plan, name)
 
 
