@@ -32,7 +32,7 @@ PATCH = 2
 TOKENS = (8 // PATCH) ** 2  # 16
 WIDTH, HEADS, BLOCKS = 64, 4, 3
 EXPERTS, SLOTS, HIDDEN = 8, 2, 128
-BATCH = 128
+BATCH = 64
 
 
 def dense_hidden():
@@ -155,7 +155,7 @@ def train(title, moe, data, epochs):
     model.compile(
         optimizer=keras.optimizers.AdamW(
             keras.optimizers.schedules.CosineDecay(
-                0.0, steps, warmup_target=4e-3, warmup_steps=steps // 10
+                0.0, steps, warmup_target=3e-3, warmup_steps=steps // 10
             ),
             weight_decay=0.05,
         ),
@@ -210,12 +210,12 @@ def draw(model, data, path, rows=5, columns=6):
             weights = read[row, :, column - 1].reshape(side, side)
             red = np.zeros((side, side, 4))
             red[..., 0] = 0.9
-            red[..., 3] = 0.8 * weights / weights.max()
+            red[..., 3] = 0.8 * (weights - weights.min()) / np.ptp(weights)
             axis.imshow(red, extent=(0, 8, 8, 0))
             if row == 0:
                 expert, slot = divmod(int(slots[column - 1]), SLOTS)
                 axis.set_title(f"expert {expert}\nslot {slot}", fontsize=9)
-    figure.suptitle("What slots of the last Soft MoE layer read (red: much)")
+    figure.suptitle("What slots of the last Soft MoE layer read (red: most)")
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)
@@ -223,7 +223,7 @@ def draw(model, data, path, rows=5, columns=6):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument(
         "--picture", type=pathlib.Path, default="demo_digits_slots.png"
     )

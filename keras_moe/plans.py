@@ -77,7 +77,7 @@ class SoftPlan:
 
     def _over_tokens(self, logits, temperature):
         logits = logits / _per_expert(temperature)
-        return self._finish(logits, lambda x: _softmax(x, axis=1), axis=1)
+        return self._finish(logits, lambda x: softmax(x, axis=1), axis=1)
 
     def _over_slots(self, logits, temperature):
         _, _, experts, slots = logits.shape
@@ -85,19 +85,19 @@ class SoftPlan:
 
         def joint(x):
             flat = ops.reshape(x, (-1, tokens, experts * slots))
-            flat = _softmax(flat, axis=-1)
+            flat = softmax(flat, axis=-1)
             return ops.reshape(flat, (-1, tokens, experts, slots))
 
         return self._finish(
             logits / _per_expert(temperature), joint, axis=(2, 3)
         )
 
-    def _finish(self, logits, softmax, axis):
+    def _finish(self, logits, normalise, axis):
         if self.mask is None:
-            weights = softmax(logits)
+            weights = normalise(logits)
         else:
             seen = self.mask[:, :, None, None]
-            weights = softmax(ops.where(seen, logits, MASKED))
+            weights = normalise(ops.where(seen, logits, MASKED))
             weights = ops.where(seen, weights, 0.0)
         if self.discrete:
             largest = ops.max(weights, axis=axis, keepdims=True)
@@ -129,7 +129,7 @@ class HardPlan:
         return soften(self)
 
 
-def _softmax(x, axis):
+def softmax(x, axis):
     """`ops.softmax`, without its warning where it is over one entry."""
     if x.shape[axis] == 1:
         # Right for any size: a program traced on one token runs on more.

@@ -184,7 +184,8 @@ def expert_choice(
     gates[:, e]; ties go to the earlier token. Gates are not normalised again.
 
     Args:
-        gates: float32 (G,T,E), usually the softmax over E of the logits.
+        gates: float32 (G,T,E), none negative, usually the softmax over E of
+            the logits.
         capacity: S, seats of each expert, at most T.
         mask: `None` or Boolean (G,T); a `False` token is never seated, and
             seats left over are empty.

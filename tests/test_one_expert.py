@@ -51,6 +51,7 @@ def outputs_and_plain(layer, inputs):
     return support.run(lambda x: (layer(x), plain_mlp(layer, x)), inputs)
 
 
+@pytest.mark.filterwarnings("error:.*softmax.*:UserWarning")
 @pytest.mark.parametrize("name", PLAIN)
 def test_one_expert_is_the_plain_mlp(name):
     layer = PLAIN[name](**PLAIN_MLP)

@@ -7,6 +7,7 @@ from keras_moe import checks
 from keras_moe import grouping
 from keras_moe import routing
 from keras_moe.layers.base import MoELayer
+from keras_moe.plans import softmax
 
 
 @keras.saving.register_keras_serializable(package="keras_moe")
@@ -192,7 +193,7 @@ class ExpertChoiceMoE(MoELayer):
             std = self.noise_std / self.num_experts
             logits = logits + self.noise(ops.shape(logits), std)
         return routing.expert_choice(
-            ops.softmax(logits, axis=-1),
+            softmax(logits, axis=-1),
             self.capacity(ops.shape(tokens)[1]),
             mask=mask,
             max_experts_per_token=self.max_experts_per_token,

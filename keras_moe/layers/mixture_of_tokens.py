@@ -46,7 +46,8 @@ class MixtureOfTokens(MoELayer):
             times the work. `"argmax"` sends each token, with weight 1, to
             the expert of its largest logit (computed like `"self"`).
             `"discrete"` keeps of each softmax of `"group"` only the largest
-            weight, as 1: each expert reads one token of the group.
+            weight, as 1: each expert reads one token of the group, or, where
+            several weights are equally large, all of those.
         padding: how a last group that is short is completed. `"mask"` gives
             missing tokens no weight. `"zeros"` appends zero vectors, which
             take their part of the softmax, as the published model does.

@@ -8,6 +8,7 @@ from keras_moe import grouping
 from keras_moe import losses
 from keras_moe import routing
 from keras_moe.layers.base import MoELayer
+from keras_moe.plans import softmax
 
 
 @keras.saving.register_keras_serializable(package="keras_moe")
@@ -198,7 +199,7 @@ class TokenChoiceMoE(MoELayer):
         if training and self.noise_std > 0:
             std = self.noise_std / self.num_experts
             noisy = logits + self.noise(ops.shape(logits), std)
-        gates = ops.softmax(noisy, axis=-1)
+        gates = softmax(noisy, axis=-1)
         self.add_losses(logits, noisy, gates, mask)
         return routing.token_choice(
             gates,
@@ -221,7 +222,7 @@ class TokenChoiceMoE(MoELayer):
     def add_losses(self, logits, noisy, gates, mask):
         """Hand the auxiliary losses that have a weight to Keras."""
         if self.importance_loss > 0:
-            clean = ops.softmax(logits, axis=-1)
+            clean = softmax(logits, axis=-1)
             loss = losses.importance_loss(clean, mask)
             self.add_loss(self.importance_loss * loss)
         if self.load_loss > 0 and noisy is not logits:
