@@ -1,0 +1,29 @@
+"""Models with mixtures of experts, on KerasHub's classes."""
+
+try:
+    import keras_hub as _  # noqa: F401  (needed by all of this package)
+except ImportError as error:
+    raise ImportError(
+        "keras_moe.models needs KerasHub; install it with "
+        "`pip install 'keras-moe[models]'`."
+    ) from error
+
+from keras_moe.models.architectures import ARCHITECTURES
+from keras_moe.models.positions import resize_positions
+from keras_moe.models.presets import list_presets
+from keras_moe.models.vit import MoEViTBackbone
+from keras_moe.models.vit_classifier import MoEViTImageClassifier
+from keras_moe.models.vit_classifier import MoEViTImageClassifierPreprocessor
+from keras_moe.models.vit_classifier import MoEViTImageConverter
+from keras_moe.models.vit_classifier import image_converter
+
+__all__ = [
+    "ARCHITECTURES",
+    "MoEViTBackbone",
+    "MoEViTImageClassifier",
+    "MoEViTImageClassifierPreprocessor",
+    "MoEViTImageConverter",
+    "image_converter",
+    "list_presets",
+    "resize_positions",
+]

@@ -1,0 +1,258 @@
+"""Presets: folders that hold a model, found by name, checked when read.
+
+KerasHub reads and writes the files. Around it, this module knows the presets
+that ship with the package, fetches whole repositories of the Hugging Face Hub,
+and keeps in each folder a manifest of its files, so that a file that is
+missing, cut short or altered is refused instead of read.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import tempfile
+
+import h5py
+
+import keras_moe
+
+FOLDER = pathlib.Path(__file__).parent.parent / "presets"
+MANIFEST = "keras_moe.json"
+FORMAT = 1
+HUB = "hf://"
+PART = ".part"  # ends the name of a folder that is being written
+# What a weight file holds beside weights: the state of the optimiser and of
+# random numbers, and the grid of `LearnedPositions`.
+_NOT_A_WEIGHT = re.compile(r"^optimizer/|seed_generator/|/vars/grid$")
+KNOWN_SCHEMES = ("kaggle://", "modelscope://", "gs://")
+
+
+def list_presets() -> list[str]:
+    """Names of the presets that ship with the package."""
+    return sorted(p.parent.name for p in FOLDER.glob("*/config.json"))
+
+
+def resolve(preset: str) -> str:
+    """The folder of a preset, fetched from the Hub if it lives there.
+
+    Args:
+        preset: a name of `list_presets()`, a folder, or
+            `"hf://organisation/name"` with `"@revision"` behind it if wanted.
+            KerasHub's other handles are returned as they are.
+    """
+    if not isinstance(preset, (str, os.PathLike)):
+        raise ValueError(
+            "preset must be a name, a folder or a handle such as "
+            f"'hf://organisation/name'; received {preset!r}."
+        )
+    preset = os.fspath(preset)
+    if preset in list_presets():
+        return str(FOLDER / preset)
+    if preset.startswith(HUB):
+        from huggingface_hub import snapshot_download
+
+        name, _, revision = preset.removeprefix(HUB).partition("@")
+        return snapshot_download(name, revision=revision or None)
+    if preset.startswith(KNOWN_SCHEMES) or os.path.isdir(preset):
+        return preset
+    raise ValueError(
+        f"preset must be one of {', '.join(map(repr, list_presets()))}, a "
+        "folder that exists or a handle such as 'hf://organisation/name'; "
+        f"received {preset!r}."
+    )
+
+
+def digest(path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_manifest(folder) -> None:
+    """Record the size and checksum of every file of a preset."""
+    folder = pathlib.Path(folder)
+    files = {
+        path.relative_to(folder).as_posix(): {
+            "bytes": path.stat().st_size,
+            "sha256": digest(path),
+        }
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in (MANIFEST, "README.md")
+    }
+    manifest = {
+        "format": FORMAT,
+        "version": keras_moe.__version__,
+        "files": files,
+    }
+    text = json.dumps(manifest, indent=2) + "\n"
+    part = folder / f".{MANIFEST}.part"
+    part.write_text(text)
+    part.replace(folder / MANIFEST)
+
+
+def check_manifest(folder) -> None:
+    """Raise an error naming a file that is not what the manifest records.
+
+    A folder without a manifest, written by others, is taken as it is.
+    """
+    folder = pathlib.Path(folder)
+    if not (folder / MANIFEST).is_file():
+        return
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        written, files = int(manifest["format"]), dict(manifest["files"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder / MANIFEST} is not a manifest of keras_moe: {error}"
+        ) from error
+    if written > FORMAT:
+        raise ValueError(
+            f"preset {folder} has format {written}, written by keras_moe "
+            f"{manifest.get('version')}; this is keras_moe "
+            f"{keras_moe.__version__}, which reads formats up to {FORMAT}. "
+            "Upgrade keras-moe."
+        )
+    for name, recorded in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise ValueError(f"preset {folder} lacks its file {name}.")
+        size = path.stat().st_size
+        if size != recorded["bytes"]:
+            raise ValueError(
+                f"{name} of preset {folder} must have {recorded['bytes']} "
+                f"bytes; it has {size}."
+            )
+        if digest(path) != recorded["sha256"]:
+            raise ValueError(
+                f"{name} of preset {folder} does not have the SHA-256 "
+                f"checksum recorded for it, {recorded['sha256']}."
+            )
+    loose = [
+        path.name
+        for path in folder.glob("*.weights.h5")
+        if path.name not in files
+    ]
+    if loose:
+        raise ValueError(
+            f"preset {folder} holds {loose[0]}, which its manifest does not "
+            "list."
+        )
+
+
+def check_weights(folder, filename, expected) -> None:
+    """Raise an error if a weight file holds fewer or more arrays.
+
+    Keras skips what a model does not ask for, and says little of what is
+    missing.
+
+    Args:
+        folder: of the preset.
+        filename: of the weights; a file that is not there is no error.
+        expected: how many arrays the model reads from it.
+    """
+    path = pathlib.Path(folder) / filename
+    if not path.is_file():
+        return
+    try:
+        with h5py.File(path) as file:
+            found = []
+
+            def collect(name, item):
+                is_weight = isinstance(item, h5py.Dataset)
+                if is_weight and not _NOT_A_WEIGHT.search(name):
+                    found.append(name)
+
+            file.visititems(collect)
+    except OSError as error:
+        raise ValueError(f"{path} is not a whole HDF5 file: {error}") from error
+    if len(found) != expected:
+        raise ValueError(
+            f"{filename} of preset {folder} must hold {expected} arrays for "
+            f"this model; it holds {len(found)}."
+        )
+
+
+class _Presets:
+    """Finds presets by our names too, checks them, and writes manifests."""
+
+    @classmethod
+    def from_preset(cls, preset, load_weights=True, **kwargs):
+        folder = resolve(preset)
+        check_manifest(folder)
+        model = super().from_preset(
+            folder, load_weights=load_weights, **kwargs
+        )
+        if load_weights:
+            model._check_weight_files(folder, kwargs)
+        return model
+
+    def save_to_preset(self, preset_dir, max_shard_size=10):
+        """Write a preset folder, whole or not at all.
+
+        Args:
+            preset_dir: the folder. One that exists is replaced if it is a
+                preset or empty, refused otherwise.
+            max_shard_size: GB of weights in one file.
+        """
+        target = pathlib.Path(preset_dir)
+        if target.suffix == PART:  # of the task whose backbone this is
+            return super().save_to_preset(preset_dir, max_shard_size)
+        check_target(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = pathlib.Path(
+            tempfile.mkdtemp(
+                prefix=f".{target.name}.", suffix=PART, dir=target.parent
+            )
+        )
+        try:
+            super().save_to_preset(str(part), max_shard_size=max_shard_size)
+            write_manifest(part)
+            replace(part, target)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+class BackbonePresets(_Presets):
+    """`_Presets` for a backbone."""
+
+    def _check_weight_files(self, folder, kwargs):
+        check_weights(folder, "model.weights.h5", len(self.weights))
+
+
+class TaskPresets(_Presets):
+    """`_Presets` for a task."""
+
+    def _check_weight_files(self, folder, kwargs):
+        self.backbone._check_weight_files(folder, kwargs)
+        own = len(self.weights) - len(self.backbone.weights)
+        if "num_classes" not in kwargs:
+            check_weights(folder, "task.weights.h5", own)
+
+
+def check_target(target) -> None:
+    """Refuse a folder to write to that holds anything but a preset."""
+    target = pathlib.Path(target)
+    if target.exists() and (
+        not target.is_dir()
+        or (any(target.iterdir()) and not (target / "config.json").is_file())
+    ):
+        raise ValueError(
+            "the folder of a preset must be new, empty or a preset to "
+            f"replace; {str(target)!r} is none of these."
+        )
+
+
+def replace(part, target) -> None:
+    """Put the finished folder `part` where `target` is or will be."""
+    part, target = pathlib.Path(part), pathlib.Path(target)
+    part.chmod(0o755)
+    if not target.exists():
+        part.rename(target)
+        return
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    target.rename(old)
+    part.rename(target)
+    shutil.rmtree(old)

@@ -1,0 +1,211 @@
+"""Image classification with `MoEViTBackbone`."""
+
+import keras
+import keras_hub
+
+from keras_moe import activations
+from keras_moe import checks
+from keras_moe.models import presets
+from keras_moe.models.blocks import AttentionPooling
+from keras_moe.models.vit import MoEViTBackbone
+
+POOLINGS = ("gap", "token", "map")
+
+
+@keras.saving.register_keras_serializable(package="keras_moe")
+class MoEViTImageConverter(keras_hub.layers.ImageConverter):
+    """Resizes images and scales their pixels, KerasHub's `ImageConverter`.
+
+    The presets map pixels 0…255 to [-1, 1]: `scale=1/127.5, offset=-1`.
+    """
+
+    backbone_cls = MoEViTBackbone
+
+
+@keras.saving.register_keras_serializable(package="keras_moe")
+class MoEViTImageClassifierPreprocessor(
+    keras_hub.models.ImageClassifierPreprocessor
+):
+    """Makes images ready for `MoEViTImageClassifier`; labels pass through.
+
+    Args:
+        image_converter: a `MoEViTImageConverter`.
+    """
+
+    backbone_cls = MoEViTBackbone
+    image_converter_cls = MoEViTImageConverter
+
+
+@keras.saving.register_keras_serializable(package="keras_moe")
+class MoEViTImageClassifier(
+    presets.TaskPresets, keras_hub.models.ImageClassifier
+):
+    """Tells the class of an image from the tokens of a `MoEViTBackbone`.
+
+    tokens → pooling → [tanh of a linear map] → dropout → linear head.
+
+    Args:
+        backbone: a `MoEViTBackbone`.
+        num_classes: number of classes.
+        preprocessor: a `MoEViTImageClassifierPreprocessor`, or `None` for
+            images that are ready.
+        pooling: `"gap"` (mean of the tokens), `"token"` (the class token) or
+            `"map"` (attention pooling by a learned query).
+        representation_size: features of a linear map with tanh before the
+            head, or `None`.
+        activation: of the outputs; `None` returns logits.
+        dropout: rate of dropout before the head, in training.
+        head_kernel_initializer: of the head. Zero is what vmoe starts from.
+        head_bias: what the head's bias starts from, such as
+            -log(num_classes).
+        head_dtype: dtype or policy of the head; the backbone's by default.
+
+    `from_preset` takes a name of `keras_moe.models.list_presets()`, a folder,
+    or a repository of the Hub. `num_classes=` there starts a new head,
+    `image_shape=` reads images of another size.
+
+    Raises:
+        ValueError: for an argument that does not fit.
+
+    Reference: `VisionTransformerMoe` of vmoe/nn/vit_moe.py.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_moe.models import MoEViTBackbone, MoEViTImageClassifier
+    >>> backbone = MoEViTBackbone(
+    ...     image_shape=(28, 28, 1), patch_size=7, num_layers=2, num_heads=2,
+    ...     hidden_dim=32, mlp_dim=64, router="soft",
+    ...     router_options={"num_experts": 8, "slots_per_expert": 2})
+    >>> classifier = MoEViTImageClassifier(backbone, num_classes=10)
+    >>> classifier.predict(np.zeros((3, 28, 28, 1)), verbose=0).shape
+    (3, 10)
+    """
+
+    backbone_cls = MoEViTBackbone
+    preprocessor_cls = MoEViTImageClassifierPreprocessor
+
+    def __init__(
+        self,
+        backbone,
+        num_classes: int,
+        preprocessor=None,
+        pooling: str = "gap",
+        representation_size: int | None = None,
+        activation=None,
+        dropout: float = 0.0,
+        head_kernel_initializer="glorot_uniform",
+        head_bias: float = 0.0,
+        head_dtype=None,
+        **kwargs,
+    ):
+        num_classes = checks.integer("num_classes", num_classes)
+        checks.choice("pooling", pooling, POOLINGS)
+        if pooling == "token" and not backbone.class_token:
+            raise ValueError(
+                'pooling="token" needs a backbone with class_token=True; '
+                "received one without."
+            )
+        head_dtype = head_dtype or backbone.dtype_policy
+
+        # === Layers ===
+        self.backbone = backbone
+        self.preprocessor = preprocessor
+        if pooling == "map":
+            self.pooler = AttentionPooling(
+                backbone.num_heads,
+                backbone.mlp_dim,
+                qk_norm=backbone.qk_norm,
+                activation=backbone.activation,
+                epsilon=backbone.layer_norm_epsilon,
+                dtype=head_dtype,
+                name="pooler",
+            )
+        elif pooling == "gap":
+            self.pooler = keras.layers.GlobalAveragePooling1D(
+                dtype=head_dtype, name="pooler"
+            )
+        else:
+            self.pooler = FirstToken(dtype=head_dtype, name="pooler")
+        if representation_size is not None:
+            self.pre_logits = keras.layers.Dense(
+                checks.integer("representation_size", representation_size),
+                activation="tanh",
+                dtype=head_dtype,
+                name="pre_logits",
+            )
+        self.output_dropout = keras.layers.Dropout(
+            checks.rate("dropout", dropout),
+            dtype=head_dtype,
+            name="output_dropout",
+        )
+        self.output_dense = keras.layers.Dense(
+            num_classes,
+            activation=activation,
+            kernel_initializer=head_kernel_initializer,
+            bias_initializer=keras.initializers.Constant(head_bias),
+            dtype=head_dtype,
+            name="predictions",
+        )
+
+        # === The path from images to logits ===
+        features = self.pooler(backbone(backbone.input))
+        if representation_size is not None:
+            features = self.pre_logits(features)
+        logits = self.output_dense(self.output_dropout(features))
+        # KerasHub's ImageClassifier would pool two axes of an image here.
+        keras_hub.models.Task.__init__(
+            self, inputs=backbone.input, outputs=logits, **kwargs
+        )
+
+        # === Config ===
+        self.num_classes = num_classes
+        self.pooling = pooling
+        self.representation_size = representation_size
+        self.activation = activations.get(activation)
+        self.dropout = dropout
+        self.head_kernel_initializer = keras.initializers.get(
+            head_kernel_initializer
+        )
+        self.head_bias = head_bias
+
+    def get_config(self):
+        # KerasHub's Task adds backbone, preprocessor and name.
+        config = keras_hub.models.Task.get_config(self)
+        config.update(
+            num_classes=self.num_classes,
+            pooling=self.pooling,
+            representation_size=self.representation_size,
+            activation=activations.serialize(self.activation),
+            dropout=self.dropout,
+            head_kernel_initializer=keras.initializers.serialize(
+                self.head_kernel_initializer
+            ),
+            head_bias=self.head_bias,
+        )
+        return config
+
+
+@keras.saving.register_keras_serializable(package="keras_moe")
+class FirstToken(keras.layers.Layer):
+    """Takes the first token of each sequence (B,T,D), the class token."""
+
+    def call(self, tokens):
+        return tokens[:, 0]
+
+    def compute_output_shape(self, input_shape):
+        return input_shape[0], input_shape[-1]
+
+
+def image_converter(image_shape, data_format="channels_last", **kwargs):
+    """A `MoEViTImageConverter` from pixels 0…255 to the model's [-1, 1]."""
+    sides = (
+        image_shape[:2] if data_format == "channels_last" else image_shape[1:]
+    )
+    return MoEViTImageConverter(
+        image_size=tuple(sides),
+        scale=1 / 127.5,
+        offset=-1.0,
+        data_format=data_format,
+        **kwargs,
+    )

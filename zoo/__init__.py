@@ -1,0 +1,1 @@
+"""Recipes of the presets, and the tools that train and check them."""

@@ -1,0 +1,62 @@
+"""What it takes to train a preset: one flat, frozen record each."""
+
+import dataclasses
+import importlib
+import pkgutil
+
+from zoo import recipes
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageRecipe:
+    """How an image classifier is made and trained.
+
+    Args:
+        name: of the preset.
+        title: one line for tables and cards.
+        data: name of the data set, a key of `zoo.data.DATASETS`.
+        backbone: arguments of `MoEViTBackbone`.
+        classifier: arguments of `MoEViTImageClassifier` beside those of the
+            backbone, the preprocessor and the number of classes.
+        epochs: passes over the training images.
+        batch_size: images of a step.
+        learning_rate: peak of a linear warm-up and a cosine down to zero.
+        warmup: the share of the steps that warms up.
+        weight_decay: of AdamW.
+        label_smoothing: share of each label spread over all classes.
+        flip: whether images are mirrored, half of the time.
+        shift: most pixels that an image is moved by, each way.
+        erase: probability that a rectangle of an image is blanked.
+        twin: name of the recipe this one is compared with.
+    """
+
+    name: str
+    title: str
+    data: str
+    backbone: dict
+    classifier: dict
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    warmup: float = 0.1
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.1
+    flip: bool = True
+    shift: int = 2
+    erase: float = 0.25
+    twin: str | None = None
+
+
+def names() -> list[str]:
+    """Names of all recipes."""
+    found = pkgutil.iter_modules(recipes.__path__)
+    return sorted(m.name for m in found if not m.name.startswith("_"))
+
+
+def load(name: str) -> ImageRecipe:
+    """The recipe called `name`."""
+    if name not in names():
+        raise ValueError(
+            f"NAME must be one of {', '.join(names())}; received {name!r}."
+        )
+    return importlib.import_module(f"zoo.recipes.{name}").RECIPE
