@@ -18,14 +18,13 @@ from zoo import data as datasets
 
 
 def build(recipe):
-    """The classifier of a recipe, with new weights, not compiled."""
+    """The classifier of a recipe, with new weights."""
     backbone = MoEViTBackbone(**recipe.backbone)
     converter = image_converter(backbone.image_shape)
     return MoEViTImageClassifier(
         backbone,
         len(datasets.CLASSES[recipe.data]),
         preprocessor=MoEViTImageClassifierPreprocessor(converter),
-        compile=False,
         **recipe.classifier,
     )
 

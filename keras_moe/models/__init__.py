@@ -9,6 +9,7 @@ except ImportError as error:
     ) from error
 
 from keras_moe.models.architectures import ARCHITECTURES
+from keras_moe.models.architectures import weight_shapes
 from keras_moe.models.positions import resize_positions
 from keras_moe.models.presets import list_presets
 from keras_moe.models.vit import MoEViTBackbone
@@ -26,4 +27,5 @@ __all__ = [
     "image_converter",
     "list_presets",
     "resize_positions",
+    "weight_shapes",
 ]

@@ -49,8 +49,11 @@ def resize_positions(
         features = positions.shape[-1]
         grid = grid.reshape(1, *source, features)
         factors = (1, target[0] / source[0], target[1] / source[1], 1)
-        grid = ndimage.zoom(grid, factors, order=1)
+        # It knows no half precision.
+        wide = np.promote_types(positions.dtype, "float32")
+        grid = ndimage.zoom(grid.astype(wide), factors, order=1)
         grid = grid.reshape(1, target[0] * target[1], features)
+        grid = grid.astype(positions.dtype)
     return np.concatenate([first, grid], axis=1) if keep_class_token else grid
 
 

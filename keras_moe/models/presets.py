@@ -102,7 +102,12 @@ def check_manifest(folder) -> None:
         return
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        written, files = int(manifest["format"]), dict(manifest["files"])
+        written = int(manifest["format"])
+        entries = dict(manifest["files"]) if written <= FORMAT else {}
+        files = {
+            name: (int(entry["bytes"]), str(entry["sha256"]))
+            for name, entry in entries.items()
+        }
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{folder / MANIFEST} is not a manifest of keras_moe: {error}"
@@ -114,20 +119,20 @@ def check_manifest(folder) -> None:
             f"{keras_moe.__version__}, which reads formats up to {FORMAT}. "
             "Upgrade keras-moe."
         )
-    for name, recorded in files.items():
+    for name, (recorded_size, recorded_digest) in files.items():
         path = folder / name
         if not path.is_file():
             raise ValueError(f"preset {folder} lacks its file {name}.")
         size = path.stat().st_size
-        if size != recorded["bytes"]:
+        if size != recorded_size:
             raise ValueError(
-                f"{name} of preset {folder} must have {recorded['bytes']} "
-                f"bytes; it has {size}."
+                f"{name} of preset {folder} must have {recorded_size} bytes; "
+                f"it has {size}."
             )
-        if digest(path) != recorded["sha256"]:
+        if digest(path) != recorded_digest:
             raise ValueError(
                 f"{name} of preset {folder} does not have the SHA-256 "
-                f"checksum recorded for it, {recorded['sha256']}."
+                f"checksum recorded for it, {recorded_digest}."
             )
     loose = [
         path.name
@@ -141,20 +146,16 @@ def check_manifest(folder) -> None:
         )
 
 
-def check_weights(folder, filename, expected) -> None:
+def check_weights(path, expected) -> None:
     """Raise an error if a weight file holds fewer or more arrays.
 
-    Keras skips what a model does not ask for, and says little of what is
-    missing.
+    Keras skips what a model does not ask for, and names no file where
+    something is missing.
 
     Args:
-        folder: of the preset.
-        filename: of the weights; a file that is not there is no error.
+        path: of a file that ends in `.weights.h5`.
         expected: how many arrays the model reads from it.
     """
-    path = pathlib.Path(folder) / filename
-    if not path.is_file():
-        return
     try:
         with h5py.File(path) as file:
             found = []
@@ -169,8 +170,8 @@ def check_weights(folder, filename, expected) -> None:
         raise ValueError(f"{path} is not a whole HDF5 file: {error}") from error
     if len(found) != expected:
         raise ValueError(
-            f"{filename} of preset {folder} must hold {expected} arrays for "
-            f"this model; it holds {len(found)}."
+            f"{path} must hold {expected} arrays for this model; it holds "
+            f"{len(found)}."
         )
 
 
@@ -181,12 +182,13 @@ class _Presets:
     def from_preset(cls, preset, load_weights=True, **kwargs):
         folder = resolve(preset)
         check_manifest(folder)
-        model = super().from_preset(
-            folder, load_weights=load_weights, **kwargs
-        )
         if load_weights:
-            model._check_weight_files(folder, kwargs)
-        return model
+            cls._check_complete(folder, kwargs)
+        return super().from_preset(folder, load_weights=load_weights, **kwargs)
+
+    @classmethod
+    def _check_complete(cls, folder, kwargs):
+        """Raise an error if a weight file is not there that is needed."""
 
     def save_to_preset(self, preset_dir, max_shard_size=10):
         """Write a preset folder, whole or not at all.
@@ -217,18 +219,33 @@ class _Presets:
 class BackbonePresets(_Presets):
     """`_Presets` for a backbone."""
 
-    def _check_weight_files(self, folder, kwargs):
-        check_weights(folder, "model.weights.h5", len(self.weights))
+    def load_weights(self, filepath, skip_mismatch=False, **kwargs):
+        if str(filepath).endswith(".weights.h5") and not skip_mismatch:
+            check_weights(filepath, len(self.weights))
+        super().load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
 
 
 class TaskPresets(_Presets):
     """`_Presets` for a task."""
 
-    def _check_weight_files(self, folder, kwargs):
-        self.backbone._check_weight_files(folder, kwargs)
+    @classmethod
+    def _check_complete(cls, folder, kwargs):
+        # KerasHub would start a new head, and not say so.
+        folder = pathlib.Path(folder)
+        if (
+            "num_classes" not in kwargs
+            and (folder / "task.json").is_file()
+            and not (folder / "task.weights.h5").is_file()
+        ):
+            raise ValueError(
+                f"preset {folder} lacks its file task.weights.h5, the weights "
+                "of the head; give num_classes for a new head."
+            )
+
+    def load_task_weights(self, filepath):
         own = len(self.weights) - len(self.backbone.weights)
-        if "num_classes" not in kwargs:
-            check_weights(folder, "task.weights.h5", own)
+        check_weights(filepath, own)
+        super().load_task_weights(filepath)
 
 
 def check_target(target) -> None:

@@ -1,7 +1,10 @@
 """The vision transformer with mixtures of experts in some of its blocks."""
 
+import numbers
+
 import keras
 import keras_hub
+import numpy as np
 from keras import ops
 
 from keras_moe import activations
@@ -13,6 +16,7 @@ from keras_moe.models.blocks import TransformerBlock
 from keras_moe.models.positions import ClassToken
 from keras_moe.models.positions import LearnedPositions
 from keras_moe.models.positions import SinCos2DPositions
+from keras_moe.models.positions import sincos2d
 
 POSITIONS = {
     "learned": LearnedPositions,
@@ -106,9 +110,9 @@ class MoEViTBackbone(presets.BackbonePresets, keras_hub.models.Backbone):
         dtype=None,
         **kwargs,
     ):
-        data_format = keras.config.image_data_format() if (
-            data_format is None
-        ) else checks.choice(
+        if data_format is None:
+            data_format = keras.config.image_data_format()
+        checks.choice(
             "data_format", data_format, ("channels_last", "channels_first")
         )
         num_layers = checks.integer("num_layers", num_layers)
@@ -125,8 +129,21 @@ class MoEViTBackbone(presets.BackbonePresets, keras_hub.models.Backbone):
         moe_layers = _moe_layers(router, moe_layers, num_layers)
         router_options = _router_options(router, router_options)
         checks.choice("positions", positions, POSITIONS)
+        if positions == "sincos2d":
+            sincos2d(grid, hidden_dim)  # raises if it cannot be
         checks.flag("class_token", class_token)
         checks.flag("qk_norm", qk_norm)
+        activation = checks.resolve(
+            "activation", activations.get, activation, "a Keras activation"
+        )
+        dropout = checks.rate("dropout", dropout)
+        attention_dropout = checks.rate("attention_dropout", attention_dropout)
+        layer_norm_epsilon = checks.real(
+            "layer_norm_epsilon", layer_norm_epsilon, exclusive=True
+        )
+        dtype = checks.resolve(
+            "dtype", keras.dtype_policies.get, dtype, "a Keras dtype or policy"
+        )
 
         # === Layers ===
         self.patch_embedding = keras.layers.Conv2D(
@@ -196,7 +213,7 @@ class MoEViTBackbone(presets.BackbonePresets, keras_hub.models.Backbone):
         self.qk_norm = qk_norm
         self.positions = positions
         self.class_token = class_token
-        self.activation = activations.get(activation)
+        self.activation = activation
         self.dropout = dropout
         self.attention_dropout = attention_dropout
         self.layer_norm_epsilon = layer_norm_epsilon
@@ -236,25 +253,37 @@ class MoEViTBackbone(presets.BackbonePresets, keras_hub.models.Backbone):
         return config
 
 
+def _sequence(name, value, expected):
+    """`value` as a tuple; an error with what is expected if it is none."""
+    if isinstance(value, (str, dict)) or not np.iterable(value):
+        raise ValueError(f"{name} must be {expected}; received {value!r}.")
+    return tuple(value)
+
+
 def _patch(patch_size):
-    pair = (
-        (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
-    )
-    if len(tuple(pair)) != 2:
+    expected = "an integer or (height, width)"
+    if isinstance(patch_size, numbers.Integral):
+        patch_size = (patch_size, patch_size)
+    pair = _sequence("patch_size", patch_size, expected)
+    if len(pair) != 2:
         raise ValueError(
-            "patch_size must be an integer or (height, width); received "
-            f"{patch_size!r}."
+            f"patch_size must be {expected}; received {patch_size!r}."
         )
     return tuple(checks.integer("patch_size", side) for side in pair)
 
 
 def _grid(image_shape, patch, data_format):
     """(rows, columns) of patches, and the image's shape as a tuple."""
-    shape = tuple(image_shape)
+    axes = (
+        "(height, width, channels)"
+        if data_format == "channels_last"
+        else "(channels, height, width)"
+    )
+    shape = _sequence("image_shape", image_shape, f"three integers, {axes}")
     if len(shape) != 3 or None in shape:
         raise ValueError(
-            "image_shape must be three integers, (height, width, channels); "
-            f"received {image_shape!r}."
+            f"image_shape must be three integers, {axes}; received "
+            f"{image_shape!r}."
         )
     shape = tuple(checks.integer("image_shape", side) for side in shape)
     sides = shape[:2] if data_format == "channels_last" else shape[1:]
@@ -278,21 +307,30 @@ def _moe_layers(router, moe_layers, num_layers):
         return ()
     if moe_layers is None:
         return tuple(range(num_layers - num_layers // 2, num_layers))
+    expected = f"different indices below num_layers, {num_layers}"
     layers = tuple(
-        checks.integer("moe_layers", index, minimum=0) for index in moe_layers
+        checks.integer("moe_layers", index, minimum=0)
+        for index in _sequence("moe_layers", moe_layers, expected)
     )
     if any(i >= num_layers for i in layers) or len(set(layers)) < len(layers):
         raise ValueError(
-            f"moe_layers must be different indices below num_layers, "
-            f"{num_layers}; received {moe_layers!r}."
+            f"moe_layers must be {expected}; received {moe_layers!r}."
         )
     return layers
 
 
 def _router_options(router, options):
+    if options is not None and not isinstance(options, dict):
+        raise ValueError(
+            "router_options must be a dictionary or None; received "
+            f"{options!r}."
+        )
     if router is None and options:
         raise ValueError(
             "router_options must be left out where router=None, the dense "
             f"model; received {options!r}."
         )
-    return dict(options or {})
+    options = dict(options or {})
+    if router == "soft":
+        checks.optional_integer("group_size", options.get("group_size"))
+    return options

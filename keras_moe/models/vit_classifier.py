@@ -1,5 +1,7 @@
 """Image classification with `MoEViTBackbone`."""
 
+import math
+
 import keras
 import keras_hub
 
@@ -20,6 +22,10 @@ class MoEViTImageConverter(keras_hub.layers.ImageConverter):
     """
 
     backbone_cls = MoEViTBackbone
+
+    def get_config(self):
+        # KerasHub leaves it out, and would read the setting of another day.
+        return {**super().get_config(), "data_format": self.data_format}
 
 
 @keras.saving.register_keras_serializable(package="keras_moe")
@@ -99,6 +105,10 @@ class MoEViTImageClassifier(
         head_dtype=None,
         **kwargs,
     ):
+        if not isinstance(backbone, MoEViTBackbone):
+            raise ValueError(
+                f"backbone must be a MoEViTBackbone; received {backbone!r}."
+            )
         num_classes = checks.integer("num_classes", num_classes)
         checks.choice("pooling", pooling, POOLINGS)
         if pooling == "token" and not backbone.class_token:
@@ -106,7 +116,22 @@ class MoEViTImageClassifier(
                 'pooling="token" needs a backbone with class_token=True; '
                 "received one without."
             )
-        head_dtype = head_dtype or backbone.dtype_policy
+        activation = checks.resolve(
+            "activation", activations.get, activation, "a Keras activation"
+        )
+        head_kernel_initializer = checks.resolve(
+            "head_kernel_initializer",
+            keras.initializers.get,
+            head_kernel_initializer,
+            "a Keras initialiser",
+        )
+        head_bias = checks.real("head_bias", head_bias, minimum=-math.inf)
+        own_dtype = checks.resolve(
+            "head_dtype",
+            keras.dtype_policies.get,
+            backbone.dtype_policy if head_dtype is None else head_dtype,
+            "a Keras dtype or policy",
+        )
 
         # === Layers ===
         self.backbone = backbone
@@ -118,25 +143,28 @@ class MoEViTImageClassifier(
                 qk_norm=backbone.qk_norm,
                 activation=backbone.activation,
                 epsilon=backbone.layer_norm_epsilon,
-                dtype=head_dtype,
+                dtype=own_dtype,
                 name="pooler",
             )
         elif pooling == "gap":
             self.pooler = keras.layers.GlobalAveragePooling1D(
-                dtype=head_dtype, name="pooler"
+                # Tokens are rows whatever the format of the images.
+                data_format="channels_last",
+                dtype=own_dtype,
+                name="pooler",
             )
         else:
-            self.pooler = FirstToken(dtype=head_dtype, name="pooler")
+            self.pooler = FirstToken(dtype=own_dtype, name="pooler")
         if representation_size is not None:
             self.pre_logits = keras.layers.Dense(
                 checks.integer("representation_size", representation_size),
                 activation="tanh",
-                dtype=head_dtype,
+                dtype=own_dtype,
                 name="pre_logits",
             )
         self.output_dropout = keras.layers.Dropout(
             checks.rate("dropout", dropout),
-            dtype=head_dtype,
+            dtype=own_dtype,
             name="output_dropout",
         )
         self.output_dense = keras.layers.Dense(
@@ -144,7 +172,7 @@ class MoEViTImageClassifier(
             activation=activation,
             kernel_initializer=head_kernel_initializer,
             bias_initializer=keras.initializers.Constant(head_bias),
-            dtype=head_dtype,
+            dtype=own_dtype,
             name="predictions",
         )
 
@@ -153,6 +181,7 @@ class MoEViTImageClassifier(
         if representation_size is not None:
             features = self.pre_logits(features)
         logits = self.output_dense(self.output_dropout(features))
+        self.activation = activation  # compile() chooses the loss by it
         # KerasHub's ImageClassifier would pool two axes of an image here.
         keras_hub.models.Task.__init__(
             self, inputs=backbone.input, outputs=logits, **kwargs
@@ -162,12 +191,22 @@ class MoEViTImageClassifier(
         self.num_classes = num_classes
         self.pooling = pooling
         self.representation_size = representation_size
-        self.activation = activations.get(activation)
         self.dropout = dropout
-        self.head_kernel_initializer = keras.initializers.get(
-            head_kernel_initializer
-        )
+        self.head_kernel_initializer = head_kernel_initializer
         self.head_bias = head_bias
+        self.head_dtype = head_dtype
+
+    @classmethod
+    def from_preset(cls, preset, load_weights=True, **kwargs):
+        task = super().from_preset(preset, load_weights, **kwargs)
+        if "image_shape" in kwargs and "preprocessor" not in kwargs:
+            # The preset's own, which makes images of the preset's size.
+            backbone, preprocessor = task.backbone, task.preprocessor
+            if preprocessor and preprocessor.image_converter:
+                preprocessor.image_converter.image_size = _sides(
+                    backbone.image_shape, backbone.data_format
+                )
+        return task
 
     def get_config(self):
         # KerasHub's Task adds backbone, preprocessor and name.
@@ -182,6 +221,13 @@ class MoEViTImageClassifier(
                 self.head_kernel_initializer
             ),
             head_bias=self.head_bias,
+            head_dtype=(
+                None
+                if self.head_dtype is None
+                else keras.dtype_policies.serialize(
+                    keras.dtype_policies.get(self.head_dtype)
+                )
+            ),
         )
         return config
 
@@ -199,13 +245,17 @@ class FirstToken(keras.layers.Layer):
 
 def image_converter(image_shape, data_format="channels_last", **kwargs):
     """A `MoEViTImageConverter` from pixels 0…255 to the model's [-1, 1]."""
-    sides = (
-        image_shape[:2] if data_format == "channels_last" else image_shape[1:]
-    )
     return MoEViTImageConverter(
-        image_size=tuple(sides),
+        image_size=_sides(image_shape, data_format),
         scale=1 / 127.5,
         offset=-1.0,
         data_format=data_format,
         **kwargs,
     )
+
+
+def _sides(image_shape, data_format):
+    """(height, width) of an image's shape."""
+    if data_format == "channels_last":
+        return tuple(image_shape[:2])
+    return tuple(image_shape[1:])

@@ -1,0 +1,201 @@
+"""From a checkpoint to a preset folder, whole or not at all."""
+
+import datetime
+import json
+import pathlib
+import shutil
+import tempfile
+
+import numpy as np
+from tqdm import tqdm
+
+import keras_moe
+from conversion import streaming
+from conversion import vmoe
+from conversion.errors import ConversionError
+from conversion.formats import orbax
+from conversion.formats import vmoe_msgpack
+from conversion.vmoe_names import source_name
+from keras_moe.models import architectures
+from keras_moe.models import presets
+from keras_moe.models import resize_positions
+
+POSITIONS = "positions/positions"
+
+
+def open_checkpoint(source):
+    """A reader for PREFIX of `.index` and `.data-…`, or an Orbax folder."""
+    source = pathlib.Path(source)
+    if source.is_dir():
+        return orbax.Checkpoint(source)
+    return vmoe_msgpack.Checkpoint(source)
+
+
+def convert_vmoe(
+    source,
+    out,
+    options=None,
+    *,
+    verify=None,
+    tolerance=1e-4,
+    licence="not stated",
+    say=print,
+):
+    """Convert a checkpoint of vmoe's vision transformer into a preset.
+
+    Args:
+        source: prefix of `.index` and `.data-…`, or an Orbax folder.
+        out: the preset's folder; see `save_to_preset`.
+        options: a `conversion.vmoe.Options`.
+        verify: .npz file to compare with, see `streaming.compare`.
+        tolerance: of that comparison.
+        licence: of the checkpoint, for the record.
+        say: gets a line of text for each thing deduced.
+
+    Raises:
+        ConversionError: when anything does not fit; nothing is written then.
+    """
+    options = options or vmoe.Options()
+    out = pathlib.Path(out)
+    _check_out(out)
+    checkpoint = open_checkpoint(source)
+    shapes = checkpoint.shapes()
+    inside, left = vmoe.parameters(shapes)
+    plan = vmoe.deduce({p: shapes[q] for p, q in inside.items()}, options)
+    for note in plan.notes:
+        say(note)
+    if left:
+        roots = sorted({path.split("/")[0] for path in left})
+        say(f"left out, no part of the model: {', '.join(roots)}")
+    variables = _variables(plan)
+    used = _match(variables, inside, shapes, plan)
+    read = _reader(checkpoint, variables, used, plan)
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = pathlib.Path(
+        tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".new", dir=out.parent)
+    )
+    try:
+        preset = part / "preset"
+        numbers = streaming.write_twin(plan, preset)
+        total = sum(np.prod(shape, dtype=int) for shape in variables.values())
+        with tqdm(total=total, unit="value", unit_scale=True) as bar:
+
+            def read_and_tell(path):
+                array = read(path)
+                bar.update(array.size)
+                return array
+
+            count = streaming.fill(preset, numbers, read_and_tell)
+        streaming.note_parameters(preset, int(count))
+        record = _record(source, checkpoint, options, plan, licence, used)
+        text = json.dumps(record, indent=2) + "\n"
+        (preset / "conversion.json").write_text(text)
+        presets.write_manifest(preset)
+        if verify is not None:
+            by_source = {theirs: ours for ours, theirs in used.items()}
+            say(streaming.compare(preset, verify, tolerance, by_source))
+        presets.replace(preset, out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    say(f"{total:,} parameters written to {out}")
+
+
+def _check_out(out):
+    try:
+        presets.check_target(out)
+    except ValueError as error:
+        raise ConversionError(str(error)) from error
+
+
+def _variables(plan):
+    """{path of our variable: shape}, of a model that is never allocated."""
+    try:
+        return architectures.weight_shapes(lambda: streaming.build(plan))
+    except ValueError as error:
+        raise ConversionError(
+            f"no model can be made of this checkpoint: {error}"
+        ) from error
+
+
+def _match(variables, inside, shapes, plan):
+    """{our variable: path in the checkpoint}, each used exactly once."""
+    wanted = {ours: source_name(ours) for ours in variables}
+    missing = sorted(set(wanted.values()) - set(inside))
+    extra = sorted(set(inside) - set(wanted.values()))
+    if missing or extra:
+        raise ConversionError(
+            "the checkpoint is not one of the model deduced from it: "
+            f"missing {missing[:5] or 'nothing'}, not used "
+            f"{extra[:5] or 'nothing'}."
+        )
+    for ours, name in wanted.items():
+        shape = shapes[inside[name]]
+        expected = variables[ours]
+        if name.endswith("/bias") and "/Moe/" in name:
+            expected = (expected[0], *expected[2:])  # ours are (E,1,F)
+        if ours == POSITIONS:
+            expected = (1, shape[1], expected[2])  # may be resized
+        if tuple(shape) != tuple(expected):
+            raise ConversionError(
+                f"{name} must have the shape {tuple(expected)}; the "
+                f"checkpoint has {tuple(shape)}."
+            )
+    return {ours: inside[name] for ours, name in wanted.items()}
+
+
+def _reader(checkpoint, variables, used, plan):
+    def read(ours):
+        array = checkpoint.read(used[ours])
+        if array.dtype.kind not in "fV" and array.dtype.name != "bfloat16":
+            raise ConversionError(
+                f"{used[ours]} must hold floating-point numbers; it has "
+                f"{array.dtype}."
+            )
+        array = np.asarray(array, "float32")
+        if not np.isfinite(array).all():
+            raise ConversionError(
+                f"{used[ours]} holds numbers that are not finite."
+            )
+        if ours == POSITIONS:
+            array = _resized(array, plan.backbone)
+        return array.reshape(variables[ours])
+
+    return read
+
+
+def _resized(table, backbone):
+    """Learned positions for the image size asked for, as vmoe resizes them."""
+    height, width, _ = backbone["image_shape"]
+    rows, columns = backbone["patch_size"]
+    target = height // rows, width // columns
+    class_token = backbone["class_token"]
+    places = table.shape[1] - class_token
+    if places == target[0] * target[1]:
+        return table
+    side = round(places**0.5)
+    if side * side != places:
+        raise ConversionError(
+            f"--image-size {height}x{width} needs {target[0] * target[1]} "
+            f"positions; the checkpoint has {places}, which are no square "
+            "that could be resized."
+        )
+    return resize_positions(table, (side, side), target, class_token)
+
+
+def _record(source, checkpoint, options, plan, licence, used):
+    return {
+        "source": pathlib.Path(source).name,
+        "files": {f.name: presets.digest(f) for f in _files(checkpoint)},
+        "options": {k: v for k, v in vars(options).items() if v},
+        "deduced": plan.notes,
+        "arrays": len(used),
+        "licence": licence,
+        "date": datetime.date.today().isoformat(),
+        "keras_moe": keras_moe.__version__,
+    }
+
+
+def _files(checkpoint):
+    index = getattr(checkpoint, "index_file", None)
+    return ([index] if index else []) + list(checkpoint.files)

@@ -1,0 +1,1 @@
+"""Readers of checkpoint formats, one tensor at a time."""

@@ -1,0 +1,288 @@
+"""vmoe's sharded checkpoints: PREFIX.index and PREFIX.data-00000-of-0000N.
+
+The index is a tree whose leaves say the shape, the dtype and, for each slice
+of the array, the shard that holds it. Leaves are numbered in a walk of the
+tree with keys in the order of strings. A shard maps a leaf's number to its
+chunks. Only one leaf is held in memory at a time.
+"""
+
+import dataclasses
+import math
+import pathlib
+
+import ml_dtypes
+import msgpack
+import numpy as np
+
+from conversion.errors import ConversionError
+
+NDARRAY, SHAPED, SLICE, ND_SLICE, ENTRY = 1, 4, 5, 6, 8
+CHUNK_MARKER = "__msgpack_array_chunk_a87ca2__"
+VERSION = "20220622"
+MAX_BUFFER = 2**32 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """Where one array lies: `slices[i]` is in shard `shards[i]`."""
+
+    number: int
+    shape: tuple
+    dtype: np.dtype
+    slices: tuple
+    shards: tuple
+
+
+class Checkpoint:
+    """Arrays by path, `"/"` between the keys.
+
+    Args:
+        prefix: path of the checkpoint without `.index`.
+    """
+
+    def __init__(self, prefix):
+        prefix = str(prefix).removesuffix(".index")
+        self.prefix = pathlib.Path(prefix)
+        self.index_file = pathlib.Path(f"{prefix}.index")
+        index = _unpack_file(self.index_file)
+        if not isinstance(index, dict) or "index" not in index:
+            raise ConversionError(
+                f"{self.index_file} must be the index of a vmoe checkpoint, "
+                "a map with the key 'index'."
+            )
+        version = index.get("version")
+        if version not in (None, VERSION):
+            raise ConversionError(
+                f"{self.index_file} has version {version!r}; this reads "
+                f"{VERSION!r} and indices without a version."
+            )
+        count = index.get("shard_count")
+        if not isinstance(count, int) or not 0 < count < 100_000:
+            raise ConversionError(
+                f"{self.index_file} must name the number of its shards; it "
+                f"says {count!r}."
+            )
+        self.files = [
+            pathlib.Path(f"{prefix}.data-{i:05d}-of-{count:05d}")
+            for i in range(count)
+        ]
+        for file in self.files:
+            if not file.is_file():
+                raise ConversionError(f"shard {file} is missing.")
+        try:
+            self.leaves = _number_leaves(index["index"])
+        except (ValueError, TypeError, KeyError, IndexError) as error:
+            raise ConversionError(
+                f"{self.index_file} is damaged: {error}"
+            ) from error
+        for path, leaf in self.leaves.items():
+            _check_tiles(path, leaf, count)
+        self._places = [_places(file) for file in self.files]
+        self._check_places()
+
+    def shapes(self):
+        """{path: shape} of all arrays."""
+        return {path: leaf.shape for path, leaf in self.leaves.items()}
+
+    def dtype(self, path):
+        return self.leaves[path].dtype
+
+    def read(self, path):
+        """One array, put together from its chunks."""
+        leaf = self.leaves[path]
+        array = np.empty(leaf.shape, leaf.dtype)
+        wanted = {s: sorted(_of_shard(leaf, s)) for s in set(leaf.shards)}
+        for shard, slices in wanted.items():
+            found = []
+            for nd_slice, chunk in self._chunks(shard, leaf.number, path):
+                shape = tuple(stop - start for start, stop in nd_slice)
+                if chunk.dtype != leaf.dtype or chunk.size != math.prod(shape):
+                    raise ConversionError(
+                        f"{self.files[shard]} holds {chunk.size} values of "
+                        f"{chunk.dtype} for a slice {shape} of {path}, "
+                        f"{leaf.dtype}."
+                    )
+                found.append(nd_slice)
+                if nd_slice in slices:
+                    where = tuple(slice(*pair) for pair in nd_slice)
+                    array[where] = chunk.reshape(shape)
+            if sorted(found) != slices:
+                raise ConversionError(
+                    f"{self.files[shard]} must hold the slices {slices} of "
+                    f"{path}; it holds {sorted(found)}."
+                )
+        return array
+
+    def _check_places(self):
+        for shard, places in enumerate(self._places):
+            expected = {
+                leaf.number
+                for leaf in self.leaves.values()
+                if shard in leaf.shards
+            }
+            if set(places) != expected:
+                wrong = sorted(set(places) ^ expected)[:5]
+                raise ConversionError(
+                    f"{self.files[shard]} and {self.index_file} do not agree "
+                    f"on which arrays the shard holds (numbers {wrong})."
+                )
+
+    def _chunks(self, shard, number, path):
+        """Yield (slice, flat array) of one leaf in one shard."""
+        start, end = self._places[shard][number]
+        file = self.files[shard]
+        with open(file, "rb") as stream:
+            stream.seek(start)
+            try:
+                chunks = _unpack(stream.read(end - start))
+                for parts, nd_slice in chunks:
+                    chunk = parts[0] if len(parts) == 1 else None
+                    if chunk is None:
+                        chunk = np.concatenate(parts)
+                    yield nd_slice, np.asarray(chunk)
+            except ConversionError:
+                raise
+            except (ValueError, TypeError, IndexError, KeyError) as error:
+                raise ConversionError(
+                    f"{file} is damaged at {path}: {error}"
+                ) from error
+
+
+def _of_shard(leaf, shard):
+    return [s for s, i in zip(leaf.slices, leaf.shards) if i == shard]
+
+
+def _number_leaves(tree, path=()):
+    leaves = {}
+
+    def walk(node, path):
+        if isinstance(node, dict):
+            for key in sorted(node):
+                walk(node[key], (*path, key))
+        elif node is not None:
+            shape, dtype, slices, shards = node
+            leaves["/".join(path)] = Leaf(
+                len(leaves), shape, dtype, slices, shards
+            )
+
+    walk(tree, path)
+    return leaves
+
+
+def _check_tiles(path, leaf, shard_count):
+    """The slices must cover the array once; equal volume and no overlap."""
+    volume, seen = 0, []
+    for nd_slice in leaf.slices:
+        inside = len(nd_slice) == len(leaf.shape) and all(
+            0 <= start < stop <= size
+            for (start, stop), size in zip(nd_slice, leaf.shape)
+        )
+        overlaps = any(
+            all(a < d and c < b for (a, b), (c, d) in zip(nd_slice, other))
+            for other in seen
+        )
+        if not inside or overlaps:
+            raise ConversionError(
+                f"the index cuts {path}, {leaf.shape}, wrongly: {nd_slice}."
+            )
+        seen.append(nd_slice)
+        volume += math.prod(stop - start for start, stop in nd_slice)
+    if volume != math.prod(leaf.shape) or len(leaf.slices) != len(leaf.shards):
+        raise ConversionError(f"the index does not cover {path} once.")
+    if not all(0 <= shard < shard_count for shard in leaf.shards):
+        raise ConversionError(
+            f"the index puts {path} in shards {leaf.shards}; there are "
+            f"{shard_count}."
+        )
+
+
+def _places(file):
+    """{leaf number: (first byte, end)} of a shard, read in one pass."""
+    places = {}
+    try:
+        with open(file, "rb") as stream:
+            unpacker = msgpack.Unpacker(stream, max_buffer_size=MAX_BUFFER)
+            for _ in range(unpacker.read_map_header()):
+                key = unpacker.unpack()
+                start = unpacker.tell()
+                unpacker.skip()
+                if key == CHUNK_MARKER:
+                    continue
+                if int(key) in places:
+                    raise ValueError(f"array {key} occurs twice")
+                places[int(key)] = start, unpacker.tell()
+            end = unpacker.tell()
+        if end != file.stat().st_size:
+            raise ValueError(f"{file.stat().st_size - end} bytes too many")
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise ConversionError(
+            f"{file} is no whole shard of a vmoe checkpoint: "
+            f"{error or type(error).__name__}"
+        ) from error
+    return places
+
+
+def _unpack_file(file):
+    try:
+        return _unpack(pathlib.Path(file).read_bytes())
+    except OSError as error:
+        raise ConversionError(f"{file} cannot be read: {error}") from error
+    except (
+        ValueError,
+        TypeError,
+        IndexError,
+        msgpack.UnpackException,
+    ) as error:
+        raise ConversionError(
+            f"{file} is not a whole msgpack file: "
+            f"{error or type(error).__name__}"
+        ) from error
+
+
+def _unpack(content):
+    return msgpack.unpackb(
+        content, ext_hook=_extension, strict_map_key=False, raw=False
+    )
+
+
+def _plain(content):
+    """The payload of an extension, itself msgpack."""
+    return msgpack.unpackb(content, raw=True)
+
+
+def _extension(code, payload):
+    if code in (NDARRAY, 3):
+        shape, dtype, content = _plain(payload)
+        dtype = _dtype(dtype)
+        return np.frombuffer(content, dtype).reshape(shape)
+    if code == SLICE:
+        return _slice(payload)
+    if code == ND_SLICE:
+        return tuple(_slice(part) for part in _plain(payload))
+    if code == ENTRY:
+        shaped, slices, shards = _plain(payload)
+        shape, dtype = _plain(shaped)[:2]
+        return (
+            tuple(int(n) for n in shape),
+            _dtype(dtype),
+            tuple(_extension(ND_SLICE, s) for s in slices),
+            tuple(int(n) for n in shards),
+        )
+    raise ValueError(f"unknown extension type {code}")
+
+
+def _slice(payload):
+    start, stop, step = _plain(payload)
+    if step not in (None, 1):
+        raise ValueError(f"a slice with step {step}")
+    return int(start), int(stop)
+
+
+def _dtype(name):
+    name = name.decode() if isinstance(name, bytes) else name
+    if name == "bfloat16":
+        return np.dtype(ml_dtypes.bfloat16)
+    dtype = np.dtype(name)
+    if dtype.kind not in "fiub":
+        raise ValueError(f"an array of dtype {name}")
+    return dtype

@@ -1,0 +1,317 @@
+"""vmoe's vision transformers: what a checkpoint says, and what it does not."""
+
+import dataclasses
+import math
+import re
+
+from conversion.errors import ConversionError
+from keras_moe.models import architectures
+
+BLOCK = re.compile(r"Encoder/encoderblock_(\d+)/")
+# vmoe raises capacities to a multiple of 4 unless told otherwise; its Expert
+# Choice configurations of the Soft MoE paper round, to a multiple of 1.
+MULTIPLE = {"token_choice": 4, "ceil": 4, "round": 1}
+
+
+@dataclasses.dataclass
+class Options:
+    """What the command line gives; `None` is deduced or asked for."""
+
+    architecture: str | None = None
+    num_heads: int | None = None
+    image_size: tuple | None = None
+    top_k: int | None = None
+    capacity_factor: float | None = None
+    capacity_rounding: str | None = None
+    capacity_multiple_of: int | None = None
+    group_size: int | None = None
+    batch_priority: bool = False
+    positions: str | None = None
+    pooling: str | None = None
+
+
+@dataclasses.dataclass
+class Plan:
+    """Arguments of the model, and lines that say where each comes from."""
+
+    backbone: dict
+    classifier: dict
+    notes: list
+
+
+def parameters(shapes):
+    """{path inside the model: path in the checkpoint}, and what is left.
+
+    Takes bare parameters and a training state, of which only `params` is
+    used; the optimiser, random states and the step are named as left.
+    """
+    paths = set(shapes)
+    state = {p for p in paths if p.startswith("params/")}
+    if state:
+        return {p.removeprefix("params/"): p for p in state}, paths - state
+    return {p: p for p in paths}, set()
+
+
+def deduce(shapes, options):
+    """Arguments of backbone and classifier, from shapes and options.
+
+    Args:
+        shapes: {path inside the model: shape}.
+        options: an `Options`.
+
+    Raises:
+        ConversionError: for a checkpoint of another model, an option that
+            contradicts it, or one that is needed and missing.
+    """
+    for needed in ("embedding/kernel", "Encoder/encoder_norm/scale"):
+        if needed not in shapes:
+            raise ConversionError(
+                f"the checkpoint has no {needed}, which every vision "
+                "transformer of vmoe has; it holds "
+                f"{', '.join(sorted(shapes)[:5])}…."
+            )
+    if "head/kernel" not in shapes:
+        raise ConversionError(
+            "the checkpoint has no head/kernel; only classifiers are converted."
+        )
+    notes = []
+    named = _named(options.architecture)
+    *patch, channels, features = _rank(shapes, "embedding/kernel", 4)
+    blocks = sorted({int(m[1]) for p in shapes if (m := BLOCK.match(p))})
+    if blocks != list(range(len(blocks))) or not blocks:
+        raise ConversionError(
+            f"the checkpoint must have the blocks 0, 1, …; it has {blocks}."
+        )
+    block = "Encoder/encoderblock_{}/".format
+    moe_layers = tuple(
+        i
+        for i in blocks
+        if any(p.startswith(block(i) + "Moe/") for p in shapes)
+    )
+    heads = _rank(shapes, block(0) + "SelfAttention/query/kernel", 3)[1]
+    _agree("--num-heads", options.num_heads, heads)
+    dense = {
+        shapes[p][-1]
+        for p in shapes
+        if p.endswith("/Mlp/Dense_0/kernel")
+        and "/Moe/" not in p
+        and "MapHead" not in p
+    }
+    expert = {
+        shapes[p][-1] for p in shapes if p.endswith("/Moe/Mlp/Dense_0/kernel")
+    }
+    if len(dense) > 1 or len(expert) > 1:
+        raise ConversionError(
+            "all MLPs, and all experts, must have the same hidden features; "
+            f"the checkpoint has {sorted(dense)} and {sorted(expert)}."
+        )
+    mlp_dim = (dense or expert).pop()
+    class_token = "cls" in shapes
+    backbone = {
+        "patch_size": tuple(patch),
+        "num_layers": len(blocks),
+        "num_heads": heads,
+        "hidden_dim": features,
+        "mlp_dim": mlp_dim,
+        "qk_norm": block(0) + "SelfAttention/query_ln/scale" in shapes,
+        "class_token": class_token,
+        "positions": _positions(shapes, options, notes),
+        "activation": "gelu_tanh",
+    }
+    sides = _image_size(shapes, options, patch, class_token, named, notes)
+    backbone["image_shape"] = (*sides, channels)
+    if moe_layers:
+        router, router_options = _router(
+            shapes, block(moe_layers[0]) + "Moe/", options, named, notes
+        )
+        if expert and expert != {mlp_dim}:
+            router_options["intermediate_dim"] = expert.pop()
+        tokens = math.prod(s // p for s, p in zip(sides, patch)) + class_token
+        _group(options, router_options, tokens, notes)
+        backbone.update(
+            router=router, moe_layers=moe_layers, router_options=router_options
+        )
+    else:
+        _refuse_router_options(options)
+        if options.group_size is not None:
+            raise ConversionError(
+                "--group-size is of mixtures of experts; this model is dense."
+            )
+    classifier = {
+        "num_classes": shapes["head/kernel"][-1],
+        "pooling": _pooling(shapes, options),
+        "head_kernel_initializer": "zeros",
+    }
+    if "pre_logits/kernel" in shapes:
+        classifier["representation_size"] = shapes["pre_logits/kernel"][-1]
+    return Plan(backbone, classifier, notes)
+
+
+def _named(name):
+    if name is None:
+        return {}
+    try:
+        return architectures.get(name)
+    except ValueError as error:
+        raise ConversionError(f"--architecture: {error}") from error
+
+
+def _rank(shapes, path, rank):
+    shape = shapes.get(path)
+    if shape is None or len(shape) != rank:
+        raise ConversionError(
+            f"{path} must have {rank} axes; the checkpoint has {shape}."
+        )
+    return shape
+
+
+def _agree(option, given, found):
+    if given is not None and given != found:
+        raise ConversionError(
+            f"{option} {given} does not agree with the checkpoint, which has "
+            f"{found}."
+        )
+
+
+def _positions(shapes, options, notes):
+    if "Encoder/posembed_input/pos_embedding" in shapes:
+        _agree("--positions", options.positions, "learned")
+        return "learned"
+    if options.positions == "learned":
+        raise ConversionError(
+            "--positions learned does not agree with the checkpoint, which "
+            "has no Encoder/posembed_input/pos_embedding."
+        )
+    if options.positions is None:
+        raise ConversionError(
+            "the checkpoint has no learned positions and does not say which "
+            "others it has: give --positions sincos2d or --positions none."
+        )
+    notes.append(f"positions: {options.positions}, as given")
+    return options.positions
+
+
+def _image_size(shapes, options, patch, class_token, named, notes):
+    if options.image_size is not None:
+        sides = tuple(options.image_size)
+        if any(s % p for s, p in zip(sides, patch)) or min(sides) < 1:
+            raise ConversionError(
+                f"--image-size {sides[0]}x{sides[1]} must be a multiple of "
+                f"the patch, {patch[0]}x{patch[1]}."
+            )
+        notes.append(f"image size: {sides[0]}x{sides[1]}, as given")
+        return sides
+    table = shapes.get("Encoder/posembed_input/pos_embedding")
+    if table is not None:
+        places = (
+            _rank(shapes, "Encoder/posembed_input/pos_embedding", 3)[1]
+            - class_token
+        )
+        side = math.isqrt(places)
+        if side * side == places:
+            sides = (side * patch[0], side * patch[1])
+            notes.append(
+                f"image size: {sides[0]}x{sides[1]}, from {places} positions "
+                "in a square"
+            )
+            return sides
+        raise ConversionError(
+            f"{places} learned positions are no square: give --image-size "
+            "HxW, what the model was trained at."
+        )
+    if "image_shape" in named:
+        return named["image_shape"][:2]
+    raise ConversionError(
+        "the checkpoint does not say the size of its images: give "
+        "--image-size HxW."
+    )
+
+
+def _router(shapes, moe, options, named, notes):
+    if moe + "Router/mu" in shapes:
+        _refuse_router_options(options)
+        _, experts, slots = _rank(shapes, moe + "Router/mu", 3)
+        notes.append(f"router: soft, {experts} experts of {slots} slots")
+        return "soft", {
+            "num_experts": experts,
+            "slots_per_expert": slots,
+            "normalize": moe + "Router/scale" in shapes,
+        }
+    experts = _rank(shapes, moe + "Router/dense/kernel", 2)[1]
+    known = {}
+    if named.get("router") in ("token_choice", "expert_choice"):
+        known = dict(named["router_options"])
+    top_k = options.top_k or known.get("top_k")
+    factor = options.capacity_factor or known.get("capacity_factor")
+    if factor is None:
+        raise ConversionError(
+            "the checkpoint does not say how its router is used: give "
+            "--capacity-factor C for Expert Choice, --top-k K and "
+            "--capacity-factor C for token choice, or --architecture NAME."
+        )
+    router_options = {"num_experts": experts, "capacity_factor": factor}
+    rounding = options.capacity_rounding or "round"
+    if top_k:
+        router = kind = "token_choice"
+        router_options["top_k"] = top_k
+        router_options["batch_priority"] = options.batch_priority
+        if options.capacity_rounding == "round":
+            raise ConversionError(
+                "--capacity-rounding round is of Expert Choice; token choice "
+                "(--top-k) rounds up."
+            )
+    else:
+        router, kind = "expert_choice", rounding
+        router_options["capacity_rounding"] = rounding
+        if options.batch_priority:
+            raise ConversionError(
+                "--batch-priority is of token choice: give --top-k K too."
+            )
+    router_options["capacity_multiple_of"] = (
+        options.capacity_multiple_of
+        or known.get("capacity_multiple_of")
+        or MULTIPLE[kind]
+    )
+    notes.append(f"router: {router}, {router_options}, as given")
+    return router, router_options
+
+
+def _refuse_router_options(options):
+    for name in (
+        "top_k",
+        "capacity_factor",
+        "capacity_rounding",
+        "capacity_multiple_of",
+    ):
+        if getattr(options, name) is not None:
+            raise ConversionError(
+                f"--{name.replace('_', '-')} is of routers that choose; this "
+                "checkpoint has none, it is Soft MoE or dense."
+            )
+    if options.batch_priority:
+        raise ConversionError(
+            "--batch-priority is of token choice; this checkpoint has none."
+        )
+
+
+def _group(options, router_options, tokens, notes):
+    size = options.group_size
+    if size is None or size == tokens:
+        notes.append(
+            f"group size: the {tokens} tokens of one image"
+            + ("" if size else " (the checkpoint does not say; --group-size)")
+        )
+        return
+    if size < 1:
+        raise ConversionError(f"--group-size must be positive, not {size}.")
+    notes.append(f"group size: {size} tokens, as given; an image has {tokens}")
+    router_options["group_size"] = size
+
+
+def _pooling(shapes, options):
+    if "MapHead/probe" in shapes:
+        found = "map"
+    else:
+        found = "token" if "cls" in shapes else "gap"
+    _agree("--pooling", options.pooling, found)
+    return found
