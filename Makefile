@@ -52,6 +52,7 @@ endef
 	$(call environment,.venv/demo-$*,$*$(comma)demo)
 
 $(TEST)/ready: pyproject.toml
-	$(call environment,$(TEST),jax$(comma)tensorflow$(comma)torch$(comma)dev)
+	$(call environment,$(TEST),$(EXTRAS))
 
 comma := ,
+EXTRAS := jax,tensorflow,torch,models,conversion,dev

@@ -22,6 +22,10 @@ WITH_EXAMPLES = (
     "keras_moe.layers.mixture_of_tokens",
     "keras_moe.layers.soft_moe",
     "keras_moe.layers.token_choice",
+    "keras_moe.models.architectures",
+    "keras_moe.models.positions",
+    "keras_moe.models.vit",
+    "keras_moe.models.vit_classifier",
 )
 
 
@@ -35,10 +39,11 @@ def test_docstring_examples(name):
 def test_readme_examples():
     text = (ROOT / "README.md").read_text()
     snippets = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(snippets) == 2
+    assert len(snippets) == 3
     namespace = {}
     for snippet in snippets:  # the second goes on from the first
         exec(compile(snippet, "README.md", "exec"), namespace)
+    assert namespace["logits"].shape == (4, 10)
     assert namespace["facts"]["load"].shape == (16,)
 
 

@@ -6,6 +6,11 @@ import pathlib
 
 import numpy as np
 
+
+class DataError(ValueError):
+    """Data that is missing, or not what it should be."""
+
+
 FASHION_MNIST = "fashion_mnist"
 CLASSES = {
     FASHION_MNIST: (
@@ -37,9 +42,9 @@ def read_idx(path, magic):
         with opener(path, "rb") as file:
             content = file.read()
     except (OSError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        raise DataError(f"{path} cannot be read: {error}") from error
     if content[:4] != magic:
-        raise ValueError(
+        raise DataError(
             f"{path} must be an IDX file that begins with {magic.hex()}; it "
             f"begins with {content[:4].hex()}."
         )
@@ -47,7 +52,7 @@ def read_idx(path, magic):
     shape = np.frombuffer(content, ">u4", axes, offset=4).astype(int)
     values = np.frombuffer(content, "u1", offset=4 + 4 * axes)
     if values.size != shape.prod():
-        raise ValueError(
+        raise DataError(
             f"{path} must hold {shape.prod()} values for its shape "
             f"{tuple(shape)}; it holds {values.size}."
         )
@@ -80,7 +85,7 @@ def _pair(folder, prefix):
     images = read_idx(_find(folder, f"{prefix}-images-idx3-ubyte"), IMAGES)
     labels = read_idx(_find(folder, f"{prefix}-labels-idx1-ubyte"), LABELS)
     if len(images) != len(labels):
-        raise ValueError(
+        raise DataError(
             f"{prefix} of {folder} must have as many labels as images; it has "
             f"{len(images)} images and {len(labels)} labels."
         )
@@ -92,7 +97,7 @@ def _find(folder, name):
         path = pathlib.Path(folder) / file
         if path.is_file():
             return path
-    raise ValueError(
+    raise DataError(
         f"folder {str(folder)!r} must hold {name}.gz, an IDX file of "
         "Fashion-MNIST. Install Debian's package dataset-fashion-mnist "
         "(apt-get install dataset-fashion-mnist), or give a folder with the "

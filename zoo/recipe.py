@@ -7,6 +7,10 @@ import pkgutil
 from zoo import recipes
 
 
+class RecipeError(ValueError):
+    """A recipe that does not exist."""
+
+
 @dataclasses.dataclass(frozen=True)
 class ImageRecipe:
     """How an image classifier is made and trained.
@@ -56,7 +60,7 @@ def names() -> list[str]:
 def load(name: str) -> ImageRecipe:
     """The recipe called `name`."""
     if name not in names():
-        raise ValueError(
+        raise RecipeError(
             f"NAME must be one of {', '.join(names())}; received {name!r}."
         )
     return importlib.import_module(f"zoo.recipes.{name}").RECIPE

@@ -30,31 +30,42 @@ def build(recipe):
 
 
 class Batches(keras.utils.PyDataset):
-    """Augmented batches whose order and noise follow from seed and epoch.
+    """Augmented batches of all epochs, which follow from seed and place.
 
-    So a run that was broken off goes on exactly as it would have.
+    So a run that was broken off goes on exactly as it would have. All epochs
+    are in one: Keras fetches batches before the callbacks that could tell the
+    epoch.
     """
 
-    def __init__(self, images, labels, classes, recipe, seed):
+    def __init__(
+        self, images, labels, classes, recipe, seed, epochs, first_epoch=0
+    ):
         super().__init__()
         self.images = images
         self.labels = np.eye(classes, dtype="float32")[labels]
         self.recipe = recipe
         self.seed = seed
-        self.set_epoch(0)
-
-    def set_epoch(self, epoch):
-        self.epoch = epoch
-        rng = np.random.default_rng((self.seed, epoch))
-        self.order = rng.permutation(len(self.images))
+        self.steps = len(images) // recipe.batch_size  # of an epoch
+        self.first_epoch = first_epoch
+        self.epochs = epochs
+        self._shuffled = None, None
 
     def __len__(self):
-        return len(self.images) // self.recipe.batch_size
+        return self.steps * (self.epochs - self.first_epoch)
+
+    def order(self, epoch):
+        """The order of the images in one epoch."""
+        if self._shuffled[0] != epoch:
+            rng = np.random.default_rng((self.seed, epoch))
+            self._shuffled = epoch, rng.permutation(len(self.images))
+        return self._shuffled[1]
 
     def __getitem__(self, index):
         size, recipe = self.recipe.batch_size, self.recipe
-        chosen = self.order[index * size : (index + 1) * size]
-        rng = np.random.default_rng((self.seed, self.epoch, index))
+        epoch, step = divmod(index, self.steps)
+        epoch += self.first_epoch
+        chosen = self.order(epoch)[step * size : (step + 1) * size]
+        rng = np.random.default_rng((self.seed, epoch, step))
         images = datasets.augment(
             self.images[chosen],
             rng,
@@ -66,21 +77,23 @@ class Batches(keras.utils.PyDataset):
 
 
 class Progress(keras.callbacks.Callback):
-    """One bar for the run, the epoch of the data, and the history."""
+    """One bar for the run, and its history."""
 
-    def __init__(self, title, batches, epochs, history):
+    def __init__(self, title, batches, history):
         super().__init__()
         self.title, self.batches = title, batches
-        self.total = len(batches) * epochs
         self.history = history
 
+    def on_train_begin(self, logs=None):
+        steps = self.batches.steps
+        self.bar = tqdm(
+            total=steps * self.batches.epochs,
+            initial=steps * self.batches.first_epoch,
+            desc=self.title,
+            unit="step",
+        )
+
     def on_epoch_begin(self, epoch, logs=None):
-        self.batches.set_epoch(epoch)
-        if not hasattr(self, "bar"):  # after a restart, not the first epoch
-            done = epoch * len(self.batches)
-            self.bar = tqdm(
-                total=self.total, initial=done, desc=self.title, unit="step"
-            )
         self.started = time.perf_counter()
 
     def on_train_batch_end(self, batch, logs=None):
@@ -141,8 +154,11 @@ def train(recipe, folder, seed=0, data_folder=None, epochs=None):
     classes = len(datasets.CLASSES[recipe.data])
     keras.utils.set_random_seed(seed)
     classifier = build(recipe)
-    batches = Batches(*parts["train"], classes, recipe, seed)
-    steps = len(batches) * epochs
+    history = History(folder / "history.json")
+    batches = Batches(
+        *parts["train"], classes, recipe, seed, epochs, len(history)
+    )
+    steps = batches.steps * epochs
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0,
         steps,
@@ -170,10 +186,11 @@ def train(recipe, folder, seed=0, data_folder=None, epochs=None):
         images.astype("float32") / 127.5 - 1,
         np.eye(classes, dtype="float32")[labels],
     )
-    history = History(folder / "history.json")
     model.fit(
         batches,
         epochs=epochs,
+        steps_per_epoch=batches.steps,
+        shuffle=False,  # the order is that of `Batches`
         verbose=0,
         validation_data=validation,
         validation_batch_size=250,
@@ -181,7 +198,7 @@ def train(recipe, folder, seed=0, data_folder=None, epochs=None):
             keras.callbacks.BackupAndRestore(
                 str(folder / "backup"), delete_checkpoint=False
             ),
-            Progress(f"{recipe.name} seed {seed}", batches, epochs, history),
+            Progress(f"{recipe.name} seed {seed}", batches, history),
         ],
     )
     classifier.save_to_preset(folder / "preset")

@@ -1,0 +1,141 @@
+"""Recipes train, go on where they were broken off, and are evaluated."""
+
+import dataclasses
+import gzip
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from keras_moe.models import MoEViTImageClassifier
+from zoo import data as datasets
+from zoo import evaluate
+from zoo import recipe as recipes
+from zoo import train
+from zoo.__main__ import main
+
+SOFT = recipes.load("soft_moe_vit_tiny_fashion_mnist")
+SMALL = dataclasses.replace(
+    SOFT,
+    backbone={
+        **SOFT.backbone,
+        "patch_size": 14,
+        "num_layers": 2,
+        "num_heads": 2,
+        "hidden_dim": 16,
+        "mlp_dim": 16,
+        "moe_layers": (1,),
+        "router_options": {"num_experts": 2, "slots_per_expert": 2},
+    },
+    epochs=2,
+    batch_size=40,
+    learning_rate=1e-2,
+    erase=0.3,
+)
+
+
+def idx(array):
+    axes = np.array(array.shape, ">u4").tobytes()
+    return bytes([0, 0, 8, array.ndim]) + axes + array.tobytes()
+
+
+@pytest.fixture
+def data_folder(tmp_path, monkeypatch):
+    """Four IDX files: a class is told by the row that is bright."""
+    monkeypatch.setattr(datasets, "VALIDATION", 40)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for prefix, n in (("train", 240), ("t10k", 60)):
+        labels = rng.integers(0, 10, n).astype("u1")
+        images = rng.integers(0, 40, (n, 28, 28)).astype("u1")
+        images[np.arange(n), 4 + 2 * labels] = 255
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+            path = folder / f"{prefix}-{kind}-ubyte.gz"
+            path.write_bytes(gzip.compress(idx(array)))
+    return folder
+
+
+def test_run_that_was_broken_off_ends_like_one_that_was_not(
+    data_folder, tmp_path, monkeypatch
+):
+    whole = train.train(SMALL, tmp_path / "whole", 3, data_folder)
+
+    class Broken(Exception):
+        pass
+
+    class Breaks(train.Progress):
+        def on_train_batch_end(self, batch, logs=None):
+            super().on_train_batch_end(batch, logs)
+            if len(self.history) == 1 and batch == 2:
+                raise Broken
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "Progress", Breaks)
+        with pytest.raises(Broken):
+            train.train(SMALL, tmp_path / "parts", 3, data_folder)
+    assert not (tmp_path / "parts" / "preset").exists()
+    train.train(SMALL, tmp_path / "parts", 3, data_folder)
+
+    again = MoEViTImageClassifier.from_preset(str(tmp_path / "parts/preset"))
+    for a, b in zip(whole.weights, again.weights):
+        np.testing.assert_allclose(
+            keras.ops.convert_to_numpy(a),
+            keras.ops.convert_to_numpy(b),
+            atol=2e-5,
+            err_msg=a.path,
+        )
+    history = json.loads((tmp_path / "parts/history.json").read_text())
+    assert [entry["epoch"] for entry in history] == [0, 1]
+    assert history[1]["loss"] < history[0]["loss"]
+
+    result = evaluate.evaluate(
+        SMALL,
+        tmp_path / "parts" / "preset",
+        data_folder,
+        tmp_path / "runs" / "seed-3" / "evaluation.json",
+    )
+    assert result["test_images"] == 60
+    assert evaluate.summary(tmp_path / "runs") == {3: result["test_accuracy"]}
+
+
+def test_every_recipe_makes_its_model():
+    shapes = {}
+    for name in recipes.names():
+        recipe = recipes.load(name)
+        assert recipe.name == name
+        classifier = train.build(recipe)
+        shapes[name] = classifier.count_params()
+        assert classifier.output_shape == (None, 10)
+        assert recipe.twin is None or recipe.twin in recipes.names()
+    # What may ship in the package: 7 million parameters are 14 MB as halves.
+    assert shapes["soft_moe_vit_tiny_fashion_mnist"] < 5e6
+
+
+def test_batches_follow_from_seed_and_epoch():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 255, (80, 28, 28, 1)).astype("u1")
+    labels = np.arange(80) % 10
+
+    def batch(seed, epoch, first=0):
+        batches = train.Batches(images, labels, 10, SMALL, seed, 5, first)
+        assert len(batches) == 2 * (5 - first)
+        return batches[2 * (epoch - first) + 1]
+
+    for first in (1, 3):  # where a run goes on
+        np.testing.assert_array_equal(batch(0, 3)[0], batch(0, 3, first)[0])
+    assert not np.array_equal(batch(0, 3)[0], batch(0, 4)[0])
+    assert not np.array_equal(batch(0, 3)[0], batch(1, 3)[0])
+    assert batch(0, 0)[0].min() >= -1 and batch(0, 0)[0].max() <= 1
+
+
+def test_command_line_names_what_is_wrong(tmp_path, capsys):
+    main(["list"])
+    assert "soft_moe_vit_tiny_fashion_mnist: Soft MoE" in (
+        capsys.readouterr().out
+    )
+    with pytest.raises(SystemExit, match="NAME must be one of"):
+        main(["train", "gpt"])
+    with pytest.raises(SystemExit, match="dataset-fashion-mnist"):
+        main(["train", SOFT.name, "--data", str(tmp_path)])
