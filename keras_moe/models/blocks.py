@@ -49,11 +49,17 @@ class Attention(keras.layers.Layer):
             )
         head = features // self.num_heads
         heads_shape = (None, None, self.num_heads, head)
+        # Glorot's limit for D -> heads · head. Keras takes a kernel (D,N,H)
+        # for one with a receptive field, and would draw it far too small.
+        limit = (6 / (features + self.num_heads * head)) ** 0.5
         for name in ("query", "key", "value"):
             projection = keras.layers.EinsumDense(
                 "btd,dnh->btnh",
                 (None, self.num_heads, head),
                 bias_axes="nh",
+                kernel_initializer=keras.initializers.RandomUniform(
+                    -limit, limit
+                ),
                 dtype=self.dtype_policy,
                 name=name,
             )
@@ -77,6 +83,7 @@ class Attention(keras.layers.Layer):
             "btnh,nhd->btd",
             (None, features),
             bias_axes="d",
+            kernel_initializer=keras.initializers.RandomUniform(-limit, limit),
             dtype=self.dtype_policy,
             name="out",
         )
@@ -229,9 +236,7 @@ class TransformerBlock(keras.layers.Layer):
             name="attention",
             **common,
         )
-        self.mlp_norm = keras.layers.LayerNormalization(
-            name="mlp_norm", **norm
-        )
+        self.mlp_norm = keras.layers.LayerNormalization(name="mlp_norm", **norm)
         self.mlp = self._make_mlp()
         self.branch_dropout = keras.layers.Dropout(
             self.dropout, name="branch_dropout", **common
@@ -263,7 +268,7 @@ class TransformerBlock(keras.layers.Layer):
             return ROUTERS[self.router](**options)
         except TypeError as error:
             raise ValueError(
-                f'router_options must be arguments of {self.router!r}, '
+                f"router_options must be arguments of {self.router!r}, "
                 f"{ROUTERS[self.router].__name__}; received "
                 f"{self.router_options!r}: {error}"
             ) from error

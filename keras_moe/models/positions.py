@@ -137,9 +137,7 @@ class LearnedPositions(keras.layers.Layer):
     def load_own_variables(self, store):
         source = tuple(int(n) for n in np.array(store["grid"]))
         self.positions.assign(
-            resize_positions(
-                store["0"], source, self.grid, self.class_token
-            )
+            resize_positions(store["0"], source, self.grid, self.class_token)
         )
 
     def get_config(self):

@@ -15,6 +15,7 @@ import shutil
 import tempfile
 
 import h5py
+import keras
 
 import keras_moe
 
@@ -184,11 +185,17 @@ class _Presets:
         check_manifest(folder)
         if load_weights:
             cls._check_complete(folder, kwargs)
+        kwargs = {**cls._defaults(folder), **kwargs}
         return super().from_preset(folder, load_weights=load_weights, **kwargs)
 
     @classmethod
     def _check_complete(cls, folder, kwargs):
         """Raise an error if a weight file is not there that is needed."""
+
+    @classmethod
+    def _defaults(cls, folder):
+        """Arguments of `from_preset` where the caller gives none."""
+        return {}
 
     def save_to_preset(self, preset_dir, max_shard_size=10):
         """Write a preset folder, whole or not at all.
@@ -218,6 +225,18 @@ class _Presets:
 
 class BackbonePresets(_Presets):
     """`_Presets` for a backbone."""
+
+    @classmethod
+    def _defaults(cls, folder):
+        # KerasHub would forget which layers are quantised, for a backbone.
+        config = pathlib.Path(folder) / "config.json"
+        if not config.is_file():
+            return {}
+        dtype = json.loads(config.read_text()).get("config", {}).get("dtype")
+        is_map = isinstance(dtype, dict) and (
+            dtype["class_name"] == "DTypePolicyMap"
+        )
+        return {"dtype": keras.dtype_policies.get(dtype)} if is_map else {}
 
     def load_weights(self, filepath, skip_mismatch=False, **kwargs):
         if str(filepath).endswith(".weights.h5") and not skip_mismatch:

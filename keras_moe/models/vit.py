@@ -151,6 +151,7 @@ class MoEViTBackbone(presets.BackbonePresets, keras_hub.models.Backbone):
             patch,
             strides=patch,
             data_format="channels_last",
+            kernel_initializer="lecun_normal",
             dtype=dtype,
             name="patch_embedding",
         )
@@ -182,7 +183,9 @@ class MoEViTBackbone(presets.BackbonePresets, keras_hub.models.Backbone):
         if data_format == "channels_first":
             pixels = ops.transpose(images, (0, 2, 3, 1))
         tokens = self.patch_embedding(pixels)  # (B,rows,columns,D)
-        tokens = keras.layers.Reshape((grid[0] * grid[1], hidden_dim))(tokens)
+        tokens = keras.layers.Reshape(
+            (grid[0] * grid[1], hidden_dim), dtype=dtype, name="tokens"
+        )(tokens)
         if class_token:
             tokens = ClassToken(dtype=dtype, name="class_token")(tokens)
         if POSITIONS[positions] is not None:

@@ -245,10 +245,13 @@ class FirstToken(keras.layers.Layer):
 
 def image_converter(image_shape, data_format="channels_last", **kwargs):
     """A `MoEViTImageConverter` from pixels 0…255 to the model's [-1, 1]."""
+    scale, offset = 1 / 127.5, -1.0
+    if data_format == "channels_first":  # KerasHub wants one for each channel
+        scale, offset = [scale] * image_shape[0], [offset] * image_shape[0]
     return MoEViTImageConverter(
         image_size=_sides(image_shape, data_format),
-        scale=1 / 127.5,
-        offset=-1.0,
+        scale=scale,
+        offset=offset,
         data_format=data_format,
         **kwargs,
     )

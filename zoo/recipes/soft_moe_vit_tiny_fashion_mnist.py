@@ -16,6 +16,7 @@ RECIPE = ImageRecipe(
         "router": "soft",
         "moe_layers": (2, 3),
         "router_options": {"num_experts": 24, "slots_per_expert": 2},
+        "positions": "sincos2d",
         "activation": "gelu",
     },
     classifier={"pooling": "gap"},
