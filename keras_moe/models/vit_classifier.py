@@ -8,7 +8,7 @@ import keras_hub
 from keras_moe import activations
 from keras_moe import checks
 from keras_moe.models import presets
-from keras_moe.models.blocks import AttentionPooling
+from keras_moe.models.attention import AttentionPooling
 from keras_moe.models.vit import MoEViTBackbone
 
 POOLINGS = ("gap", "token", "map")

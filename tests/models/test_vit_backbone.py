@@ -8,7 +8,7 @@ import pytest
 from keras_hub.src.tests.test_case import TestCase
 
 from keras_moe.models import MoEViTBackbone
-from keras_moe.models.blocks import Attention
+from keras_moe.models.attention import Attention
 from keras_moe.models.blocks import TransformerBlock
 from tests.models.support import ROUTERS
 from tests.models.support import TINY

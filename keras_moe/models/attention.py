@@ -1,0 +1,246 @@
+"""Attention over tokens, the MLP, and pooling by attention."""
+
+import keras
+from keras import ops
+
+from keras_moe import activations
+
+PACKAGE = "keras_moe"
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class Attention(keras.layers.Layer):
+    """Lets each query read a mixture of the tokens, in several heads.
+
+    weights = softmax over tokens of norm(Q)·norm(K)/sqrt(head_dim), where the
+    norms, LayerNorm without bias over the features of a head, are there only
+    with `qk_norm`.
+
+    Args:
+        num_heads: number of heads, which must divide the features.
+        qk_norm: whether queries and keys are normalised.
+        dropout: rate of dropout on the weights, in training.
+        epsilon: of the norms.
+    """
+
+    def __init__(
+        self, num_heads, qk_norm=False, dropout=0.0, epsilon=1e-6, **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self.qk_norm = qk_norm
+        self.dropout = dropout
+        self.epsilon = epsilon
+
+    def build(self, query_shape, tokens_shape=None):
+        features = query_shape[-1]
+        if features % self.num_heads:
+            raise ValueError(
+                f"num_heads must divide the {features} features; received "
+                f"num_heads={self.num_heads}."
+            )
+        head = features // self.num_heads
+        heads_shape = (None, None, self.num_heads, head)
+        # Glorot's limit for D -> heads · head. Keras takes a kernel (D,N,H)
+        # for one with a receptive field, and would draw it far too small.
+        limit = (6 / (features + self.num_heads * head)) ** 0.5
+        for name in ("query", "key", "value"):
+            projection = keras.layers.EinsumDense(
+                "btd,dnh->btnh",
+                (None, self.num_heads, head),
+                bias_axes="nh",
+                kernel_initializer=keras.initializers.RandomUniform(
+                    -limit, limit
+                ),
+                dtype=self.dtype_policy,
+                name=name,
+            )
+            projection.build((None, None, features))
+            setattr(self, name, projection)
+        self.query_norm = self.key_norm = None
+        if self.qk_norm:
+            for name in ("query_norm", "key_norm"):
+                norm = keras.layers.LayerNormalization(
+                    epsilon=self.epsilon,
+                    center=False,
+                    dtype=self.dtype_policy,
+                    name=name,
+                )
+                norm.build(heads_shape)
+                setattr(self, name, norm)
+        self.attention_dropout = keras.layers.Dropout(
+            self.dropout, dtype=self.dtype_policy, name="attention_dropout"
+        )
+        self.out = keras.layers.EinsumDense(
+            "btnh,nhd->btd",
+            (None, features),
+            bias_axes="d",
+            kernel_initializer=keras.initializers.RandomUniform(-limit, limit),
+            dtype=self.dtype_policy,
+            name="out",
+        )
+        self.out.build(heads_shape)
+        self.built = True
+
+    def call(self, query, tokens=None, training=None):
+        tokens = query if tokens is None else tokens
+        queries = self.query(query)  # (B,Q,N,H)
+        keys = self.key(tokens)  # (B,T,N,H)
+        values = self.value(tokens)  # (B,T,N,H)
+        if self.qk_norm:
+            queries, keys = self.query_norm(queries), self.key_norm(keys)
+        if training and self.dropout > 0:
+            mixed = self._mix_with_dropout(queries, keys, values)
+        else:
+            mixed = ops.dot_product_attention(queries, keys, values)
+        return self.out(mixed)  # (B,Q,D)
+
+    def _mix_with_dropout(self, queries, keys, values):
+        scale = queries.shape[-1] ** -0.5
+        logits = ops.einsum("bqnh,btnh->bnqt", queries * scale, keys)
+        weights = ops.softmax(ops.cast(logits, "float32"), axis=-1)
+        weights = ops.cast(weights, values.dtype)
+        weights = self.attention_dropout(weights, training=True)
+        return ops.einsum("bnqt,btnh->bqnh", weights, values)
+
+    def compute_output_shape(self, query_shape, tokens_shape=None):
+        return query_shape
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(
+            num_heads=self.num_heads,
+            qk_norm=self.qk_norm,
+            dropout=self.dropout,
+            epsilon=self.epsilon,
+        )
+        return config
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class FeedForward(keras.layers.Layer):
+    """Maps each token by itself: down(activation(up(x))).
+
+    Args:
+        intermediate_dim: hidden features.
+        activation: of the hidden features.
+        dropout: rate of dropout on the hidden features, in training.
+    """
+
+    def __init__(
+        self, intermediate_dim, activation="gelu_tanh", dropout=0.0, **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.intermediate_dim = intermediate_dim
+        self.activation = activations.get(activation)
+        self.dropout = dropout
+
+    def build(self, input_shape):
+        features = input_shape[-1]
+        self.up = keras.layers.Dense(
+            self.intermediate_dim, dtype=self.dtype_policy, name="up"
+        )
+        self.up.build(input_shape)
+        self.hidden_dropout = keras.layers.Dropout(
+            self.dropout, dtype=self.dtype_policy, name="hidden_dropout"
+        )
+        self.down = keras.layers.Dense(
+            features, dtype=self.dtype_policy, name="down"
+        )
+        self.down.build((*input_shape[:-1], self.intermediate_dim))
+        self.built = True
+
+    def call(self, tokens, training=None):
+        hidden = self.activation(self.up(tokens))
+        hidden = self.hidden_dropout(hidden, training=training)
+        return self.down(hidden)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(
+            intermediate_dim=self.intermediate_dim,
+            activation=activations.serialize(self.activation),
+            dropout=self.dropout,
+        )
+        return config
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class AttentionPooling(keras.layers.Layer):
+    """Reads a sequence (B,T,D) into one vector (B,D) by a learned query.
+
+    a = attention(probe, tokens); a + mlp(norm(a)), vmoe's `MapHead`.
+
+    Args:
+        num_heads: heads of the attention.
+        mlp_dim: hidden features of the MLP.
+        qk_norm: whether queries and keys are normalised.
+        activation: of hidden features.
+        epsilon: of the norms.
+    """
+
+    def __init__(
+        self,
+        num_heads,
+        mlp_dim,
+        qk_norm=False,
+        activation="gelu_tanh",
+        epsilon=1e-6,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self.mlp_dim = mlp_dim
+        self.qk_norm = qk_norm
+        self.activation = activations.get(activation)
+        self.epsilon = epsilon
+
+    def build(self, input_shape):
+        features = input_shape[-1]
+        one = (None, 1, features)
+        self.probe = self.add_weight(
+            name="probe",
+            shape=(1, 1, features),
+            initializer="glorot_uniform",
+        )
+        self.attention = Attention(
+            self.num_heads,
+            qk_norm=self.qk_norm,
+            epsilon=self.epsilon,
+            dtype=self.dtype_policy,
+            name="attention",
+        )
+        self.attention.build(one, input_shape)
+        self.norm = keras.layers.LayerNormalization(
+            epsilon=self.epsilon, dtype=self.dtype_policy, name="norm"
+        )
+        self.norm.build(one)
+        self.mlp = FeedForward(
+            self.mlp_dim, self.activation, dtype=self.dtype_policy, name="mlp"
+        )
+        self.mlp.build(one)
+        self.built = True
+
+    def call(self, tokens):
+        batch = ops.shape(tokens)[0]
+        probe = ops.broadcast_to(self.probe, (batch, 1, tokens.shape[-1]))
+        pooled = self.attention(ops.cast(probe, tokens.dtype), tokens)
+        pooled = pooled + self.mlp(self.norm(pooled))
+        return ops.squeeze(pooled, axis=1)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape[0], input_shape[-1]
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(
+            num_heads=self.num_heads,
+            mlp_dim=self.mlp_dim,
+            qk_norm=self.qk_norm,
+            activation=activations.serialize(self.activation),
+            epsilon=self.epsilon,
+        )
+        return config

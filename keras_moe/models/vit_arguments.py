@@ -1,0 +1,91 @@
+"""Arguments of `MoEViTBackbone`: checked, and brought into one form."""
+
+import numbers
+
+import numpy as np
+
+from keras_moe import checks
+from keras_moe.models.blocks import ROUTERS
+
+
+def _sequence(name, value, expected):
+    """`value` as a tuple; an error with what is expected if it is none."""
+    if isinstance(value, (str, dict)) or not np.iterable(value):
+        raise ValueError(f"{name} must be {expected}; received {value!r}.")
+    return tuple(value)
+
+
+def patch(patch_size):
+    expected = "an integer or (height, width)"
+    if isinstance(patch_size, numbers.Integral):
+        patch_size = (patch_size, patch_size)
+    pair = _sequence("patch_size", patch_size, expected)
+    if len(pair) != 2:
+        raise ValueError(
+            f"patch_size must be {expected}; received {patch_size!r}."
+        )
+    return tuple(checks.integer("patch_size", side) for side in pair)
+
+
+def grid(image_shape, patch, data_format):
+    """(rows, columns) of patches, and the image's shape as a tuple."""
+    axes = (
+        "(height, width, channels)"
+        if data_format == "channels_last"
+        else "(channels, height, width)"
+    )
+    shape = _sequence("image_shape", image_shape, f"three integers, {axes}")
+    if len(shape) != 3 or None in shape:
+        raise ValueError(
+            f"image_shape must be three integers, {axes}; received "
+            f"{image_shape!r}."
+        )
+    shape = tuple(checks.integer("image_shape", side) for side in shape)
+    sides = shape[:2] if data_format == "channels_last" else shape[1:]
+    if sides[0] % patch[0] or sides[1] % patch[1]:
+        raise ValueError(
+            f"image_shape must be a multiple of patch_size, {patch}, in "
+            f"height and width; received {shape}."
+        )
+    return (sides[0] // patch[0], sides[1] // patch[1]), shape
+
+
+def moe_layers(router, moe_layers, num_layers):
+    if router is not None:
+        checks.choice("router", router, ROUTERS)
+    elif moe_layers:
+        raise ValueError(
+            "moe_layers must be left out where router=None, the dense model; "
+            f"received {moe_layers!r}."
+        )
+    else:
+        return ()
+    if moe_layers is None:
+        return tuple(range(num_layers - num_layers // 2, num_layers))
+    expected = f"different indices below num_layers, {num_layers}"
+    layers = tuple(
+        checks.integer("moe_layers", index, minimum=0)
+        for index in _sequence("moe_layers", moe_layers, expected)
+    )
+    if any(i >= num_layers for i in layers) or len(set(layers)) < len(layers):
+        raise ValueError(
+            f"moe_layers must be {expected}; received {moe_layers!r}."
+        )
+    return layers
+
+
+def router_options(router, options):
+    if options is not None and not isinstance(options, dict):
+        raise ValueError(
+            "router_options must be a dictionary or None; received "
+            f"{options!r}."
+        )
+    if router is None and options:
+        raise ValueError(
+            "router_options must be left out where router=None, the dense "
+            f"model; received {options!r}."
+        )
+    options = dict(options or {})
+    if router == "soft":
+        checks.optional_integer("group_size", options.get("group_size"))
+    return options
