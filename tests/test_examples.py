@@ -23,6 +23,7 @@ WITH_EXAMPLES = (
     "keras_moe.layers.soft_moe",
     "keras_moe.layers.token_choice",
     "keras_moe.models.architectures",
+    "keras_moe.models.causal_lm",
     "keras_moe.models.positions",
     "keras_moe.models.vit",
     "keras_moe.models.vit_classifier",

@@ -10,6 +10,8 @@ except ImportError as error:
 
 from keras_moe.models.architectures import ARCHITECTURES
 from keras_moe.models.architectures import weight_shapes
+from keras_moe.models.causal_lm import MoTCausalLM
+from keras_moe.models.language_model import MoTBackbone
 from keras_moe.models.positions import resize_positions
 from keras_moe.models.presets import list_presets
 from keras_moe.models.vit import MoEViTBackbone
@@ -24,6 +26,8 @@ __all__ = [
     "MoEViTImageClassifier",
     "MoEViTImageClassifierPreprocessor",
     "MoEViTImageConverter",
+    "MoTBackbone",
+    "MoTCausalLM",
     "image_converter",
     "list_presets",
     "resize_positions",

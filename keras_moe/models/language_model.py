@@ -94,9 +94,7 @@ class MoTBackbone(presets.BackbonePresets, keras_hub.models.Backbone):
             vocabulary_size,
             hidden_dim,
             tie_weights=tie_embeddings,
-            embeddings_initializer=keras.initializers.RandomNormal(
-                stddev=0.02
-            ),
+            embeddings_initializer=keras.initializers.RandomNormal(stddev=0.02),
             dtype=dtype,
             name="token_embedding",
         )
@@ -188,9 +186,7 @@ class MoTBackbone(presets.BackbonePresets, keras_hub.models.Backbone):
         """Features of ids whose first stands at place `start`."""
         tokens = self.token_embedding(token_ids)
         if self.position_embedding is not None:
-            tokens = tokens + self.position_embedding(
-                tokens, start_index=start
-            )
+            tokens = tokens + self.position_embedding(tokens, start_index=start)
         return tokens
 
     def empty_cache(self, batch, length):

@@ -249,11 +249,14 @@ class TaskPresets(_Presets):
 
     @classmethod
     def _check_complete(cls, folder, kwargs):
-        # KerasHub would start a new head, and not say so.
+        # KerasHub would start a new head, and not say so. A language model's
+        # head is its embedding, and has no file.
         folder = pathlib.Path(folder)
+        task = folder / "task.json"
         if (
             "num_classes" not in kwargs
-            and (folder / "task.json").is_file()
+            and task.is_file()
+            and "num_classes" in json.loads(task.read_text())["config"]
             and not (folder / "task.weights.h5").is_file()
         ):
             raise ValueError(
