@@ -6,7 +6,7 @@ import pytest
 
 from keras_moe.models import MoTBackbone
 from keras_moe.models import MoTCausalLM
-from tests.models.test_language_goldens import logits
+from tests.models.test_language_goldens import forward
 
 MODES = ("group", "self", "argmax")
 
@@ -40,7 +40,8 @@ def test_later_tokens_change_no_earlier_logit(mode):
     backbone, ids = make(mode), draw()
     changed = ids.copy()
     changed[:, 5:] = draw(seed=1)[:, 5:]
-    before, after = logits(backbone, ids), logits(backbone, changed)
+    logits = forward(backbone)
+    before, after = logits(ids), logits(changed)
     np.testing.assert_allclose(before[:, :5], after[:, :5], atol=1e-6)
     assert np.abs(before[:, 5:] - after[:, 5:]).max() > 1e-3
 
@@ -50,10 +51,10 @@ def test_batch_mates_matter_in_group_mode_only(mode):
     backbone, ids = make(mode), draw()
     others = ids.copy()
     others[1:] = draw(seed=1)[1:]
-    change = np.abs(logits(backbone, ids) - logits(backbone, others))[0].max()
+    logits = forward(backbone)
+    change = np.abs(logits(ids) - logits(others))[0].max()
     assert (change > 1e-4) == (mode == "group")
-    alone = logits(backbone, ids[:1])[0]
-    change = np.abs(logits(backbone, ids)[0] - alone).max()
+    change = np.abs(logits(ids)[0] - logits(ids[:1])[0]).max()
     assert (change > 1e-4) == (mode == "group")
 
 
@@ -77,9 +78,10 @@ def test_cached_is_uncached(options):
         {"token_ids": ids, "padding_mask": (ids > 0).astype("int32")},
         stop_token_ids=None,
     )
+    logits = forward(backbone)
     for length in range(3, 7):
-        # Right padding is hidden: the model is causal.
-        ids[:, length] = logits(backbone, ids)[:, length - 1].argmax(-1)
+        # What stands to the right is hidden: the model is causal.
+        ids[:, length] = logits(ids)[:, length - 1].argmax(-1)
     np.testing.assert_array_equal(
         keras.ops.convert_to_numpy(found["token_ids"]), ids
     )
@@ -101,8 +103,8 @@ def test_fit_and_preset_round_trip(tmp_path):
     model.save_to_preset(tmp_path / "preset")
     again = MoTCausalLM.from_preset(str(tmp_path / "preset"))
     np.testing.assert_allclose(
-        logits(model.backbone, ids[:, :-1]),
-        logits(again.backbone, ids[:, :-1]),
+        forward(model.backbone)(ids[:, :-1]),
+        forward(again.backbone)(ids[:, :-1]),
         atol=1e-6,
     )
 

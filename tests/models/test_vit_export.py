@@ -25,7 +25,6 @@ EXPORTS = {
     ("tensorflow", "onnx", "expert_choice"): ANY,
     ("tensorflow", "onnx", "token_choice"): ANY,
     ("jax", "tf_saved_model", "soft"): ANY,
-    ("jax", "tf_saved_model", "expert_choice"): ANY,
     ("jax", "tf_saved_model", "token_choice"): ANY,
     ("jax", "onnx", "soft"): ANY,
     ("jax", "onnx", "expert_choice"): FIXED,
