@@ -266,7 +266,6 @@ def test_keras_file(tmp_path):
         make_classifier(pixels=True, pooling="map", representation_size=4)
     )
     pixels = pixels_of(2, (20, 20, 3))
-    classifier.fit(pixels, np.array([0, 1]), batch_size=2, verbose=0)
     classifier.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     expected = classifier.predict(pixels, verbose=0)

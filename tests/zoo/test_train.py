@@ -21,11 +21,11 @@ SMALL = dataclasses.replace(
     backbone={
         **SOFT.backbone,
         "patch_size": 14,
-        "num_layers": 2,
+        "num_layers": 1,
         "num_heads": 2,
         "hidden_dim": 16,
         "mlp_dim": 16,
-        "moe_layers": (1,),
+        "moe_layers": (0,),
         "router_options": {"num_experts": 2, "slots_per_expert": 2},
     },
     epochs=2,
