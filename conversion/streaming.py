@@ -17,8 +17,7 @@ from keras_moe.models import MoEViTBackbone
 from keras_moe.models import MoEViTImageClassifier
 from keras_moe.models import MoEViTImageClassifierPreprocessor
 from keras_moe.models import image_converter
-
-GRID = "/vars/grid"  # written by `LearnedPositions` beside its weight
+from keras_moe.models import presets
 
 
 def build(plan, small=False):
@@ -95,7 +94,7 @@ def fill(folder, numbers, read):
             def copy(name, item, twin=twin, real=real, file=file):
                 if isinstance(item, h5py.Group):
                     made = real.require_group(name)
-                elif name.startswith("optimizer/") or name.endswith(GRID):
+                elif not presets.is_weight(name):
                     made = real.create_dataset(name, data=item[()])
                 else:
                     number = int(np.asarray(item).flat[0])

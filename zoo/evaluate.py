@@ -9,8 +9,8 @@ from tqdm import tqdm
 
 import keras_moe
 from keras_moe.models import MoEViTImageClassifier
+from keras_moe.models.presets import write_json
 from zoo import data as datasets
-from zoo.train import write_json
 
 
 def accuracy(classifier, images, labels, batch_size=250):

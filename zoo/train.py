@@ -14,6 +14,7 @@ from keras_moe.models import MoEViTBackbone
 from keras_moe.models import MoEViTImageClassifier
 from keras_moe.models import MoEViTImageClassifierPreprocessor
 from keras_moe.models import image_converter
+from keras_moe.models.presets import write_json
 from zoo import data as datasets
 
 
@@ -27,6 +28,11 @@ def build(recipe):
         preprocessor=MoEViTImageClassifierPreprocessor(converter),
         **recipe.classifier,
     )
+
+
+def ready(images):
+    """Pixels 0…255 as the model reads them, like `image_converter`'s."""
+    return images.astype("float32") / 127.5 - 1
 
 
 class Batches(keras.utils.PyDataset):
@@ -73,7 +79,7 @@ class Batches(keras.utils.PyDataset):
             shift=recipe.shift,
             erase=recipe.erase,
         )
-        return images.astype("float32") / 127.5 - 1, self.labels[chosen]
+        return ready(images), self.labels[chosen]
 
 
 class Progress(keras.callbacks.Callback):
@@ -125,15 +131,6 @@ class History(dict):
         write_json(self.path, [self[key] for key in sorted(self)])
 
 
-def write_json(path, value):
-    """Write a JSON file whole or not at all."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(value, indent=2) + "\n")
-    part.replace(path)
-
-
 def train(recipe, folder, seed=0, data_folder=None, epochs=None):
     """Train a recipe, or go on with a run that was broken off.
 
@@ -183,7 +180,7 @@ def train(recipe, folder, seed=0, data_folder=None, epochs=None):
     )
     images, labels = parts["validation"]
     validation = (
-        images.astype("float32") / 127.5 - 1,
+        ready(images),
         np.eye(classes, dtype="float32")[labels],
     )
     model.fit(

@@ -8,6 +8,40 @@ from keras_moe import activations
 PACKAGE = "keras_moe"
 
 
+def add_projections(layer, features, head_dim, use_bias=True):
+    """Give an attention layer `query`, `key`, `value` and `out`, all built.
+
+    The first three map (B,T,D) to heads (B,T,N,H), the last one maps back.
+
+    Args:
+        layer: that has `num_heads`.
+        features: D.
+        head_dim: H.
+        use_bias: whether they have biases.
+    """
+    # Glorot's limit for D -> heads · head. Keras takes a kernel (D,N,H) for
+    # one with a receptive field, and would draw it far too small.
+    limit = (6 / (features + layer.num_heads * head_dim)) ** 0.5
+
+    def add(name, equation, bias_axes, input_shape, output_shape):
+        projection = keras.layers.EinsumDense(
+            equation,
+            output_shape,
+            bias_axes=bias_axes if use_bias else None,
+            kernel_initializer=keras.initializers.RandomUniform(-limit, limit),
+            dtype=layer.dtype_policy,
+            name=name,
+        )
+        projection.build(input_shape)
+        setattr(layer, name, projection)
+
+    tokens = (None, None, features)
+    heads = (None, None, layer.num_heads, head_dim)
+    for name in ("query", "key", "value"):
+        add(name, "btd,dnh->btnh", "nh", tokens, heads[1:])
+    add("out", "btnh,nhd->btd", "d", heads, tokens[1:])
+
+
 @keras.saving.register_keras_serializable(package=PACKAGE)
 class Attention(keras.layers.Layer):
     """Lets each query read a mixture of the tokens, in several heads.
@@ -41,22 +75,7 @@ class Attention(keras.layers.Layer):
             )
         head = features // self.num_heads
         heads_shape = (None, None, self.num_heads, head)
-        # Glorot's limit for D -> heads · head. Keras takes a kernel (D,N,H)
-        # for one with a receptive field, and would draw it far too small.
-        limit = (6 / (features + self.num_heads * head)) ** 0.5
-        for name in ("query", "key", "value"):
-            projection = keras.layers.EinsumDense(
-                "btd,dnh->btnh",
-                (None, self.num_heads, head),
-                bias_axes="nh",
-                kernel_initializer=keras.initializers.RandomUniform(
-                    -limit, limit
-                ),
-                dtype=self.dtype_policy,
-                name=name,
-            )
-            projection.build((None, None, features))
-            setattr(self, name, projection)
+        add_projections(self, features, head)
         self.query_norm = self.key_norm = None
         if self.qk_norm:
             for name in ("query_norm", "key_norm"):
@@ -71,15 +90,6 @@ class Attention(keras.layers.Layer):
         self.attention_dropout = keras.layers.Dropout(
             self.dropout, dtype=self.dtype_policy, name="attention_dropout"
         )
-        self.out = keras.layers.EinsumDense(
-            "btnh,nhd->btd",
-            (None, features),
-            bias_axes="d",
-            kernel_initializer=keras.initializers.RandomUniform(-limit, limit),
-            dtype=self.dtype_policy,
-            name="out",
-        )
-        self.out.build(heads_shape)
         self.built = True
 
     def call(self, query, tokens=None, training=None):

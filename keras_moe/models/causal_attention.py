@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_moe.models.attention import add_projections
+
 PACKAGE = "keras_moe"
 HIDDEN = -1e9  # a logit of a token that is not seen; finite on purpose
 
@@ -63,34 +65,10 @@ class CausalAttention(keras.layers.Layer):
     def build(self, input_shape):
         features = input_shape[-1]
         head = self.head_dim or features // self.num_heads
-        limit = (6 / (features + self.num_heads * head)) ** 0.5
-        shared = {
-            "kernel_initializer": keras.initializers.RandomUniform(
-                -limit, limit
-            ),
-            "dtype": self.dtype_policy,
-        }
-        for name in ("query", "key", "value"):
-            projection = keras.layers.EinsumDense(
-                "btd,dnh->btnh",
-                (None, self.num_heads, head),
-                bias_axes="nh" if self.use_bias else None,
-                name=name,
-                **shared,
-            )
-            projection.build((None, None, features))
-            setattr(self, name, projection)
+        add_projections(self, features, head, self.use_bias)
         self.attention_dropout = keras.layers.Dropout(
             self.dropout, dtype=self.dtype_policy, name="attention_dropout"
         )
-        self.out = keras.layers.EinsumDense(
-            "btnh,nhd->btd",
-            (None, features),
-            bias_axes="d" if self.use_bias else None,
-            name="out",
-            **shared,
-        )
-        self.out.build((None, None, self.num_heads, head))
         self.built = True
 
     def call(

@@ -69,7 +69,6 @@ class DecoderBlock(keras.layers.Layer):
         norm: a key of `NORMS`.
         norm_placement: `"pre"` or `"post"`.
         attention_options: arguments of `CausalAttention` beside `num_heads`.
-        use_bias: whether MLP and experts have biases.
         activation: of hidden features.
         dropout: rate of dropout on both branches, in training.
         epsilon: of the norms.

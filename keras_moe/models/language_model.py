@@ -144,10 +144,7 @@ class MoTBackbone(presets.BackbonePresets, keras_hub.models.Backbone):
         # === The path from ids to features ===
         token_ids = keras.Input((None,), dtype="int32", name="token_ids")
         padding_mask = keras.Input((None,), dtype="int32", name="padding_mask")
-        tokens = self.token_embedding(token_ids)
-        if self.position_embedding is not None:
-            tokens = tokens + self.position_embedding(tokens)
-        tokens = self.embedding_dropout(tokens)
+        tokens = self.embedding_dropout(self.embed(token_ids))
         for block in self.blocks:
             tokens = block(tokens, padding_mask=padding_mask)
         if self.norm_layer is not None:

@@ -71,6 +71,20 @@ def digest(path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def write_json(path, value) -> None:
+    """Write a JSON file whole or not at all, and its folder if need be."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(value, indent=2) + "\n")
+    part.replace(path)
+
+
+def is_weight(name) -> bool:
+    """Whether an array of a weight file, by its path there, is a weight."""
+    return not _NOT_A_WEIGHT.search(name)
+
+
 def write_manifest(folder) -> None:
     """Record the size and checksum of every file of a preset."""
     folder = pathlib.Path(folder)
@@ -87,10 +101,7 @@ def write_manifest(folder) -> None:
         "version": keras_moe.__version__,
         "files": files,
     }
-    text = json.dumps(manifest, indent=2) + "\n"
-    part = folder / f".{MANIFEST}.part"
-    part.write_text(text)
-    part.replace(folder / MANIFEST)
+    write_json(folder / MANIFEST, manifest)
 
 
 def check_manifest(folder) -> None:
@@ -162,8 +173,7 @@ def check_weights(path, expected) -> None:
             found = []
 
             def collect(name, item):
-                is_weight = isinstance(item, h5py.Dataset)
-                if is_weight and not _NOT_A_WEIGHT.search(name):
+                if isinstance(item, h5py.Dataset) and is_weight(name):
                     found.append(name)
 
             file.visititems(collect)
