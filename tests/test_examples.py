@@ -25,6 +25,7 @@ WITH_EXAMPLES = (
     "keras_moe.models.architectures",
     "keras_moe.models.causal_lm",
     "keras_moe.models.positions",
+    "keras_moe.models.tokenizer",
     "keras_moe.models.vit",
     "keras_moe.models.vit_classifier",
 )

@@ -14,6 +14,7 @@ from keras_moe.models.causal_lm import MoTCausalLM
 from keras_moe.models.language_model import MoTBackbone
 from keras_moe.models.positions import resize_positions
 from keras_moe.models.presets import list_presets
+from keras_moe.models.tokenizer import MoTTokenizer
 from keras_moe.models.vit import MoEViTBackbone
 from keras_moe.models.vit_classifier import MoEViTImageClassifier
 from keras_moe.models.vit_classifier import MoEViTImageClassifierPreprocessor
@@ -28,6 +29,7 @@ __all__ = [
     "MoEViTImageConverter",
     "MoTBackbone",
     "MoTCausalLM",
+    "MoTTokenizer",
     "image_converter",
     "list_presets",
     "resize_positions",
