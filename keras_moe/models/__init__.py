@@ -11,7 +11,10 @@ except ImportError as error:
 from keras_moe.models.architectures import ARCHITECTURES
 from keras_moe.models.architectures import weight_shapes
 from keras_moe.models.causal_lm import MoTCausalLM
+from keras_moe.models.causal_lm_preprocessor import MoTCausalLMPreprocessor
 from keras_moe.models.language_model import MoTBackbone
+from keras_moe.models.masked_lm import MoTMaskedLM
+from keras_moe.models.masked_lm_preprocessor import MoTMaskedLMPreprocessor
 from keras_moe.models.positions import resize_positions
 from keras_moe.models.presets import list_presets
 from keras_moe.models.tokenizer import MoTTokenizer
@@ -29,6 +32,9 @@ __all__ = [
     "MoEViTImageConverter",
     "MoTBackbone",
     "MoTCausalLM",
+    "MoTCausalLMPreprocessor",
+    "MoTMaskedLM",
+    "MoTMaskedLMPreprocessor",
     "MoTTokenizer",
     "image_converter",
     "list_presets",

@@ -4,42 +4,60 @@ import keras
 import keras_hub
 from keras import ops
 
-from keras_moe.models import presets
+from keras_moe import checks
+from keras_moe.models import language_task
+from keras_moe.models.causal_lm_preprocessor import MoTCausalLMPreprocessor
 from keras_moe.models.language_model import MoTBackbone
 
 
 @keras.saving.register_keras_serializable(package="keras_moe")
-class MoTCausalLM(presets.TaskPresets, keras_hub.models.CausalLM):
+class MoTCausalLM(language_task.LanguageTask, keras_hub.models.CausalLM):
     """Tells the next token of a text, and so continues it.
 
-    **A text's continuation depends on its batch-mates** where the backbone
-    mixes over the batch at inference; see `inference_mixing`.
+    **A text's output, and its continuation, depend on its batch-mates** where
+    the backbone mixes over the batch; `inference_mixing`, which can be set on
+    a model that is loaded, makes them independent.
 
     Args:
-        backbone: a `MoTBackbone`.
-        preprocessor: a `keras_hub.models.CausalLMPreprocessor`, or `None`
-            for token ids.
+        backbone: a `MoTBackbone` with `causal=True`.
+        preprocessor: a `MoTCausalLMPreprocessor`, or `None` for token ids.
+        **kwargs: `name` and `compile` of `keras_hub.models.Task`.
+
+    Inputs: texts or, without a preprocessor, a dictionary of `token_ids` and
+    `padding_mask` (batch, tokens), integers. Output: (batch, tokens,
+    vocabulary_size), logits of the next token in the compute dtype.
+
+    Raises:
+        ValueError: for a backbone that is not causal, or a preprocessor of
+            longer sequences or a larger vocabulary.
 
     Example:
 
-    >>> import numpy as np
-    >>> from keras_moe.models import MoTBackbone, MoTCausalLM
-    >>> backbone = MoTBackbone(
-    ...     vocabulary_size=50, num_layers=2, num_heads=2, hidden_dim=16,
+    >>> from keras_moe import models
+    >>> backbone = models.MoTBackbone(
+    ...     vocabulary_size=257, num_layers=1, num_heads=2, hidden_dim=16,
     ...     mlp_dim=32, max_sequence_length=12,
     ...     router_options={"num_experts": 4, "group_size": 2})
-    >>> model = MoTCausalLM(backbone)
-    >>> prompt = np.array([[3, 4, 5, 0, 0, 0], [7, 8, 9, 0, 0, 0]])
-    >>> texts = model.generate(
-    ...     {"token_ids": prompt, "padding_mask": prompt > 0},
-    ...     stop_token_ids=None)
-    >>> tuple(texts["token_ids"].shape)
-    (2, 6)
+    >>> preprocessor = models.MoTCausalLMPreprocessor(
+    ...     models.MoTTokenizer.byte_level(), sequence_length=12)
+    >>> model = models.MoTCausalLM(backbone, preprocessor)
+    >>> model.inference_mixing = "argmax"  # independent of batch-mates
+    >>> texts = model.generate(["Once", "I am"], max_length=8)
+    >>> [text[:4] for text in texts]
+    ['Once', 'I am']
     """
 
     backbone_cls = MoTBackbone
+    preprocessor_cls = MoTCausalLMPreprocessor
 
     def __init__(self, backbone, preprocessor=None, **kwargs):
+        language_task.check_backbone(backbone, MoTBackbone)
+        if not backbone.causal:
+            raise ValueError(
+                "backbone must have causal=True, as a token must not read the "
+                "ones that it is to tell; received one with causal=False."
+            )
+        language_task.check_preprocessor(preprocessor, backbone)
         self.backbone = backbone
         self.preprocessor = preprocessor
         hidden = backbone(backbone.input)
@@ -49,46 +67,121 @@ class MoTCausalLM(presets.TaskPresets, keras_hub.models.CausalLM):
             **kwargs,
         )
 
-    def call_with_cache(self, token_ids, cache, cache_update_index):
+    def call(self, inputs, training=None, mask=None):
+        """Logits (batch, tokens, vocabulary) of `token_ids`, `padding_mask`.
+
+        **A text's logits depend on its batch-mates** where the backbone mixes
+        over the batch: always with `training=True`, otherwise with
+        `inference_mixing` `"group"` (the default) or `"discrete"`.
+        """
+        return super().call(inputs, training=training, mask=mask)
+
+    def generate(
+        self,
+        inputs,
+        max_length: int | None = None,
+        stop_token_ids="auto",
+        strip_prompt: bool = False,
+    ):
+        """Continue each prompt, token by token, with the compiled sampler.
+
+        **A continuation depends on the batch-mates** where the backbone mixes
+        over the batch, `inference_mixing` `"group"` (the default) or
+        `"discrete"`: the same prompt beside others, or alone, goes on
+        differently. Set `inference_mixing` to `"self"` or `"argmax"` for
+        results of each prompt by itself; then the lengths of the others and
+        the padding do not matter either.
+
+        Args:
+            inputs: a text or a list of texts; without a preprocessor a
+                dictionary of `token_ids` and `padding_mask` (batch, tokens),
+                whose length is that of the result. Prompts may be padded on
+                either side. Padding before a prompt is not attended to, but
+                counts as places, as it does for the backbone.
+            max_length: tokens of prompt and continuation together, the start
+                token too; by default `sequence_length` of the preprocessor.
+                Longer prompts are cut.
+            stop_token_ids: ids that end a text: `"auto"`, the tokenizer's end
+                token; a tuple; or `None`, to go on to `max_length`.
+            strip_prompt: whether to return the continuation alone.
+
+        Returns:
+            A text or a list of texts; without a preprocessor a dictionary as
+            in `inputs`, with the mask of what has been written.
+
+        Raises:
+            ValueError: for a prompt without any token, ids outside the
+                vocabulary, or more tokens than the backbone has positions.
+        """
+        checks.optional_integer("max_length", max_length)
+        return super().generate(
+            inputs, max_length, stop_token_ids, strip_prompt
+        )
+
+    def make_generate_function(self):
+        """The compiled `generate_step`, behind checks of what it is given."""
+        generate = super().make_generate_function()
+
+        def checked(inputs, stop_token_ids=None):
+            language_task.check_prompts(inputs, self.backbone)
+            return generate(inputs, stop_token_ids=stop_token_ids)
+
+        return checked
+
+    def call_with_cache(
+        self, token_ids, cache, cache_update_index, padding_mask=None
+    ):
         """Logits and features of ids at one place, and the cache with them.
 
         Args:
             token_ids: (B,Q) integers.
             cache: (B,L,2,T,N,H), keys and values.
             cache_update_index: the place of the first id.
+            padding_mask: `None` or (B,T), which places may be attended to.
         """
         hidden, cache = self.backbone.call_with_cache(
-            token_ids, cache, cache_update_index
+            token_ids, cache, cache_update_index, padding_mask
         )
         logits = self.backbone.token_embedding(hidden, reverse=True)
         return logits, hidden, cache
 
     def generate_step(self, inputs, stop_token_ids=None):
         """Continue a batch of prompts; compiled by `generate`."""
-        token_ids, padding_mask = inputs["token_ids"], inputs["padding_mask"]
+        token_ids = inputs["token_ids"]
+        padding_mask = ops.cast(inputs["padding_mask"], "int32")
         batch, length = ops.shape(token_ids)[0], ops.shape(token_ids)[1]
+        # Where a prompt has begun, and where it has not ended yet: padding
+        # before it is not attended to, and is not written over.
+        begun = ops.cumsum(padding_mask, axis=-1) > 0
+        ahead = (
+            ops.flip(ops.cumsum(ops.flip(padding_mask, -1), axis=-1), -1) > 0
+        )
         cache = self.backbone.empty_cache(batch, length)
-        _, hidden, cache = self.call_with_cache(token_ids, cache, 0)
-        lengths = ops.sum(ops.cast(padding_mask, "int32"), axis=-1)
+        _, hidden, cache = self.call_with_cache(token_ids, cache, 0, begun)
 
         def next(prompt, cache, index):
-            last = ops.slice(prompt, [0, index - 1], [batch, 1])
-            logits, hidden, cache = self.call_with_cache(last, cache, index - 1)
+            rows = ops.shape(prompt)[0]  # those of a prompt's beams together
+            last = ops.slice(prompt, [0, index - 1], [rows, 1])
+            seen = ops.repeat(begun, rows // batch, axis=0)
+            logits, hidden, cache = self.call_with_cache(
+                last, cache, index - 1, seen
+            )
             return logits[:, 0], hidden[:, 0], cache
 
         token_ids = self.sampler(
             next=next,
             prompt=token_ids,
             cache=cache,
-            index=ops.min(lengths),
-            mask=padding_mask,
+            index=ops.min(ops.sum(ops.cast(ahead, "int32"), axis=-1)),
+            mask=ahead,
             stop_token_ids=stop_token_ids,
             hidden_states=hidden,
             model=self,
         )
-        whole = ops.ones_like(token_ids, dtype="bool")
+        whole = begun
         if stop_token_ids is not None:
-            whole = _up_to_the_first(token_ids, stop_token_ids, padding_mask)
+            stopped = _up_to_the_first(token_ids, stop_token_ids, ahead)
+            whole = ops.logical_and(begun, stopped)
         return {"token_ids": token_ids, "padding_mask": whole}
 
 

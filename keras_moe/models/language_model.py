@@ -5,15 +5,17 @@ import keras_hub
 from keras import ops
 
 from keras_moe import activations
-from keras_moe import checks
+from keras_moe.models import language_arguments
 from keras_moe.models import presets
 from keras_moe.models.decoder_block import NORMS
-from keras_moe.models.decoder_block import ROUTERS
 from keras_moe.models.decoder_block import DecoderBlock
+from keras_moe.models.inference_mixing import MixingBackbone
 
 
 @keras.saving.register_keras_serializable(package="keras_moe")
-class MoTBackbone(presets.BackbonePresets, keras_hub.models.Backbone):
+class MoTBackbone(
+    MixingBackbone, presets.BackbonePresets, keras_hub.models.Backbone
+):
     """Reads token ids into features; some blocks mix tokens for experts.
 
     Args:
@@ -23,7 +25,8 @@ class MoTBackbone(presets.BackbonePresets, keras_hub.models.Backbone):
         hidden_dim: D, features of a token.
         mlp_dim: hidden features of the dense blocks' MLPs, and of each expert
             unless `router_options` has `intermediate_dim`.
-        max_sequence_length: number of learned positions.
+        max_sequence_length: number of learned positions, which no sequence
+            may exceed; of no effect on rotary ones.
         router: `"mixture_of_tokens"`, `"expert_choice"`, `"token_choice"` or
             `None`, the dense model.
         moe_layers: indices of the blocks with experts; by default all.
@@ -45,12 +48,18 @@ class MoTBackbone(presets.BackbonePresets, keras_hub.models.Backbone):
         dtype: dtype or policy of the layers.
 
     Inputs: a dictionary of `token_ids` (batch, tokens), integer, and
-    `padding_mask` (batch, tokens), 1 for tokens and 0 for padding. Output:
-    (batch, tokens, D).
+    `padding_mask` (batch, tokens), 1 for tokens and 0 for padding, which no
+    token attends to. Output: (batch, tokens, D), in the compute dtype.
 
     **An example's output depends on its batch-mates** where Mixture of Tokens
     mixes over the batch: with `inference_mixing="group"`, its default.
-    `"self"` and `"argmax"` make it independent.
+    `"self"` and `"argmax"` make it independent; `inference_mixing` can be set
+    on a model that is loaded. Then no row, whatever its length and on which
+    side it is padded, changes another one.
+
+    Raises:
+        ValueError: for an argument that does not fit, and for a sequence
+            that is longer than the learned positions.
     """
 
     def __init__(
@@ -79,15 +88,10 @@ class MoTBackbone(presets.BackbonePresets, keras_hub.models.Backbone):
         dtype=None,
         **kwargs,
     ):
-        checks.choice("positions", positions, ("learned", "rotary"))
-        checks.choice("norm", norm, NORMS)
-        checks.choice("norm_placement", norm_placement, ("pre", "post"))
-        if router is not None:
-            checks.choice("router", router, ROUTERS)
-        if moe_layers is None:
-            moe_layers = range(num_layers) if router else ()
-        moe_layers = tuple(moe_layers)
-        router_options = dict(router_options or {})
+        arguments = language_arguments.checked(locals())
+        moe_layers = arguments["moe_layers"]
+        router_options = arguments["router_options"]
+        dtype = arguments.pop("dtype")
 
         # === Layers ===
         self.token_embedding = keras_hub.layers.ReversibleEmbedding(
@@ -157,27 +161,33 @@ class MoTBackbone(presets.BackbonePresets, keras_hub.models.Backbone):
         )
 
         # === Config ===
-        self.vocabulary_size = vocabulary_size
-        self.num_layers = num_layers
-        self.num_heads = num_heads
-        self.hidden_dim = hidden_dim
-        self.mlp_dim = mlp_dim
-        self.max_sequence_length = max_sequence_length
-        self.router = router
-        self.moe_layers = moe_layers
-        self.router_options = router_options
-        self.causal = causal
-        self.head_dim = head_dim
-        self.positions = positions
-        self.norm = norm
-        self.norm_placement = norm_placement
-        self.final_norm = final_norm
-        self.attention_bias = attention_bias
-        self.tie_embeddings = tie_embeddings
-        self.scale_attention_by_layer = scale_attention_by_layer
-        self.activation = activations.get(activation)
-        self.dropout = dropout
-        self.layer_norm_epsilon = layer_norm_epsilon
+        for name, value in arguments.items():
+            setattr(self, name, value)
+
+    @property
+    def longest_sequence(self) -> int | None:
+        """Tokens that a sequence may have; `None` with rotary positions."""
+        learned = self.positions == "learned"
+        return self.max_sequence_length if learned else None
+
+    def check_length(self, length) -> None:
+        """Raise an error for a length, if known, without positions for it."""
+        limit = self.longest_sequence
+        if None not in (limit, length) and length > limit:
+            raise ValueError(
+                "token_ids must have at most max_sequence_length tokens, "
+                f"{limit}; received {length}."
+            )
+
+    def call(self, inputs, training=None, mask=None):
+        """Features (batch, tokens, D) of `token_ids` and `padding_mask`.
+
+        **An example's output depends on its batch-mates** where Mixture of
+        Tokens mixes over the batch: always with `training=True`, otherwise
+        with `inference_mixing` `"group"` (the default) or `"discrete"`.
+        """
+        self.check_length(inputs["token_ids"].shape[1])
+        return super().call(inputs, training=training, mask=mask)
 
     def embed(self, token_ids, start=0):
         """Features of ids whose first stands at place `start`."""
@@ -188,16 +198,30 @@ class MoTBackbone(presets.BackbonePresets, keras_hub.models.Backbone):
 
     def empty_cache(self, batch, length):
         """Zeros (batch, layers, 2, length, heads, head_dim)."""
+        self.check_length(length)
         head = self.head_dim or self.hidden_dim // self.num_heads
         shape = (batch, self.num_layers, 2, length, self.num_heads, head)
         return ops.zeros(shape, dtype=self.compute_dtype)
 
-    def call_with_cache(self, token_ids, cache, index):
-        """Features of ids at place `index`, and the cache with them."""
+    def call_with_cache(self, token_ids, cache, index, padding_mask=None):
+        """Features of ids at place `index`, and the cache with them.
+
+        Args:
+            token_ids: (batch, tokens) integers.
+            cache: as `empty_cache` makes it.
+            index: the place of the first id.
+            padding_mask: `None`, or (batch, length) of the whole cache, which
+                places may be attended to.
+        """
         tokens = self.embed(token_ids, index)
         caches = []
         for number, block in enumerate(self.blocks):
-            tokens, kept = block(tokens, cache=cache[:, number], index=index)
+            tokens, kept = block(
+                tokens,
+                padding_mask=padding_mask,
+                cache=cache[:, number],
+                index=index,
+            )
             caches.append(kept)
         if self.norm_layer is not None:
             tokens = self.norm_layer(tokens)
@@ -205,28 +229,7 @@ class MoTBackbone(presets.BackbonePresets, keras_hub.models.Backbone):
 
     def get_config(self):
         config = super().get_config()
-        for name in (
-            "vocabulary_size",
-            "num_layers",
-            "num_heads",
-            "hidden_dim",
-            "mlp_dim",
-            "max_sequence_length",
-            "router",
-            "moe_layers",
-            "router_options",
-            "causal",
-            "head_dim",
-            "positions",
-            "norm",
-            "norm_placement",
-            "final_norm",
-            "attention_bias",
-            "tie_embeddings",
-            "scale_attention_by_layer",
-            "dropout",
-            "layer_norm_epsilon",
-        ):
+        for name in language_arguments.KEPT:
             config[name] = getattr(self, name)
         config["activation"] = activations.serialize(self.activation)
         return config

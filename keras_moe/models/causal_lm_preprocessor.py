@@ -1,0 +1,84 @@
+"""Texts made ready for `MoTCausalLM`, and its ids made texts."""
+
+import keras
+import keras_hub
+
+from keras_moe.models import language_task
+from keras_moe.models.language_model import MoTBackbone
+from keras_moe.models.tokenizer import MoTTokenizer
+
+
+@keras.saving.register_keras_serializable(package="keras_moe")
+class MoTCausalLMPreprocessor(keras_hub.models.CausalLMPreprocessor):
+    """Turns each text into ids, and into labels: at each place the next id.
+
+    A text is tokenized, put between `<|endoftext|>` and `<|endoftext|>`, cut
+    to `sequence_length` tokens or padded on the right. It is the same whatever
+    texts stand beside it.
+
+    Args:
+        tokenizer: a `MoTTokenizer`, or another tokenizer of KerasHub.
+        sequence_length: tokens of each text in the output. A task refuses
+            more than its backbone's positions; `from_preset` takes those where
+            the preset has no preprocessor.
+        add_start_token: whether a text starts with `<|endoftext|>`. Without
+            it, an empty prompt has no token that could be continued.
+        add_end_token: whether a text that is not cut ends with it, in
+            training. Prompts never do.
+        **kwargs: further arguments of `keras_hub.models.CausalLMPreprocessor`.
+
+    Inputs: a string or a list of strings. Output: `(x, y, sample_weight)`: `x`
+    a dictionary of `token_ids` (texts, sequence_length), int32, and
+    `padding_mask`, Boolean of the same shape; `y` the ids one place further;
+    `sample_weight` `False` where `y` is padding. `generate_preprocess` gives
+    `x` alone, `generate_postprocess` makes texts of such an `x`.
+
+    Raises:
+        ValueError: for an argument that does not fit.
+
+    Example:
+
+    >>> from keras_moe.models import MoTCausalLMPreprocessor, MoTTokenizer
+    >>> preprocessor = MoTCausalLMPreprocessor(
+    ...     MoTTokenizer.byte_level(), sequence_length=6)
+    >>> x, y, weight = preprocessor(["abc"])
+    >>> x["token_ids"].tolist(), y.tolist()
+    ([[256, 97, 98, 99, 256, 256]], [[97, 98, 99, 256, 256, 256]])
+    >>> weight.tolist()
+    [[True, True, True, True, False, False]]
+    """
+
+    backbone_cls = MoTBackbone
+    tokenizer_cls = MoTTokenizer
+
+    def __init__(
+        self,
+        tokenizer,
+        sequence_length: int = 1024,
+        add_start_token: bool = True,
+        add_end_token: bool = True,
+        **kwargs,
+    ):
+        language_task.check_preprocessing(
+            tokenizer,
+            keras_hub.tokenizers.Tokenizer,
+            sequence_length,
+            flags={
+                "add_start_token": add_start_token,
+                "add_end_token": add_end_token,
+            },
+        )
+        super().__init__(
+            tokenizer,
+            sequence_length=sequence_length,
+            add_start_token=add_start_token,
+            add_end_token=add_end_token,
+            **kwargs,
+        )
+
+    @classmethod
+    def _add_missing_kwargs(cls, loader, kwargs):
+        # KerasHub's hook for presets without a file of the preprocessor.
+        return super()._add_missing_kwargs(
+            loader, {**language_task.whole_length(loader), **kwargs}
+        )

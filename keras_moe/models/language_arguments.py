@@ -1,0 +1,159 @@
+"""Arguments of `MoTBackbone`: checked, and brought into one form."""
+
+import inspect
+
+import keras
+import numpy as np
+
+from keras_moe import activations
+from keras_moe import checks
+from keras_moe.models.decoder_block import NORMS
+from keras_moe.models.decoder_block import ROUTERS
+
+INTEGERS = (
+    "vocabulary_size",
+    "num_layers",
+    "num_heads",
+    "hidden_dim",
+    "mlp_dim",
+    "max_sequence_length",
+)
+FLAGS = (
+    "causal",
+    "final_norm",
+    "attention_bias",
+    "tie_embeddings",
+    "scale_attention_by_layer",
+)
+CHOICES = {
+    "positions": ("learned", "rotary"),
+    "norm": tuple(NORMS),
+    "norm_placement": ("pre", "post"),
+}
+# Names in the config; it has "activation" in another form.
+KEPT = (
+    *INTEGERS,
+    *FLAGS,
+    *CHOICES,
+    "head_dim",
+    "router",
+    "moe_layers",
+    "router_options",
+    "dropout",
+    "layer_norm_epsilon",
+)
+# What the block gives to the layer, and what a config could not hold.
+NOT_OPTIONS = ("name", "dtype", "expert")
+
+
+def checked(arguments: dict) -> dict:
+    """The arguments in the form that the config keeps, and `dtype`.
+
+    Args:
+        arguments: of `MoTBackbone.__init__`, by name; other keys are left out.
+    """
+    right = {name: checks.integer(name, arguments[name]) for name in INTEGERS}
+    for name in FLAGS:
+        right[name] = checks.flag(name, arguments[name])
+    for name, choices in CHOICES.items():
+        right[name] = checks.choice(name, arguments[name], choices)
+    right["head_dim"] = _head_dim(arguments["head_dim"], right)
+    right["router"] = router = arguments["router"]
+    if router is not None:
+        checks.choice("router", router, ROUTERS)
+    right["moe_layers"] = moe_layers(
+        router, arguments["moe_layers"], right["num_layers"]
+    )
+    right["router_options"] = router_options(
+        router, arguments["router_options"]
+    )
+    right["activation"] = checks.resolve(
+        "activation",
+        activations.get,
+        arguments["activation"],
+        "a Keras activation",
+    )
+    right["dropout"] = checks.rate("dropout", arguments["dropout"])
+    right["layer_norm_epsilon"] = checks.real(
+        "layer_norm_epsilon", arguments["layer_norm_epsilon"], exclusive=True
+    )
+    right["dtype"] = checks.resolve(
+        "dtype",
+        keras.dtype_policies.get,
+        arguments["dtype"],
+        "a Keras dtype or policy",
+    )
+    return right
+
+
+def _head_dim(head_dim, right):
+    hidden, heads = right["hidden_dim"], right["num_heads"]
+    head_dim = checks.optional_integer("head_dim", head_dim)
+    if head_dim is None and hidden % heads:
+        raise ValueError(
+            f"num_heads must divide hidden_dim, {hidden}, where head_dim is "
+            f"not given; received {heads}."
+        )
+    if right["positions"] == "rotary" and (head_dim or hidden // heads) % 2:
+        raise ValueError(
+            "head_dim must be even where positions='rotary'; received "
+            f"{head_dim or hidden // heads}."
+        )
+    return head_dim
+
+
+def moe_layers(router, layers, num_layers) -> tuple[int, ...]:
+    """Indices of the blocks with experts; by default all, if any can be."""
+    if router is None:
+        if layers is None or (np.iterable(layers) and not len(layers)):
+            return ()
+        raise ValueError(
+            "moe_layers must be left out where router=None, the dense model; "
+            f"received {layers!r}."
+        )
+    if layers is None:
+        return tuple(range(num_layers))
+    expected = f"different indices below num_layers, {num_layers}"
+    if isinstance(layers, (str, dict)) or not np.iterable(layers):
+        raise ValueError(f"moe_layers must be {expected}; received {layers!r}.")
+    indices = tuple(
+        checks.integer("moe_layers", index, minimum=0) for index in layers
+    )
+    if any(i >= num_layers for i in indices) or len(set(indices)) < len(
+        indices
+    ):
+        raise ValueError(f"moe_layers must be {expected}; received {layers!r}.")
+    return indices
+
+
+def router_options(router, options) -> dict:
+    """A dictionary that has what the router's layer needs and nothing else."""
+    if options is not None and not isinstance(options, dict):
+        raise ValueError(
+            "router_options must be a dictionary or None; received "
+            f"{options!r}."
+        )
+    options = dict(options or {})
+    if router is None:
+        if options:
+            raise ValueError(
+                "router_options must be left out where router=None, the dense "
+                f"model; received {options!r}."
+            )
+        return options
+    cls = ROUTERS[router]
+    parameters = inspect.signature(cls).parameters
+    known = [name for name in parameters if name not in NOT_OPTIONS]
+    needed = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty
+    ]
+    if not set(needed) <= set(options) <= set(known):
+        raise ValueError(
+            f"router_options must be arguments of {router!r}, "
+            f"{cls.__name__}: {', '.join(needed)}, and if wanted "
+            f"{', '.join(n for n in known if n not in needed)}; received "
+            f"{options!r}."
+        )
+    return options

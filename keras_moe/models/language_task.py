@@ -1,0 +1,131 @@
+"""What language tasks share: a preprocessor that fits, and checked ids."""
+
+import keras_hub
+import numpy as np
+from keras import ops
+
+from keras_moe import checks
+from keras_moe.models import presets
+from keras_moe.models.inference_mixing import MixingTask
+
+
+class LanguageTask(MixingTask, presets.TaskPresets):
+    """`TaskPresets` and `inference_mixing` for a task on `MoTBackbone`."""
+
+    @classmethod
+    def from_preset(cls, preset, load_weights: bool = True, **kwargs):
+        """The task of a preset: a name, a folder or a handle."""
+        task = super().from_preset(preset, load_weights, **kwargs)
+        # A tokenizer has its vocabulary only once its files are read.
+        check_preprocessor(task.preprocessor, task.backbone)
+        return task
+
+
+def check_backbone(backbone, expected) -> None:
+    """Raise an error if a task's backbone is of another class."""
+    if not isinstance(backbone, expected):
+        raise ValueError(
+            f"backbone must be a {expected.__name__}; received {backbone!r}."
+        )
+
+
+def check_preprocessor(preprocessor, backbone) -> None:
+    """Raise an error if texts could become what the backbone cannot read.
+
+    Args:
+        preprocessor: of a task. Only KerasHub's kind is looked into.
+        backbone: a `MoTBackbone`.
+    """
+    if not isinstance(preprocessor, keras_hub.models.Preprocessor):
+        return
+    limit = backbone.longest_sequence
+    if limit is not None and preprocessor.sequence_length > limit:
+        raise ValueError(
+            "sequence_length of the preprocessor must be at most "
+            f"max_sequence_length of the backbone, {limit}; received "
+            f"{preprocessor.sequence_length}."
+        )
+    tokenizer = preprocessor.tokenizer
+    if (
+        isinstance(tokenizer, keras_hub.tokenizers.BytePairTokenizer)
+        and tokenizer.vocabulary
+    ):
+        last = max(tokenizer.vocabulary.values())
+        if last >= backbone.vocabulary_size:
+            raise ValueError(
+                "tokenizer must have ids below vocabulary_size of the "
+                f"backbone, {backbone.vocabulary_size}; received one with ids "
+                f"up to {last}."
+            )
+
+
+def check_preprocessing(
+    tokenizer, tokenizer_cls, sequence_length, flags=None, rates=None
+) -> None:
+    """Raise an error if arguments of a preprocessor do not fit."""
+    if not isinstance(tokenizer, tokenizer_cls):
+        raise ValueError(
+            f"tokenizer must be a {tokenizer_cls.__name__}; received "
+            f"{tokenizer!r}."
+        )
+    checks.integer("sequence_length", sequence_length)
+    for name, value in (flags or {}).items():
+        checks.flag(name, value)
+    for name, value in (rates or {}).items():
+        if checks.real(name, value) > 1:
+            raise ValueError(
+                f"{name} must be a number from 0 to 1; "
+                f"{checks.received(value)}."
+            )
+
+
+def check_prompts(inputs, backbone) -> None:
+    """Raise an error if these prompts cannot be continued.
+
+    Args:
+        inputs: `token_ids` and `padding_mask` (batch, tokens).
+        backbone: a `MoTBackbone`.
+    """
+    names = ("token_ids", "padding_mask")
+    if not isinstance(inputs, dict) or not set(names) <= set(inputs):
+        raise ValueError(
+            "inputs must be a dictionary of token_ids and padding_mask, or "
+            f"texts where the model has a preprocessor; received {inputs!r}."
+        )
+    ids, mask = (ops.convert_to_numpy(inputs[name]) for name in names)
+    if ids.ndim != 2 or ids.shape != mask.shape or not ids.size:
+        raise ValueError(
+            "token_ids and padding_mask must have one shape (batch, tokens); "
+            f"received {ids.shape} and {mask.shape}."
+        )
+    limit = backbone.longest_sequence
+    if limit is not None and ids.shape[1] > limit:
+        raise ValueError(
+            "max_length, or the length of token_ids, must be at most "
+            f"max_sequence_length of the backbone, {limit}; received "
+            f"{ids.shape[1]}."
+        )
+    if ids.min() < 0 or ids.max() >= backbone.vocabulary_size:
+        raise ValueError(
+            "token_ids must be from 0 up to, not including, vocabulary_size, "
+            f"{backbone.vocabulary_size}; received {ids.min()} to {ids.max()}."
+        )
+    empty = np.flatnonzero(~mask.astype(bool).any(axis=1))
+    if len(empty):
+        raise ValueError(
+            "inputs must have at least one token in each prompt, such as the "
+            "start token (add_start_token=True); received none in prompt "
+            f"{empty[0]}."
+        )
+
+
+def whole_length(loader) -> dict:
+    """`sequence_length` of a preset whose preprocessor has no file.
+
+    Args:
+        loader: of KerasHub, whose `config` is the backbone's.
+    """
+    config = loader.config.get("config", {})
+    if config.get("max_sequence_length") is None:
+        return {}
+    return {"sequence_length": config["max_sequence_length"]}
