@@ -6,6 +6,7 @@ import sys
 
 POSITIONS = ("learned", "sincos2d", "none")
 POOLINGS = ("gap", "token", "map")
+TEXTS = "token_ids and logits"
 
 
 def image_size(text):
@@ -31,6 +32,35 @@ def parser():
         prog="python -m conversion", description=__doc__
     )
     commands = root.add_subparsers(dest="command", required=True)
+    _add_vmoe(commands)
+    _add_mot(commands)
+    _add_llm_random(commands)
+    return root
+
+
+def _add_record_and_check(command, expected, tolerance):
+    """Options that every command has."""
+    command.add_argument(
+        "--licence",
+        default="not stated",
+        help="of the checkpoint, for conversion.json",
+    )
+    command.add_argument(
+        "--verify",
+        metavar="EXPECTED.npz",
+        help=f"compare the preset with {expected}, and write nothing if they "
+        "differ",
+    )
+    command.add_argument(
+        "--tolerance",
+        type=float,
+        default=tolerance,
+        help="largest difference of logits that --verify lets pass "
+        f"({tolerance:.0e})",
+    )
+
+
+def _add_vmoe(commands):
     vmoe = commands.add_parser(
         "vmoe",
         help="vision transformers of google-research/vmoe",
@@ -110,40 +140,130 @@ def parser():
         choices=POOLINGS,
         help="checked against the checkpoint, which tells it",
     )
-    vmoe.add_argument(
-        "--licence",
-        default="not stated",
-        help="of the checkpoint, for conversion.json",
+    _add_record_and_check(
+        vmoe,
+        "images and logits (or logits_f32_dispatch), or with the checkpoint's "
+        "arrays by path",
+        1e-4,
     )
-    vmoe.add_argument(
-        "--verify",
-        metavar="EXPECTED.npz",
-        help="compare the preset with images and logits (or "
-        "logits_f32_dispatch), or with the checkpoint's arrays by path, and "
-        "write nothing if they differ",
+
+
+def _add_mot(commands):
+    mot = commands.add_parser(
+        "mot",
+        help="language models in the `mot` format of the Hugging Face Hub",
+        description="Convert a folder or a repository in the `mot` format "
+        "(config.json, safetensors, and GPT-2's tokenizer files if they are "
+        "there) into a preset for MoTCausalLM.",
     )
-    vmoe.add_argument(
-        "--tolerance",
+    mot.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="a folder, or hf://organisation/name[@revision]",
+    )
+    mot.add_argument("out", metavar="OUT_PRESET", help="folder to write")
+    _add_record_and_check(mot, TEXTS, 2e-4)
+
+
+def _add_llm_random(commands):
+    command = commands.add_parser(
+        "llm-random",
+        help="language models of llm-random",
+        description="Convert a checkpoint of llm-random (Mixture of Tokens, "
+        "Expert Choice or dense) into a preset for MoTCausalLM, or for "
+        "MoTBackbone if it is not causal. What shapes tell is deduced and "
+        "printed; what they do not tell is asked for by the options' names.",
+    )
+    command.add_argument("source", metavar="FILE.pt", help="the checkpoint")
+    command.add_argument("out", metavar="OUT_PRESET", help="folder to write")
+    command.add_argument(
+        "--model-type",
+        choices=("gpt", "bert"),
+        help="whether attention is causal (gpt) or not (bert)",
+    )
+    command.add_argument(
+        "--num-heads",
+        type=positive,
+        metavar="N",
+        help="heads of attention; rotary models tell it",
+    )
+    command.add_argument(
+        "--group-size",
+        type=positive,
+        metavar="T",
+        help="Mixture of Tokens: tokens mixed together",
+    )
+    command.add_argument(
+        "--sparsity-dim",
+        type=int,
+        choices=(0, 1),
+        help="Mixture of Tokens: 0 mixes across the batch, 1 along the "
+        "sequence",
+    )
+    command.add_argument(
+        "--temperature",
         type=float,
-        default=1e-4,
-        help="largest difference of logits that --verify lets pass (1e-4)",
+        metavar="T",
+        help="Mixture of Tokens: of the softmax, where it is fixed",
     )
-    return root
+    command.add_argument(
+        "--learned-temperature",
+        choices=("fixed", "plain", "positive"),
+        help="Mixture of Tokens with learned temperatures: how the class "
+        "uses its parameter t, as t (plain), as exp(t - 1) (positive), or "
+        "not at all (fixed)",
+    )
+    command.add_argument(
+        "--emit-softmax-over",
+        choices=("experts", "tokens"),
+        help="Mixture of Tokens: what the weights of what comes back sum to "
+        "one over",
+    )
+    command.add_argument(
+        "--topk-fraction",
+        type=float,
+        metavar="F",
+        help="Expert Choice: share of the tokens that an expert takes",
+    )
+    command.add_argument(
+        "--softmax-over",
+        choices=("experts", "tokens"),
+        help="Expert Choice: what the gates sum to one over",
+    )
+    command.add_argument(
+        "--group-by-batch",
+        choices=("yes", "no"),
+        help="Expert Choice: whether the tokens at one position of the batch "
+        "compete (yes), or all of its tokens (no)",
+    )
+    _add_record_and_check(command, TEXTS, 2e-4)
 
 
 def main(arguments=None):
     arguments = vars(parser().parse_args(arguments))
-    from conversion import convert
-    from conversion import vmoe
     from conversion.errors import ConversionError
 
-    arguments.pop("command")
+    command = arguments.pop("command")
     source, out = arguments.pop("source"), arguments.pop("out")
     keywords = {
         key: arguments.pop(key) for key in ("verify", "tolerance", "licence")
     }
     try:
-        convert.convert_vmoe(source, out, vmoe.Options(**arguments), **keywords)
+        if command == "vmoe":
+            from conversion import convert
+            from conversion import vmoe
+
+            options = vmoe.Options(**arguments)
+            convert.convert_vmoe(source, out, options, **keywords)
+        elif command == "mot":
+            from conversion import mot
+
+            mot.convert_mot(source, out, **keywords)
+        else:
+            from conversion import llm_random
+
+            options = llm_random.Options(**arguments)
+            llm_random.convert_llm_random(source, out, options, **keywords)
     except (ConversionError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
 

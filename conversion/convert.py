@@ -1,17 +1,12 @@
-"""From a checkpoint to a preset folder, whole or not at all."""
+"""From a checkpoint of vmoe to a preset folder, whole or not at all."""
 
-import datetime
-import json
 import pathlib
-import shutil
-import tempfile
 
 import numpy as np
-from tqdm import tqdm
 
-import keras_moe
 from conversion import streaming
 from conversion import vmoe
+from conversion import vmoe_model
 from conversion.errors import ConversionError
 from conversion.formats import orbax
 from conversion.formats import vmoe_msgpack
@@ -47,7 +42,7 @@ def convert_vmoe(
         source: prefix of `.index` and `.data-…`, or an Orbax folder.
         out: the preset's folder; see `save_to_preset`.
         options: a `conversion.vmoe.Options`.
-        verify: .npz file to compare with, see `streaming.compare`.
+        verify: .npz file to compare with, see `vmoe_model.compare`.
         tolerance: of that comparison.
         licence: of the checkpoint, for the record.
         say: gets a line of text for each thing deduced.
@@ -56,8 +51,7 @@ def convert_vmoe(
         ConversionError: when anything does not fit; nothing is written then.
     """
     options = options or vmoe.Options()
-    out = pathlib.Path(out)
-    _check_out(out)
+    out = streaming.check_out(out)
     checkpoint = open_checkpoint(source)
     shapes = checkpoint.shapes()
     inside, left = vmoe.parameters(shapes)
@@ -69,49 +63,29 @@ def convert_vmoe(
         say(f"left out, no part of the model: {', '.join(roots)}")
     variables = _variables(plan)
     used = _match(variables, inside, shapes, plan)
-    read = _reader(checkpoint, variables, used, plan)
+    check = None
+    if verify is not None:
+        by_source = {theirs: ours for ours, theirs in used.items()}
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = pathlib.Path(
-        tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".new", dir=out.parent)
+        def check(preset):
+            return vmoe_model.compare(preset, verify, tolerance, by_source)
+
+    streaming.write_preset(
+        out,
+        lambda: vmoe_model.build(plan, small=True),
+        vmoe_model.edits(plan),
+        variables,
+        _reader(checkpoint, variables, used, plan),
+        _record(source, checkpoint, options, plan, licence, used),
+        check,
+        say,
     )
-    try:
-        preset = part / "preset"
-        numbers = streaming.write_twin(plan, preset)
-        total = sum(np.prod(shape, dtype=int) for shape in variables.values())
-        with tqdm(total=total, unit="value", unit_scale=True) as bar:
-
-            def read_and_tell(path):
-                array = read(path)
-                bar.update(array.size)
-                return array
-
-            count = streaming.fill(preset, numbers, read_and_tell)
-        streaming.note_parameters(preset, int(count))
-        record = _record(source, checkpoint, options, plan, licence, used)
-        text = json.dumps(record, indent=2) + "\n"
-        (preset / "conversion.json").write_text(text)
-        presets.write_manifest(preset)
-        if verify is not None:
-            by_source = {theirs: ours for ours, theirs in used.items()}
-            say(streaming.compare(preset, verify, tolerance, by_source))
-        presets.replace(preset, out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    say(f"{total:,} parameters written to {out}")
-
-
-def _check_out(out):
-    try:
-        presets.check_target(out)
-    except ValueError as error:
-        raise ConversionError(str(error)) from error
 
 
 def _variables(plan):
     """{path of our variable: shape}, of a model that is never allocated."""
     try:
-        return architectures.weight_shapes(lambda: streaming.build(plan))
+        return architectures.weight_shapes(lambda: vmoe_model.build(plan))
     except ValueError as error:
         raise ConversionError(
             f"no model can be made of this checkpoint: {error}"
@@ -191,8 +165,6 @@ def _record(source, checkpoint, options, plan, licence, used):
         "deduced": plan.notes,
         "arrays": len(used),
         "licence": licence,
-        "date": datetime.date.today().isoformat(),
-        "keras_moe": keras_moe.__version__,
     }
 
 

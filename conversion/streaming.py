@@ -5,73 +5,92 @@ features, whose variables hold their own numbers. The files of the twin tell
 where each variable lies; the preset is the same files with the real arrays.
 """
 
+import datetime
 import json
 import pathlib
+import shutil
+import tempfile
 
 import h5py
-import keras
 import numpy as np
+from tqdm import tqdm
 
+import keras_moe
 from conversion.errors import ConversionError
-from keras_moe.models import MoEViTBackbone
-from keras_moe.models import MoEViTImageClassifier
-from keras_moe.models import MoEViTImageClassifierPreprocessor
-from keras_moe.models import image_converter
 from keras_moe.models import presets
 
 
-def build(plan, small=False):
-    """The classifier of a plan, or its small twin."""
-    backbone, classifier = dict(plan.backbone), dict(plan.classifier)
-    if small:
-        backbone.update(hidden_dim=8 * backbone["num_heads"], mlp_dim=2)
-        options = dict(backbone.get("router_options") or {})
-        if "intermediate_dim" in options:
-            options["intermediate_dim"] = 2
-        if "router" in backbone:
-            backbone["router_options"] = options
-        classifier["num_classes"] = 2
-        if classifier.get("representation_size"):
-            classifier["representation_size"] = 2
-    backbone = MoEViTBackbone(
-        data_format="channels_last", dtype="float32", **backbone
-    )
-    converter = image_converter(backbone.image_shape)
-    return MoEViTImageClassifier(
-        backbone,
-        preprocessor=MoEViTImageClassifierPreprocessor(converter),
-        compile=small,  # so that the files have an optimiser, as usual
-        **classifier,
-    )
+def check_out(out):
+    """The folder to write to, if a preset may be put there."""
+    try:
+        presets.check_target(out)
+    except ValueError as error:
+        raise ConversionError(str(error)) from error
+    return pathlib.Path(out)
 
 
-def write_twin(plan, folder):
+def write_preset(
+    out, make_twin, edits, variables, read, record, check=None, say=print
+):
+    """Write a preset, whole or not at all.
+
+    Args:
+        out: its folder, see `check_out`.
+        make_twin: makes the small twin, a task or a backbone.
+        edits: {name of a JSON file: function that turns the twin's config in
+            it, in place, into that of the model}.
+        variables: {path of a variable: shape}, of the model.
+        read: path of a variable → its array.
+        record: what is known of the source, for `conversion.json`.
+        check: `None`, or a function of the finished folder that raises an
+            error if it is not as expected, or returns a line about it.
+        say: gets a line of text for each thing done.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = pathlib.Path(
+        tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".new", dir=out.parent)
+    )
+    try:
+        preset = part / "preset"
+        numbers = write_twin(make_twin(), preset, edits)
+        total = sum(np.prod(shape, dtype=int) for shape in variables.values())
+        with tqdm(total=total, unit="value", unit_scale=True) as bar:
+
+            def read_and_tell(path):
+                array = read(path)
+                bar.update(array.size)
+                return array
+
+            count = fill(preset, numbers, read_and_tell)
+        note_parameters(preset, int(count))
+        record = {
+            **record,
+            "date": datetime.date.today().isoformat(),
+            "keras_moe": keras_moe.__version__,
+        }
+        presets.write_json(preset / "conversion.json", record)
+        presets.write_manifest(preset)
+        if check is not None:
+            say(check(preset))
+        presets.replace(preset, out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    say(f"{total:,} parameters written to {out}")
+
+
+def write_twin(twin, folder, edits):
     """Write the twin's preset; returns {number: path of a variable}."""
-    twin = build(plan, small=True)
     numbers = {}
     for number, variable in enumerate(twin.weights, start=1):
         variable.assign(np.full(variable.shape, number, "float32"))
         numbers[number] = variable.path
     twin.save_to_preset(folder)
-    for name, edit in (("config.json", _edit_backbone), ("task.json", _edit)):
+    for name, edit in edits.items():
         path = pathlib.Path(folder) / name
         config = json.loads(path.read_text())
-        edit(config["config"], plan)
+        edit(config["config"])
         path.write_text(json.dumps(config, indent=4))
     return numbers
-
-
-def _edit_backbone(config, plan):
-    for key in ("hidden_dim", "mlp_dim"):
-        config[key] = plan.backbone[key]
-    if "router_options" in plan.backbone:
-        config["router_options"] = plan.backbone["router_options"]
-
-
-def _edit(config, plan):
-    _edit_backbone(config["backbone"]["config"], plan)
-    for key in ("num_classes", "representation_size"):
-        config[key] = plan.classifier.get(key)
 
 
 def fill(folder, numbers, read):
@@ -121,70 +140,3 @@ def note_parameters(folder, count):
     metadata = json.loads(path.read_text())
     metadata["parameter_count"] = count
     path.write_text(json.dumps(metadata, indent=4))
-
-
-def compare(folder, expected, tolerance, used):
-    """Hold a written preset against a file of expected arrays.
-
-    The file holds either `images` and `logits` (or `logits_f32_dispatch`,
-    which is preferred: logits without the reference's rounding to bfloat16),
-    or arrays of the checkpoint by path.
-
-    Args:
-        folder: of the preset.
-        expected: path of a .npz file.
-        tolerance: largest absolute difference of logits.
-        used: {path in the checkpoint: our variable's path}.
-
-    Returns:
-        A line that says what was compared.
-    """
-    with np.load(expected, allow_pickle=False) as arrays:
-        names = set(arrays.files)
-        model = MoEViTImageClassifier.from_preset(str(folder))
-        if "images" in names and names & {"logits", "logits_f32_dispatch"}:
-            name = "logits_f32_dispatch"
-            name = name if name in names else "logits"
-            return _compare_logits(
-                model, arrays["images"], arrays[name], name, tolerance
-            )
-        absent = sorted(set(used) - names)
-        if absent:
-            raise ConversionError(
-                f"--verify {expected} must hold images and logits, or the "
-                f"checkpoint's arrays; it lacks {absent[0]}."
-            )
-        weights = {w.path: w for w in model.weights}
-        for source, ours in used.items():
-            value = keras.ops.convert_to_numpy(weights[ours])
-            wanted = arrays[source].astype("float32")
-            if value.size != wanted.size or not np.array_equal(
-                value.reshape(-1), wanted.reshape(-1)
-            ):
-                raise ConversionError(
-                    f"--verify: {ours} is not equal to {source} of {expected}."
-                )
-    return f"{len(used)} arrays are equal to those of {expected}"
-
-
-def _compare_logits(model, images, wanted, name, tolerance):
-    if images.shape[1:] != tuple(model.backbone.image_shape):
-        raise ConversionError(
-            f"--verify: the images must be {model.backbone.image_shape}; the "
-            f"file has {images.shape[1:]}."
-        )
-    logits = keras.ops.convert_to_numpy(
-        model(keras.ops.convert_to_tensor(images, "float32"), training=False)
-    )
-    if logits.shape != wanted.shape:
-        raise ConversionError(
-            f"--verify: the model gives logits {logits.shape}; {name} has the "
-            f"shape {wanted.shape}."
-        )
-    difference = float(np.abs(logits - wanted).max())
-    if not difference <= tolerance:
-        raise ConversionError(
-            f"--verify: logits differ from {name} by {difference:.2e}, more "
-            f"than {tolerance:.0e}."
-        )
-    return f"logits differ from {name} by {difference:.1e} at most"

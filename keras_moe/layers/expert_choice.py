@@ -193,11 +193,15 @@ class ExpertChoiceMoE(MoELayer):
             std = self.noise_std / self.num_experts
             logits = logits + self.noise(ops.shape(logits), std)
         return routing.expert_choice(
-            softmax(logits, axis=-1),
+            self.gates(logits, mask),
             self.capacity(ops.shape(tokens)[1]),
             mask=mask,
             max_experts_per_token=self.max_experts_per_token,
         )
+
+    def gates(self, logits, mask):
+        """Gates (G,T,E) of logits; a masked token may have some, and no seat."""
+        return softmax(logits, axis=-1)
 
     def capacity(self, num_tokens):
         """S, the seats of each expert, for groups of `num_tokens`."""

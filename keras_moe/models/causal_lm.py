@@ -6,6 +6,9 @@ from keras import ops
 
 from keras_moe import checks
 from keras_moe.models import language_task
+from keras_moe.models import mot_format
+from keras_moe.models import mot_tokenizer_files
+from keras_moe.models import presets
 from keras_moe.models.causal_lm_preprocessor import MoTCausalLMPreprocessor
 from keras_moe.models.language_model import MoTBackbone
 
@@ -65,6 +68,53 @@ class MoTCausalLM(language_task.LanguageTask, keras_hub.models.CausalLM):
             inputs=backbone.input,
             outputs=backbone.token_embedding(hidden, reverse=True),
             **kwargs,
+        )
+
+    @classmethod
+    def from_preset(cls, preset, load_weights: bool = True, **kwargs):
+        """A model with the weights of a preset, or of the `mot` format.
+
+        Args:
+            preset: as in `MoTBackbone.from_preset`. With the `mot` format,
+                GPT-2's tokenizer files (`vocab.json` and `merges.txt`, or
+                `tokenizer.json`), if they are there, make the preprocessor;
+                without them it is `None`.
+            load_weights: whether to read the weights, or start new ones.
+            **kwargs: `dtype`, `backbone`, and arguments of the class, instead
+                of the saved ones.
+
+        Raises:
+            ValueError: where a file is missing, damaged or of another model.
+        """
+        folder = presets.resolve(preset)
+        if not mot_format.recognises(folder):
+            return super().from_preset(folder, load_weights, **kwargs)
+        if "preprocessor" not in kwargs:
+            kwargs["preprocessor"] = cls.published_preprocessor(
+                folder, mot_format.Folder(folder).backbone
+            )
+        if "backbone" not in kwargs:
+            kwargs["backbone"] = MoTBackbone.from_preset(
+                folder, load_weights, dtype=kwargs.pop("dtype", None)
+            )
+        return cls(**kwargs)
+
+    @classmethod
+    def published_preprocessor(cls, folder, backbone: dict):
+        """The preprocessor of GPT-2's tokenizer files, `None` without them.
+
+        Args:
+            folder: with the files, see `mot_tokenizer_files.read`.
+            backbone: arguments of the backbone that is to read the ids.
+        """
+        found = mot_tokenizer_files.read(folder, backbone["vocabulary_size"])
+        if found is None:
+            return None
+        vocabulary, merges, options = found
+        tokenizer_cls = cls.preprocessor_cls.tokenizer_cls
+        return cls.preprocessor_cls(
+            tokenizer_cls(vocabulary, merges, **options),
+            sequence_length=backbone["max_sequence_length"],
         )
 
     def call(self, inputs, training=None, mask=None):

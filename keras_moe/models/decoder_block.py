@@ -6,6 +6,7 @@ from keras import ops
 from keras_moe import activations
 from keras_moe import layers as moe_layers
 from keras_moe.models.attention import FeedForward
+from keras_moe.models.batch_choice import BatchExpertChoice
 from keras_moe.models.causal_attention import CausalAttention
 
 PACKAGE = "keras_moe"
@@ -13,6 +14,7 @@ ROUTERS = {
     "mixture_of_tokens": moe_layers.MixtureOfTokens,
     "expert_choice": moe_layers.ExpertChoiceMoE,
     "token_choice": moe_layers.TokenChoiceMoE,
+    "batch_expert_choice": BatchExpertChoice,
 }
 
 

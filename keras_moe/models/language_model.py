@@ -6,6 +6,7 @@ from keras import ops
 
 from keras_moe import activations
 from keras_moe.models import language_arguments
+from keras_moe.models import mot_format
 from keras_moe.models import presets
 from keras_moe.models.decoder_block import NORMS
 from keras_moe.models.decoder_block import DecoderBlock
@@ -27,8 +28,9 @@ class MoTBackbone(
             unless `router_options` has `intermediate_dim`.
         max_sequence_length: number of learned positions, which no sequence
             may exceed; of no effect on rotary ones.
-        router: `"mixture_of_tokens"`, `"expert_choice"`, `"token_choice"` or
-            `None`, the dense model.
+        router: `"mixture_of_tokens"`, `"expert_choice"`, `"token_choice"`,
+            `"batch_expert_choice"` (llm-random's Expert Choice, among the
+            tokens of the whole batch) or `None`, the dense model.
         moe_layers: indices of the blocks with experts; by default all.
         router_options: arguments of that layer, such as
             `{"num_experts": 32, "group_size": 32}`.
@@ -188,6 +190,32 @@ class MoTBackbone(
         """
         self.check_length(inputs["token_ids"].shape[1])
         return super().call(inputs, training=training, mask=mask)
+
+    @classmethod
+    def from_preset(cls, preset, load_weights: bool = True, **kwargs):
+        """A backbone with the weights of a preset, or of the `mot` format.
+
+        Args:
+            preset: a name of `list_presets()`, a folder, or
+                `"hf://organisation/name"`, with `"@revision"` behind it if
+                wanted. The folder or repository is a preset, or has the
+                `mot` format of the Hub (`config.json` with `"model_type":
+                "mot"`, weights as safetensors), which is read as it is, one
+                tensor at a time.
+            load_weights: whether to read the weights, or start new ones.
+            **kwargs: arguments of the class, instead of the saved ones.
+
+        Raises:
+            ValueError: where a file is missing, damaged or of another model.
+        """
+        folder = presets.resolve(preset)
+        if not mot_format.recognises(folder):
+            return super().from_preset(folder, load_weights, **kwargs)
+        found = mot_format.Folder(folder)
+        backbone = cls(**{**found.backbone, **kwargs})
+        if load_weights:
+            found.fill(backbone)
+        return backbone
 
     def embed(self, token_ids, start=0):
         """Features of ids whose first stands at place `start`."""

@@ -1,0 +1,111 @@
+"""Files of `torch.save`: tensors and plain values, and nothing that runs.
+
+PyTorch's restricted unpickler reads them. Of classes beyond its own it is
+allowed `types.SimpleNamespace`, in which llm-random keeps running means. A file
+with any other is refused; the unpickler stops before it makes the object.
+"""
+
+import pathlib
+import pickle
+import types
+import zipfile
+
+from conversion.errors import ConversionError
+
+# What wrappers put in front of every name: torch.compile, and DDP.
+WRAPPERS = ("_orig_mod.", "module.")
+
+
+class Checkpoint:
+    """Tensors by name, of the state dictionary `model` in a file.
+
+    Args:
+        file: path of a `.pt` file. Its tensors are mapped into memory, not
+            read, where it is of PyTorch's zip format.
+
+    Attributes:
+        prefix: what was taken off the front of all names.
+    """
+
+    def __init__(self, file):
+        self.file = pathlib.Path(file)
+        content = _load(self.file)
+        model = content.get("model") if isinstance(content, dict) else None
+        if not isinstance(model, dict) or not model:
+            raise ConversionError(
+                f"{file} must hold a dictionary with the state dictionary "
+                "'model', as llm-random saves it; it holds "
+                f"{_described(content)}."
+            )
+        import torch
+
+        for name, value in model.items():
+            if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+                raise ConversionError(
+                    f"'model' of {file} must hold tensors by name; {name!r} "
+                    f"is {type(value).__name__}."
+                )
+            if value.layout is not torch.strided or value.is_quantized:
+                raise ConversionError(
+                    f"{name} of {file} must be a dense tensor."
+                )
+        self.prefix = ""
+        while wrapper := next((w for w in WRAPPERS if _all(model, w)), None):
+            self.prefix += wrapper
+            model = {k.removeprefix(wrapper): v for k, v in model.items()}
+        self._model = model
+
+    def shapes(self):
+        """{name: shape} of all tensors."""
+        return {name: tuple(t.shape) for name, t in self._model.items()}
+
+    def read(self, name):
+        """One tensor as an array; bfloat16 as float32, which holds it."""
+        import torch
+
+        tensor = self._model[name].detach()
+        if tensor.dtype == torch.bfloat16:
+            tensor = tensor.float()
+        return tensor.numpy()
+
+
+def _all(model, prefix):
+    return all(name.startswith(prefix) for name in model)
+
+
+def _load(file):
+    try:
+        import torch
+    except ImportError as error:
+        raise ConversionError(
+            f"reading {file} needs PyTorch; install it with "
+            "`pip install torch`, whichever backend Keras uses."
+        ) from error
+    if not file.is_file():
+        raise ConversionError(f"{file} is no file.")
+    try:
+        with torch.serialization.safe_globals([types.SimpleNamespace]):
+            return torch.load(
+                file,
+                map_location="cpu",
+                weights_only=True,
+                mmap=zipfile.is_zipfile(file),
+            )
+    except pickle.UnpicklingError as error:
+        # PyTorch's text goes on to explain how to run such a file.
+        reason = str(error).split("WeightsUnpickler error:")[-1].strip()
+        raise ConversionError(
+            f"{file} is not only tensors and plain values: "
+            f"{reason.splitlines()[0]} Nothing of it was executed."
+        ) from error
+    except Exception as error:  # a damaged pickle may raise any
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ConversionError(
+            f"{file} is no whole file of torch.save: {reason[0]}"
+        ) from error
+
+
+def _described(content):
+    if not isinstance(content, dict):
+        return f"a {type(content).__name__}"
+    return f"the keys {sorted(map(str, content))[:5]}"

@@ -1,0 +1,110 @@
+"""Repositories in the `mot` format of the Hugging Face Hub, into presets."""
+
+import pathlib
+
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HFValidationError
+
+from conversion import language
+from conversion import streaming
+from conversion.errors import ConversionError
+from keras_moe.models import MoTCausalLM
+from keras_moe.models import mot_format
+from keras_moe.models import presets
+
+TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json")
+
+
+def convert_mot(
+    source,
+    out,
+    *,
+    verify=None,
+    tolerance=2e-4,
+    licence="not stated",
+    say=print,
+):
+    """Convert a model in the `mot` format into a preset for `MoTCausalLM`.
+
+    Args:
+        source: a folder, or `"hf://organisation/name"` with `"@revision"`
+            behind it if wanted.
+        out: the preset's folder; see `save_to_preset`.
+        verify: .npz file to compare with, see `verify.compare_texts`.
+        tolerance: of that comparison.
+        licence: of the checkpoint, for the record.
+        say: gets a line of text for each thing deduced.
+
+    Raises:
+        ConversionError: when anything does not fit; nothing is written then.
+    """
+    out = streaming.check_out(out)
+    folder = fetch(source)
+    try:
+        found = mot_format.Folder(folder)
+        preprocessor = MoTCausalLM.published_preprocessor(
+            folder, found.backbone
+        )
+    except ValueError as error:
+        raise ConversionError(str(error)) from error
+    for name, value in found.backbone.items():
+        say(f"{name}: {value}")
+    if found.left_out:
+        say(f"left out, no weights of their own: {', '.join(found.left_out)}")
+    if preprocessor is None:
+        say("tokenizer: none in the source; the preset reads token ids")
+    else:
+        size = preprocessor.tokenizer.vocabulary_size()
+        say(f"tokenizer: byte pairs, {size} tokens")
+    record = {
+        "source": str(source) if _on_hub(source) else folder.name,
+        "revision": _revision(folder) if _on_hub(source) else None,
+        "files": {
+            file.name: presets.digest(file) for file in _files(folder, found)
+        },
+        "options": {},
+        "deduced": found.backbone,
+        "left_out": found.left_out,
+        "arrays": len(found.shapes()),
+        "licence": licence,
+    }
+    language.write(
+        out,
+        found.backbone,
+        found.sources,
+        found,
+        record,
+        preprocessor=preprocessor,
+        verify=verify,
+        tolerance=tolerance,
+        say=say,
+    )
+
+
+def fetch(source) -> pathlib.Path:
+    """The folder of a source, downloaded if it is a repository of the Hub."""
+    if not _on_hub(source):
+        if not pathlib.Path(source).is_dir():
+            raise ConversionError(
+                "SOURCE must be a folder or a repository such as "
+                f"'hf://organisation/name'; {str(source)!r} is neither."
+            )
+        return pathlib.Path(source).absolute()
+    try:
+        return pathlib.Path(presets.resolve(source))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise ConversionError(f"{source} cannot be fetched: {error}") from error
+
+
+def _on_hub(source):
+    return str(source).startswith(presets.HUB)
+
+
+def _revision(folder):
+    """The commit of a download, which the Hub's cache names its folder by."""
+    return folder.name if folder.parent.name == "snapshots" else None
+
+
+def _files(folder, found):
+    others = (folder / name for name in ("config.json", *TOKENIZER_FILES))
+    return [*(f for f in others if f.is_file()), *found.files.files]

@@ -1,0 +1,104 @@
+"""vmoe's vision transformers as our models: built, and held to be equal."""
+
+import keras
+import numpy as np
+
+from conversion.errors import ConversionError
+from conversion.verify import compare_logits
+from keras_moe.models import MoEViTBackbone
+from keras_moe.models import MoEViTImageClassifier
+from keras_moe.models import MoEViTImageClassifierPreprocessor
+from keras_moe.models import image_converter
+
+
+def build(plan, small=False):
+    """The classifier of a plan, or its small twin."""
+    backbone, classifier = dict(plan.backbone), dict(plan.classifier)
+    if small:
+        backbone.update(hidden_dim=8 * backbone["num_heads"], mlp_dim=2)
+        options = dict(backbone.get("router_options") or {})
+        if "intermediate_dim" in options:
+            options["intermediate_dim"] = 2
+        if "router" in backbone:
+            backbone["router_options"] = options
+        classifier["num_classes"] = 2
+        if classifier.get("representation_size"):
+            classifier["representation_size"] = 2
+    backbone = MoEViTBackbone(
+        data_format="channels_last", dtype="float32", **backbone
+    )
+    converter = image_converter(backbone.image_shape)
+    return MoEViTImageClassifier(
+        backbone,
+        preprocessor=MoEViTImageClassifierPreprocessor(converter),
+        compile=small,  # so that the files have an optimiser, as usual
+        **classifier,
+    )
+
+
+def edits(plan):
+    """What turns the twin's files into those of the model."""
+
+    def of_backbone(config):
+        for key in ("hidden_dim", "mlp_dim"):
+            config[key] = plan.backbone[key]
+        if "router_options" in plan.backbone:
+            config["router_options"] = plan.backbone["router_options"]
+
+    def of_task(config):
+        of_backbone(config["backbone"]["config"])
+        for key in ("num_classes", "representation_size"):
+            config[key] = plan.classifier.get(key)
+
+    return {"config.json": of_backbone, "task.json": of_task}
+
+
+def compare(folder, expected, tolerance, used):
+    """Hold a written preset against a file of expected arrays.
+
+    The file holds either `images` and `logits` (or `logits_f32_dispatch`,
+    which is preferred: logits without the reference's rounding to bfloat16),
+    or arrays of the checkpoint by path.
+
+    Args:
+        folder: of the preset.
+        expected: path of a .npz file.
+        tolerance: largest absolute difference of logits.
+        used: {path in the checkpoint: our variable's path}.
+
+    Returns:
+        A line that says what was compared.
+    """
+    with np.load(expected, allow_pickle=False) as arrays:
+        names = set(arrays.files)
+        model = MoEViTImageClassifier.from_preset(str(folder))
+        if "images" in names and names & {"logits", "logits_f32_dispatch"}:
+            name = "logits_f32_dispatch"
+            name = name if name in names else "logits"
+            images = arrays["images"]
+            if images.shape[1:] != tuple(model.backbone.image_shape):
+                raise ConversionError(
+                    "--verify: the images must be "
+                    f"{model.backbone.image_shape}; the file has "
+                    f"{images.shape[1:]}."
+                )
+            images = keras.ops.convert_to_tensor(images, "float32")
+            logits = model(images, training=False)
+            return compare_logits(logits, arrays[name], name, tolerance)
+        absent = sorted(set(used) - names)
+        if absent:
+            raise ConversionError(
+                f"--verify {expected} must hold images and logits, or the "
+                f"checkpoint's arrays; it lacks {absent[0]}."
+            )
+        weights = {w.path: w for w in model.weights}
+        for source, ours in used.items():
+            value = keras.ops.convert_to_numpy(weights[ours])
+            wanted = arrays[source].astype("float32")
+            if value.size != wanted.size or not np.array_equal(
+                value.reshape(-1), wanted.reshape(-1)
+            ):
+                raise ConversionError(
+                    f"--verify: {ours} is not equal to {source} of {expected}."
+                )
+    return f"{len(used)} arrays are equal to those of {expected}"

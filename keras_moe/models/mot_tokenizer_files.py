@@ -1,0 +1,110 @@
+"""GPT-2's tokenizer files, as folders in the `mot` format hold them."""
+
+import json
+import pathlib
+
+
+def read(folder, vocabulary_size) -> tuple[dict, list[str], dict] | None:
+    """Vocabulary, merge rules and options of `MoTTokenizer`.
+
+    They come from `vocab.json` and `merges.txt` or, without those, from
+    `tokenizer.json`.
+
+    Args:
+        folder: with the files.
+        vocabulary_size: rows of the embedding, which every id must have one
+            of.
+
+    Returns:
+        ({token: id}, ["t h", …], {"add_prefix_space": …}), or `None` for a
+        folder without any of the files.
+
+    Raises:
+        ValueError: for files that are unreadable, incomplete, of another
+            kind of tokenizer or of a larger vocabulary.
+    """
+    folder = pathlib.Path(folder)
+    vocabulary, merges = folder / "vocab.json", folder / "merges.txt"
+    whole = folder / "tokenizer.json"
+    options = {"add_prefix_space": False}
+    if vocabulary.is_file() and merges.is_file():
+        file, ids = vocabulary, _json(vocabulary)
+        rules = _lines(merges)
+    elif whole.is_file():
+        file = whole
+        ids, rules, options["add_prefix_space"] = _from_whole(whole)
+    elif vocabulary.is_file() or merges.is_file():
+        there, absent = "vocab.json", "merges.txt"
+        if merges.is_file():
+            there, absent = absent, there
+        raise ValueError(f"{folder} has {there} and lacks {absent}.")
+    else:
+        return None
+    _check(file, ids, rules, vocabulary_size)
+    return ids, rules, options
+
+
+def _json(file):
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:  # of JSON, or of UTF-8
+        raise ValueError(f"{file} cannot be read: {error}") from error
+
+
+def _lines(file):
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")
+    except ValueError as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error
+    lines = [line.rstrip("\r") for line in lines]
+    return [x for x in lines if x.strip() and not x.startswith("#version")]
+
+
+def _from_whole(file):
+    """({token: id}, merge rules, add_prefix_space) of `tokenizer.json`."""
+    content = _json(file)
+    try:
+        model, cutter = content["model"], content["pre_tokenizer"]
+        kinds = model["type"], cutter["type"], content.get("normalizer")
+        if kinds != ("BPE", "ByteLevel", None):
+            raise ValueError(
+                f"{file} must be of GPT-2's kind, model BPE, pre-tokenizer "
+                f"ByteLevel and no normalizer; it has {kinds}."
+            )
+        ids = dict(model["vocab"])
+        for token in content.get("added_tokens") or ():
+            if ids.setdefault(token["content"], token["id"]) != token["id"]:
+                raise ValueError(
+                    f"{file} gives {token['content']!r} two ids, "
+                    f"{ids[token['content']]} and {token['id']}."
+                )
+        rules = [
+            rule if isinstance(rule, str) else " ".join(rule)
+            for rule in model["merges"]
+        ]
+        return ids, rules, bool(cutter.get("add_prefix_space"))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{file} is not a tokenizer of GPT-2's kind: {error!r}"
+        ) from error
+
+
+def _check(file, ids, rules, vocabulary_size):
+    numbers = list(ids.values()) if isinstance(ids, dict) else []
+    if not numbers or any(type(n) is not int or n < 0 for n in numbers):
+        raise ValueError(f"{file} must map tokens to ids, from 0 on.")
+    if len(set(numbers)) != len(numbers):
+        raise ValueError(f"{file} gives several tokens the same id.")
+    if max(numbers) >= vocabulary_size:
+        raise ValueError(
+            f"{file} has ids up to {max(numbers)}; the embedding has "
+            f"{vocabulary_size} rows."
+        )
+    for rule in rules:
+        parts = rule.split(" ")
+        known = [*parts, "".join(parts)]
+        if len(parts) != 2 or not all(token in ids for token in known):
+            raise ValueError(
+                f"merge rule {rule!r} of {file.parent} must join two tokens "
+                "of the vocabulary into a third one."
+            )
