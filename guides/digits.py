@@ -20,13 +20,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import keras  # noqa: E402  (the backend is chosen above)
-import matplotlib  # noqa: E402
 import numpy as np  # noqa: E402
 from sklearn.datasets import load_digits  # noqa: E402
 from sklearn.model_selection import train_test_split  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 import keras_moe  # noqa: E402
+import keras_moe.visualize  # noqa: E402
 
 PATCH = 2
 TOKENS = (8 // PATCH) ** 2  # 16
@@ -176,49 +176,22 @@ def train(title, moe, data, epochs):
     return model, accuracy
 
 
-def draw(model, data, path, rows=5, columns=6):
+def draw(model, data, path, rows=5):
     """Write the picture: held-out images, and what slots read of them."""
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     _, _, test_images, test_y = data
+    images = test_images[:rows]
     with keras_moe.diagnostics.capture() as plans:
-        logits = model(cut(test_images[:rows]), training=False)
+        logits = model(cut(images), training=False)
     guesses = keras.ops.convert_to_numpy(logits).argmax(-1)
-    plan = plans[model.get_layer(f"soft_moe_{BLOCKS - 1}").path]
-    dispatch = keras.ops.convert_to_numpy(plan.dispatch)  # (G,T,E,S)
-    combine = keras.ops.convert_to_numpy(plan.combine)
-    # The slots that matter most: those the tokens read most of.
-    use = combine.sum(axis=(0, 1)).reshape(-1)
-    slots = np.argsort(-use)[:columns]
-    read = dispatch.reshape(rows, TOKENS, -1)[:, :, slots]
     side = 8 // PATCH
-
-    figure, axes = plt.subplots(
-        rows, columns + 1, figsize=(1.5 * (columns + 1), 1.6 * rows + 0.5)
+    figure = keras_moe.visualize.slot_regions(
+        images,
+        plans[model.get_layer(f"soft_moe_{BLOCKS - 1}").path],
+        (side, side),
+        titles=[f"is {y}, says {g}" for y, g in zip(test_y, guesses)],
+        title="What slots of the last Soft MoE layer read (red: most)",
     )
-    for row in range(rows):
-        for column in range(columns + 1):
-            axis = axes[row, column]
-            axis.set_xticks([])
-            axis.set_yticks([])
-            axis.imshow(test_images[row], cmap="gray_r", extent=(0, 8, 8, 0))
-            if column == 0:
-                axis.set_ylabel(f"is {test_y[row]}, says {guesses[row]}")
-                axis.set_title("image" if row == 0 else None)
-                continue
-            weights = read[row, :, column - 1].reshape(side, side)
-            red = np.zeros((side, side, 4))
-            red[..., 0] = 0.9
-            red[..., 3] = 0.8 * (weights - weights.min()) / np.ptp(weights)
-            axis.imshow(red, extent=(0, 8, 8, 0))
-            if row == 0:
-                expert, slot = divmod(int(slots[column - 1]), SLOTS)
-                axis.set_title(f"expert {expert}\nslot {slot}", fontsize=9)
-    figure.suptitle("What slots of the last Soft MoE layer read (red: most)")
-    figure.tight_layout()
     figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def main():

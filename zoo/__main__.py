@@ -1,4 +1,4 @@
-"""python -m zoo: list, train and evaluate presets."""
+"""python -m zoo: train, measure and pack presets."""
 
 import argparse
 import pathlib
@@ -6,7 +6,7 @@ import statistics
 import sys
 
 from zoo import recipe as recipes
-from zoo.data import DataError
+from zoo.errors import DataError
 
 
 def parser():
@@ -23,47 +23,70 @@ def parser():
     evaluate.add_argument(
         "--preset", help="name or folder, instead of that of the run"
     )
-    for command in (train, evaluate):
+    pack = commands.add_parser(
+        "pack", help="put a run's preset into the package, in half precision"
+    )
+    record = commands.add_parser(
+        "record", help="write what the runs measured to zoo/results"
+    )
+    step_time = commands.add_parser(
+        "step-time", help="compare a recipe's step time with its twin's"
+    )
+    for command in (train, evaluate, pack, record, step_time):
         command.add_argument("name", metavar="NAME", help="of a recipe")
-        command.add_argument("--seed", type=int, default=0)
-        command.add_argument(
-            "--data", metavar="FOLDER", help="where the data set lies"
-        )
+    for command in (train, evaluate, pack, record):
         command.add_argument(
             "--runs",
             type=pathlib.Path,
             default=pathlib.Path("runs"),
             help="folder of all runs (runs)",
         )
+    for command in (train, evaluate, pack):
+        command.add_argument("--seed", type=int, default=0)
+        command.add_argument(
+            "--data", metavar="FOLDER", help="where the data set lies"
+        )
     return root
 
 
 def main(arguments=None):
     arguments = parser().parse_args(arguments)
+    from zoo.results import ResultError
+
     try:
-        run(arguments)
-    except (recipes.RecipeError, DataError) as error:
+        COMMANDS[arguments.command](arguments)
+    except (recipes.RecipeError, DataError, ResultError) as error:
         sys.exit(f"error: {error}")
 
 
-def run(arguments):
-    if arguments.command == "list":
-        for name in recipes.names():
-            print(f"{name}: {recipes.load(name).title}")
-        return
+def _list(arguments):
+    for name in recipes.names():
+        print(f"{name}: {recipes.load(name).title}")
+
+
+def _folders(arguments):
+    """Recipe, folder of its runs, folder of this run."""
     recipe = recipes.load(arguments.name)
     runs = arguments.runs / recipe.name
-    folder = runs / f"seed-{arguments.seed}"
-    if arguments.command == "train":
-        from zoo import train
+    return recipe, runs, runs / f"seed-{getattr(arguments, 'seed', 0)}"
 
-        train.train(
-            recipe, folder, arguments.seed, arguments.data, arguments.epochs
-        )
-        print(f"Preset: {folder / 'preset'}")
-        return
+
+def _train(arguments):
+    from zoo import train
+
+    recipe, _, folder = _folders(arguments)
+    train.train(
+        recipe, folder, arguments.seed, arguments.data, arguments.epochs
+    )
+    print(f"Preset: {folder / 'preset'}")
+
+
+def _evaluate(arguments):
     from zoo import evaluate
+    from zoo.train import task_of
 
+    recipe, runs, folder = _folders(arguments)
+    task = task_of(recipe)
     given = arguments.preset
     result = evaluate.evaluate(
         recipe,
@@ -72,16 +95,64 @@ def run(arguments):
         None if given else folder / "evaluation.json",
     )
     print(
-        f"{result['test_accuracy']:.2%} of {result['test_images']:,} test "
-        f"images, {result['parameters']:,} parameters"
+        f"{task.METRIC_TITLE} {result[task.METRIC]:.4f} on test data, "
+        f"{result['parameters']:,} parameters"
     )
-    seeds = evaluate.summary(runs)
+    seeds = evaluate.summary(runs, task.METRIC)
     if not given and len(seeds) > 1:
         values = list(seeds.values())
         print(
-            f"{len(seeds)} seeds: mean {statistics.mean(values):.2%}, "
-            f"standard deviation {statistics.stdev(values):.2%}"
+            f"{len(seeds)} seeds: mean {statistics.mean(values):.4f}, "
+            f"standard deviation {statistics.stdev(values):.4f}"
         )
+
+
+def _pack(arguments):
+    from zoo import pack
+    from zoo import results
+
+    recipe, runs, folder = _folders(arguments)
+    packed = pack.pack(recipe, folder, arguments.data)
+    results.record(recipe, runs, packed)
+    print(f"{recipe.name}: {packed['bytes'] / 1e6:.1f} MB in the package")
+
+
+def _record(arguments):
+    from zoo import results
+
+    recipe, runs, _ = _folders(arguments)
+    result = results.record(recipe, runs)
+    print(f"{results.path_of(recipe.name)}: {len(result['seeds'])} seeds")
+
+
+def _step_time(arguments):
+    from keras_moe.models.presets import write_json
+    from zoo import results
+    from zoo import step_time
+
+    recipe = recipes.load(arguments.name)
+    if recipe.twin is None:
+        raise recipes.RecipeError(f"{recipe.name} has no twin.")
+    found = step_time.compare(recipe)
+    write_json(
+        results.FOLDER / f"step_time_{recipe.name}_{found['backend']}.json",
+        found,
+    )
+    low, high = found["ratio_quartiles"]
+    print(
+        f"{found['ratio']:.2f} of its twin's step time (quartiles {low:.2f} "
+        f"to {high:.2f})"
+    )
+
+
+COMMANDS = {
+    "list": _list,
+    "train": _train,
+    "evaluate": _evaluate,
+    "pack": _pack,
+    "record": _record,
+    "step-time": _step_time,
+}
 
 
 if __name__ == "__main__":

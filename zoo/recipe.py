@@ -11,26 +11,20 @@ class RecipeError(ValueError):
     """A recipe that does not exist."""
 
 
-@dataclasses.dataclass(frozen=True)
-class ImageRecipe:
-    """How an image classifier is made and trained.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a model is trained, whatever it is for.
 
     Args:
         name: of the preset.
         title: one line for tables and cards.
         data: name of the data set, a key of `zoo.data.DATASETS`.
-        backbone: arguments of `MoEViTBackbone`.
-        classifier: arguments of `MoEViTImageClassifier` beside those of the
-            backbone, the preprocessor and the number of classes.
-        epochs: passes over the training images.
-        batch_size: images of a step.
+        backbone: arguments of the backbone.
+        epochs: number of epochs.
+        batch_size: examples of a step.
         learning_rate: peak of a linear warm-up and a cosine down to zero.
         warmup: the share of the steps that warms up.
         weight_decay: of AdamW.
-        label_smoothing: share of each label spread over all classes.
-        flip: whether images are mirrored, half of the time.
-        shift: most pixels that an image is moved by, each way.
-        erase: probability that a rectangle of an image is blanked.
         twin: name of the recipe this one is compared with.
     """
 
@@ -38,17 +32,49 @@ class ImageRecipe:
     title: str
     data: str
     backbone: dict
-    classifier: dict
     epochs: int
     batch_size: int
     learning_rate: float
-    warmup: float = 0.1
+    warmup: float = 0.05
     weight_decay: float = 0.05
+    twin: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageRecipe(Recipe):
+    """How an image classifier is made and trained; an epoch is all images.
+
+    Args:
+        classifier: arguments of `MoEViTImageClassifier` beside those of the
+            backbone, the preprocessor and the number of classes.
+        label_smoothing: share of each label spread over all classes.
+        flip: whether images are mirrored, half of the time.
+        shift: most pixels that an image is moved by, each way.
+        erase: probability that a rectangle of an image is blanked.
+    """
+
+    task = "vision"
+
+    classifier: dict
     label_smoothing: float = 0.1
     flip: bool = True
     shift: int = 2
     erase: float = 0.25
-    twin: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextRecipe(Recipe):
+    """How a language model of bytes is made and trained.
+
+    Args:
+        sequence_length: bytes of an example.
+        steps_per_epoch: each step reads examples from anywhere in the text.
+    """
+
+    task = "text"
+
+    sequence_length: int
+    steps_per_epoch: int
 
 
 def names() -> list[str]:
@@ -57,7 +83,7 @@ def names() -> list[str]:
     return sorted(m.name for m in found if not m.name.startswith("_"))
 
 
-def load(name: str) -> ImageRecipe:
+def load(name: str) -> Recipe:
     """The recipe called `name`."""
     if name not in names():
         raise RecipeError(

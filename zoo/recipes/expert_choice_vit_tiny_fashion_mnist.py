@@ -7,11 +7,11 @@ from zoo.recipes.soft_moe_vit_tiny_fashion_mnist import RECIPE as SOFT
 RECIPE = dataclasses.replace(
     SOFT,
     name="expert_choice_vit_tiny_fashion_mnist",
-    title="Expert Choice ViT, 24 experts of 2 seats, on Fashion-MNIST",
+    title="Expert Choice ViT, 16 experts of 1 seat, on Fashion-MNIST",
     backbone={
         **SOFT.backbone,
         "router": "expert_choice",
-        # round(49 · 1 / 24) = 2 seats an expert, as the slots of its sibling.
-        "router_options": {"num_experts": 24, "capacity_factor": 1.0},
+        # round(16 · 1 / 16) = 1 seat an expert, as the slots of its sibling.
+        "router_options": {"num_experts": 16, "capacity_factor": 1.0},
     },
 )

@@ -1,0 +1,85 @@
+"""python -m keras_moe: try the presets that ship with the package."""
+
+import argparse
+import sys
+
+GENERATE = "mot_tiny_shakespeare"
+SAMPLERS = ("top_k", "top_p", "random", "greedy")
+
+
+def positive(text):
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(
+            f"must be an integer of at least 1; received {text!r}"
+        )
+    return number
+
+
+def parser():
+    root = argparse.ArgumentParser(
+        prog="python -m keras_moe", description=__doc__
+    )
+    commands = root.add_subparsers(dest="command", required=True)
+    commands.add_parser("presets", help="name the presets that ship")
+    generate = commands.add_parser("generate", help="continue a text")
+    generate.add_argument("prompt", metavar="PROMPT", help="how it begins")
+    generate.add_argument(
+        "--preset",
+        default=GENERATE,
+        help=f"name, folder or hf:// handle ({GENERATE})",
+    )
+    generate.add_argument(
+        "--max-length",
+        type=positive,
+        help="tokens of the whole text (as many as the model has places)",
+    )
+    generate.add_argument(
+        "--sampler", choices=SAMPLERS, default="top_k", help="(top_k)"
+    )
+    generate.add_argument(
+        "--temperature", type=float, default=0.8, help="(0.8)"
+    )
+    generate.add_argument("--seed", type=int, default=0, help="(0)")
+    return root
+
+
+def sampler(name, temperature, seed):
+    """A KerasHub sampler by name."""
+    import keras_hub
+
+    if name == "greedy":
+        return keras_hub.samplers.GreedySampler()
+    if not temperature > 0:
+        raise ValueError(
+            f"--temperature must be greater than 0; received {temperature}."
+        )
+    options = {"temperature": temperature, "seed": seed}
+    if name == "top_k":
+        return keras_hub.samplers.TopKSampler(k=20, **options)
+    if name == "top_p":
+        return keras_hub.samplers.TopPSampler(p=0.9, **options)
+    return keras_hub.samplers.RandomSampler(**options)
+
+
+def main(arguments=None):
+    arguments = parser().parse_args(arguments)
+    from keras_moe import models
+
+    if arguments.command == "presets":
+        print("\n".join(models.list_presets()))
+        return
+    try:
+        chosen = sampler(
+            arguments.sampler, arguments.temperature, arguments.seed
+        )
+        model = models.MoTCausalLM.from_preset(arguments.preset)
+        model.compile(sampler=chosen)
+        text = model.generate(arguments.prompt, max_length=arguments.max_length)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

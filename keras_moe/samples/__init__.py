@@ -1,0 +1,48 @@
+"""Real data that ships with the package, for demos and tests."""
+
+import pathlib
+import typing
+
+import numpy as np
+
+FOLDER = pathlib.Path(__file__).parent
+FASHION_MNIST_CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+
+
+class Samples(typing.NamedTuple):
+    """Images uint8 (n,H,W,C), labels int32 (n,), the names of the labels."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+
+
+def fashion_mnist() -> Samples:
+    """300 test images of Fashion-MNIST, the first 30 of each of ten classes.
+
+    Images are uint8 (300,28,28,1), 0 is black; labels int32 (300,). No preset
+    of this package was trained on them. Fashion-MNIST is Copyright 2017
+    Zalando SE, MIT licence, which lies beside the file
+    (https://github.com/zalandoresearch/fashion-mnist, arXiv 1708.07747).
+
+    Example:
+
+    >>> from keras_moe import samples
+    >>> images, labels, classes = samples.fashion_mnist()
+    >>> images.shape, classes[labels[0]]
+    ((300, 28, 28, 1), 'T-shirt/top')
+    """
+    with np.load(FOLDER / "fashion_mnist.npz", allow_pickle=False) as file:
+        images, labels = file["images"], file["labels"]
+    return Samples(images, labels.astype("int32"), FASHION_MNIST_CLASSES)

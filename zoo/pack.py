@@ -1,0 +1,79 @@
+"""The preset of a run as it ships: half precision, equally good."""
+
+import pathlib
+import shutil
+import tempfile
+
+from keras_moe.models import presets
+from zoo.evaluate import evaluate
+from zoo.results import ResultError
+from zoo.train import task_of
+
+# How much worse than the run's own figure the preset in half precision may
+# be: a hundredth of a percentage point, or of a bit per byte.
+TOLERANCE = 1e-4
+LIMIT = 15e6  # bytes of all presets of the package together
+
+
+def pack(recipe, run, data_folder=None, target=presets.FOLDER):
+    """Put the preset of a run into the package, in half precision.
+
+    Args:
+        recipe: what was trained.
+        run: folder of the run, trained and evaluated.
+        data_folder: where the data set lies, see `zoo.data`.
+        target: folder of the presets that ship.
+
+    Returns:
+        What was measured of the written preset.
+
+    Raises:
+        ResultError: where half precision makes it worse, or the presets of
+            the package would take more than 15 MB; nothing is written then.
+    """
+    task = task_of(recipe)
+    run, target = pathlib.Path(run), pathlib.Path(target)
+    target.mkdir(parents=True, exist_ok=True)
+    whole = evaluate(recipe, run / "preset", data_folder)
+    scratch = tempfile.mkdtemp(prefix=".pack.", dir=target)
+    part = pathlib.Path(scratch) / recipe.name
+    try:
+        half = task.CLASS.from_preset(str(run / "preset"), dtype="float16")
+        half.save_to_preset(part)
+        packed = evaluate(recipe, part, data_folder)
+        loss = whole[task.METRIC] - packed[task.METRIC]
+        loss = loss if task.HIGHER_IS_BETTER else -loss
+        if loss > TOLERANCE:
+            raise ResultError(
+                f"{recipe.name} in half precision has {task.METRIC_TITLE} "
+                f"{packed[task.METRIC]:.5f}, with all bits "
+                f"{whole[task.METRIC]:.5f}."
+            )
+        others = sum(
+            size_of(folder)
+            for folder in target.iterdir()
+            if folder.is_dir()
+            and not folder.name.startswith(".")
+            and folder.name != recipe.name
+        )
+        size = size_of(part)
+        if others + size > LIMIT:
+            raise ResultError(
+                f"the presets of the package may take {LIMIT / 1e6:.0f} MB "
+                f"together; with {recipe.name} they would take "
+                f"{(others + size) / 1e6:.1f} MB."
+            )
+        presets.replace(part, target / recipe.name)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return {
+        "seed": int(run.name.removeprefix("seed-")),
+        task.METRIC: packed[task.METRIC],
+        "with_all_bits": whole[task.METRIC],
+        "bytes": size,
+    }
+
+
+def size_of(folder):
+    """Bytes of all files of a folder."""
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())

@@ -1,0 +1,70 @@
+"""What was measured of a recipe, kept in `zoo/results` as JSON."""
+
+import json
+import pathlib
+import statistics
+
+from keras_moe.models import presets
+from zoo import evaluate
+from zoo.train import task_of
+
+FOLDER = pathlib.Path(__file__).parent / "results"
+
+
+class ResultError(ValueError):
+    """Runs or results that are not there."""
+
+
+def path_of(name):
+    return FOLDER / f"{name}.json"
+
+
+def load(name):
+    """The recorded results of a recipe, `None` if there are none."""
+    path = path_of(name)
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def record(recipe, runs, preset=None):
+    """Gather what the runs of a recipe measured into one file.
+
+    Args:
+        recipe: what was trained.
+        runs: folder of its runs, with `seed-…/evaluation.json`.
+        preset: what was measured of the preset that ships, or `None` to keep
+            what is recorded of it.
+
+    Returns:
+        The record.
+    """
+    task = task_of(recipe)
+    measured = evaluate.summary(runs, task.METRIC)
+    if not measured:
+        raise ResultError(
+            f"no evaluated run of {recipe.name} lies in {runs}; train and "
+            "evaluate it first."
+        )
+    values = list(measured.values())
+    trained = {}
+    for seed in measured:
+        path = pathlib.Path(runs) / f"seed-{seed}" / "training.json"
+        trained[str(seed)] = json.loads(path.read_text())
+    first = pathlib.Path(runs) / f"seed-{next(iter(measured))}"
+    one = json.loads((first / "evaluation.json").read_text())
+    before = load(recipe.name) or {}
+    result = {
+        "recipe": recipe.name,
+        "data": recipe.data,
+        "metric": task.METRIC,
+        "test_examples": one.get("images", one.get("bytes")),
+        "parameters": one["parameters"],
+        "seeds": {str(seed): value for seed, value in measured.items()},
+        "mean": statistics.mean(values),
+        "standard_deviation": (
+            statistics.stdev(values) if len(values) > 1 else None
+        ),
+        "training": trained,
+        "preset": preset or before.get("preset"),
+    }
+    presets.write_json(path_of(recipe.name), result)
+    return result
