@@ -15,7 +15,7 @@ TEST := .venv/test
 .DELETE_ON_ERROR:
 
 demo: $(DEMO)/ready
-	KERAS_BACKEND=$(KERAS_BACKEND) $(DEMO)/bin/python guides/digits.py
+	KERAS_BACKEND=$(KERAS_BACKEND) $(DEMO)/bin/python guides/demo.py
 
 # One thread a worker: the tests are many and small.
 test: $(TEST)/ready
