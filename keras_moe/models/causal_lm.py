@@ -1,5 +1,7 @@
 """Text generation with `MoTBackbone`."""
 
+import itertools
+
 import keras
 import keras_hub
 from keras import ops
@@ -206,10 +208,15 @@ class MoTCausalLM(language_task.LanguageTask, keras_hub.models.CausalLM):
         ahead = (
             ops.flip(ops.cumsum(ops.flip(padding_mask, -1), axis=-1), -1) > 0
         )
+        prompts = token_ids
+        if stop_token_ids is not None:
+            # The sampler would take padding with a stop token for an end.
+            free = (i for i in itertools.count() if i not in stop_token_ids)
+            token_ids = ops.where(ahead, token_ids, next(free))
         cache = self.backbone.empty_cache(batch, length)
         _, hidden, cache = self.call_with_cache(token_ids, cache, 0, begun)
 
-        def next(prompt, cache, index):
+        def step(prompt, cache, index):
             rows = ops.shape(prompt)[0]  # those of a prompt's beams together
             last = ops.slice(prompt, [0, index - 1], [rows, 1])
             seen = ops.repeat(begun, rows // batch, axis=0)
@@ -219,7 +226,7 @@ class MoTCausalLM(language_task.LanguageTask, keras_hub.models.CausalLM):
             return logits[:, 0], hidden[:, 0], cache
 
         token_ids = self.sampler(
-            next=next,
+            next=step,
             prompt=token_ids,
             cache=cache,
             index=ops.min(ops.sum(ops.cast(ahead, "int32"), axis=-1)),
@@ -232,6 +239,7 @@ class MoTCausalLM(language_task.LanguageTask, keras_hub.models.CausalLM):
         if stop_token_ids is not None:
             stopped = _up_to_the_first(token_ids, stop_token_ids, ahead)
             whole = ops.logical_and(begun, stopped)
+            token_ids = ops.where(whole, token_ids, prompts)
         return {"token_ids": token_ids, "padding_mask": whole}
 
 

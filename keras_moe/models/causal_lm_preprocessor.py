@@ -76,6 +76,24 @@ class MoTCausalLMPreprocessor(keras_hub.models.CausalLMPreprocessor):
             **kwargs,
         )
 
+    def generate_preprocess(self, x, sequence_length: int | None = None):
+        """`token_ids` and `padding_mask` of prompts, without an end.
+
+        Args:
+            x: a string or a list of strings.
+            sequence_length: instead of the preprocessor's.
+        """
+        if not self.built:
+            self.build(None)
+        # KerasHub would add the start token even if it is not wanted.
+        token_ids, padding_mask = self.packer(
+            self.tokenizer(x),
+            sequence_length=sequence_length,
+            add_start_value=self.add_start_token,
+            add_end_value=False,
+        )
+        return {"token_ids": token_ids, "padding_mask": padding_mask}
+
     @classmethod
     def _add_missing_kwargs(cls, loader, kwargs):
         # KerasHub's hook for presets without a file of the preprocessor.

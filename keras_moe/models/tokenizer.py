@@ -1,5 +1,8 @@
 """Text to token ids and back: byte pairs as GPT-2 has them, or plain bytes."""
 
+import re
+import sys
+
 import keras
 import keras_hub
 from tokenizers import pre_tokenizers
@@ -27,7 +30,8 @@ class MoTTokenizer(keras_hub.tokenizers.BytePairTokenizer):
     Ids do not depend on the other texts of a batch. Inside `tf.data`, KerasHub
     cuts words with TensorFlow's regular expressions, which lose a space beside
     U+00A0, U+3000 and their like, and merge no spaces at the end of a text;
-    elsewhere ids are GPT-2's and every text comes back whole.
+    elsewhere, and everywhere without merges, ids are GPT-2's and every text
+    comes back whole.
 
     Args:
         vocabulary: dictionary from token to id, or the path of a JSON file.
@@ -80,7 +84,9 @@ class MoTTokenizer(keras_hub.tokenizers.BytePairTokenizer):
         # In this order, where KerasHub's is by chance.
         specials = [END] if mask_token is None else [END, mask_token]
         kwargs.setdefault("unsplittable_tokens", specials)
+        self._specials = tuple(specials)
         super().__init__(vocabulary=vocabulary, merges=merges, **kwargs)
+        self.built = True  # or Keras would not quantise a model that has it
 
     @classmethod
     def byte_level(cls, mask_token: str | None = None, **kwargs):
@@ -111,6 +117,35 @@ class MoTTokenizer(keras_hub.tokenizers.BytePairTokenizer):
             self._tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(
                 add_prefix_space=self.add_prefix_space, use_regex=True
             )
+
+    def tokenize(self, inputs):
+        """The ids of a string or of a list of strings."""
+        in_bytes = not self.sequence_length and not self.add_prefix_space
+        if in_bytes and self.merges == [MERGES_HEADER]:
+            tf = sys.modules.get("tensorflow")  # imported where it is traced
+            if tf is not None and not tf.executing_eagerly():
+                return self._trace_bytes(tf, inputs)
+        return super().tokenize(inputs)
+
+    def _trace_bytes(self, tf, texts):
+        """Ids of texts whose bytes no rule merges, in a graph of TensorFlow.
+
+        KerasHub's merging is long to trace there, and loses some spaces.
+        """
+        ids = [self.vocabulary.get(symbol, -1) for symbol in _byte_symbols()]
+        # Bytes that UTF-8 does not have stand for the special tokens.
+        for free, token in zip((255, 254), self._specials):
+            ids[free] = self.vocabulary[token]
+            texts = tf.strings.regex_replace(
+                texts, re.escape(token), bytes([free])
+            )
+        split = tf.strings.bytes_split(texts)  # ragged (texts,bytes)
+        values = split.flat_values if texts.shape.rank else split
+        values = tf.reshape(tf.io.decode_raw(values, tf.uint8), [-1])
+        values = tf.gather(
+            tf.constant(ids, self.compute_dtype), tf.cast(values, "int32")
+        )
+        return split.with_flat_values(values) if texts.shape.rank else values
 
     @classmethod
     def from_preset(cls, preset, *args, **kwargs):
