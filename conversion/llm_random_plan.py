@@ -85,10 +85,8 @@ def deduce(checkpoint, options):
     attention = names.part(0, "attention", placement)
     width = _shape(shapes, f"{attention}input_projection.weight", 2)[0] // 3
     backbone.update(_positions(checkpoint, shapes, placement, left_out))
-    head = None
-    if backbone["positions"] == "rotary":
-        head = shapes[f"{attention}rope.cos"][-1]
-    backbone.update(_heads(options, width, features, head, missing))
+    rotary = shapes.get(f"{attention}rope.cos", (None,))[-1]
+    backbone.update(_heads(options, width, features, rotary, missing))
     backbone.update(_feed_forward(shapes, blocks, placement))
     _refuse_foreign_options(options, backbone["router"])
     learned = None
@@ -114,11 +112,10 @@ def deduce(checkpoint, options):
 
 
 def _shape(shapes, name, rank):
-    shape = shapes.get(name)
-    if shape is None or len(shape) != rank:
+    shape = shapes.get(name, "no such tensor")
+    if name not in shapes or len(shape) != rank:
         raise ConversionError(
-            f"{name} must have {rank} axes; the checkpoint has "
-            f"{shape or 'no such tensor'}."
+            f"{name} must have {rank} axes; the checkpoint has {shape}."
         )
     return shape
 
@@ -148,11 +145,11 @@ def _positions(checkpoint, shapes, placement, left_out):
     return {"positions": "rotary", "max_sequence_length": length}
 
 
-def _heads(options, width, features, head, missing):
+def _heads(options, width, features, rotary, missing):
     """Number of heads and, where it is not the usual one, their size."""
     count = options.num_heads
-    if head is not None:  # rotary tables have the size of a head
-        found = width // head
+    if rotary is not None:  # these tables have the size of a head
+        found = width // rotary
         if count not in (None, found):
             raise ConversionError(
                 f"--num-heads {count} does not agree with the checkpoint, "

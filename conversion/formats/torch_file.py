@@ -83,13 +83,13 @@ def _load(file):
         ) from error
     if not file.is_file():
         raise ConversionError(f"{file} is no file.")
+    zipped = zipfile.is_zipfile(file)
     try:
+        if zipped:
+            _check_sums(file)
         with torch.serialization.safe_globals([types.SimpleNamespace]):
             return torch.load(
-                file,
-                map_location="cpu",
-                weights_only=True,
-                mmap=zipfile.is_zipfile(file),
+                file, map_location="cpu", weights_only=True, mmap=zipped
             )
     except pickle.UnpicklingError as error:
         # PyTorch's text goes on to explain how to run such a file.
@@ -98,11 +98,19 @@ def _load(file):
             f"{file} is not only tensors and plain values: "
             f"{reason.splitlines()[0]} Nothing of it was executed."
         ) from error
-    except Exception as error:  # a damaged pickle may raise any
+    except Exception as error:  # a damaged file may raise any
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ConversionError(
             f"{file} is no whole file of torch.save: {reason[0]}"
         ) from error
+
+
+def _check_sums(file):
+    """PyTorch does not look at the check sums of its zip files."""
+    with zipfile.ZipFile(file) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(f"{damaged} has another check sum")
 
 
 def _described(content):

@@ -33,11 +33,12 @@ class Checkpoint:
                 "forms, such as pickled .bin files, are not read."
             )
         names = sorted(set(places.values())) if places else [ONE]
+        for name in names:
+            if not (folder / name).is_file():
+                raise ValueError(f"{folder} lacks its shard {name}.")
         self._file, self._shapes = {}, {}
         for name in names:
             path = folder / name
-            if not path.is_file():
-                raise ValueError(f"{folder} lacks its shard {name}.")
             self.files.append(path)
             with _open(path) as tensors:
                 for key in tensors.keys():  # noqa: SIM118 (no dictionary)
