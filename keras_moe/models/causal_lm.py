@@ -172,6 +172,7 @@ class MoTCausalLM(language_task.LanguageTask, keras_hub.models.CausalLM):
 
     def make_generate_function(self):
         """The compiled `generate_step`, behind checks of what it is given."""
+        self.follow_mixing()
         generate = super().make_generate_function()
 
         def checked(inputs, stop_token_ids=None):
@@ -179,6 +180,11 @@ class MoTCausalLM(language_task.LanguageTask, keras_hub.models.CausalLM):
             return generate(inputs, stop_token_ids=stop_token_ids)
 
         return checked
+
+    def forget_compiled(self) -> None:
+        """Have Keras compile anew what is computed outside training."""
+        super().forget_compiled()
+        self.generate_function = None
 
     def call_with_cache(
         self, token_ids, cache, cache_update_index, padding_mask=None

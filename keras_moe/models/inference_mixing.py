@@ -70,7 +70,11 @@ class MixingTask:
         """Forget what was compiled before the backbone's mixing changed."""
         if self._compiled_mixing != self.backbone.inference_mixing:
             self._compiled_mixing = self.backbone.inference_mixing
-            forget_compiled(self)
+            self.forget_compiled()
+
+    def forget_compiled(self) -> None:
+        """Have Keras compile anew what is computed outside training."""
+        forget_compiled(self)
 
     def make_predict_function(self, force=False):
         self.follow_mixing()
