@@ -45,6 +45,9 @@ class KerasHubTest(TestCase):
                 "padding_mask": np.ones((2, 5), "int32"),
             },
             expected_output_shape=(2, 5, 4),
+            # The check wants weights in half precision too. Routers keep
+            # theirs in float32; see `test_low_precision`.
+            run_mixed_precision_check=False,
         )
 
     def test_task(self):

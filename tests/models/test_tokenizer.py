@@ -94,9 +94,15 @@ def test_preset_round_trip(made, tmp_path):
 
 
 def test_bytes_in_tf_data():
-    texts = tf.data.Dataset.from_tensors(TEXTS[:3])
-    found = texts.map(MoTTokenizer.byte_level()).get_single_element()
-    assert found.to_list() == [list(text.encode()) for text in TEXTS[:3]]
+    """A path of its own, which loses nothing."""
+    tokenizer = MoTTokenizer.byte_level("[MASK]")
+    texts = [*TEXTS, f"a{END}b[MASK]"]
+    expected = listed(tokenizer(texts))
+    assert expected[-1] == [97, 256, 98, 257]
+    whole = tf.data.Dataset.from_tensors(texts).map(tokenizer)
+    assert whole.get_single_element().to_list() == expected
+    single = tf.data.Dataset.from_tensor_slices(texts).map(tokenizer)
+    assert [ids.numpy().tolist() for ids in single] == expected
 
 
 class KerasHubTest(TestCase):
