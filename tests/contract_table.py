@@ -124,6 +124,11 @@ LAYERS = {
 FEED_FORWARD = [k for k, r in LAYERS.items() if "expert" not in r.arguments]
 
 
+# One row of each router, for what the rows' further features, such as gates or
+# noise, cannot change.
+EACH_ROUTER = ("soft", "choice", "token", "mixture")
+
+
 def make(label, **more):
     """The layer of a row, fresh; with `dtype`, a template in it too."""
     row = LAYERS[label]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.contract_table import BATCH
+from tests.contract_table import EACH_ROUTER
 from tests.contract_table import EXPERTS
 from tests.contract_table import FEATURES
 from tests.contract_table import HIDDEN
@@ -45,9 +46,10 @@ def close(actual, expected, tolerance=2e-6):
 # === Shapes ===
 
 
-@every_layer
 @pytest.mark.parametrize(
-    "axes", [(TOKENS,), (None,), (2, 4), (None, None)], ids=str
+    "axes, label",
+    [(axes, label) for axes in [(None,), (2, 4)] for label in LAYERS]
+    + [(a, label) for a in [(TOKENS,), (None, None)] for label in EACH_ROUTER],
 )
 def test_symbolic_build(label, axes):
     model = make_model(label, *axes)
@@ -121,8 +123,11 @@ def test_mask_explicit(label):
     close(evaluate(layer, tokens, mask=np.ones_like(mask)), unmasked)
 
 
-@every_layer
-@pytest.mark.parametrize("axes", [(TOKENS,), (2, 4)], ids=str)
+@pytest.mark.parametrize(
+    "axes, label",
+    [((TOKENS,), label) for label in LAYERS]
+    + [((2, 4), label) for label in EACH_ROUTER],
+)
 def test_mask_from_masking(label, axes):
     """A mask that Keras hands on does what an explicit one does."""
     inputs = keras.Input((*axes, FEATURES))

@@ -10,6 +10,7 @@ from keras.src import testing
 
 from keras_moe import diagnostics
 from tests.contract_table import BATCH
+from tests.contract_table import EACH_ROUTER
 from tests.contract_table import FEATURES
 from tests.contract_table import FEED_FORWARD
 from tests.contract_table import LAYERS
@@ -50,8 +51,11 @@ def same_layer(label, dtype):
 # === Dtypes ===
 
 
-@every_layer
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "dtype, label",
+    [("bfloat16", label) for label in LAYERS]
+    + [("float16", label) for label in EACH_ROUTER],
+)
 def test_mixed_precision(label, dtype):
     layer, mixed = same_layer(label, f"mixed_{dtype}")
     assert {dtype_of(v) for v in mixed.weights} == {"float32"}
@@ -69,8 +73,11 @@ def test_mixed_precision(label, dtype):
     assert 0 < error < (0.03 if dtype == "bfloat16" else 0.004)
 
 
-@every_layer
-@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize(
+    "dtype, label",
+    [("mixed_bfloat16", label) for label in LAYERS]
+    + [("mixed_float16", label) for label in EACH_ROUTER],
+)
 def test_mixed_precision_trains(label, dtype):
     _, layer = same_layer(label, dtype)
     tokens = tokens_of(BATCH, TOKENS)
@@ -153,8 +160,11 @@ def compiled_by():
     return "auto" if BACKEND == "torch" else True
 
 
-@every_layer
-@pytest.mark.parametrize("eager", [False, True], ids=["compiled", "eager"])
+@pytest.mark.parametrize(
+    "eager, label",
+    [(False, label) for label in LAYERS]
+    + [(True, label) for label in EACH_ROUTER],
+)
 def test_fit(label, eager):
     keras.utils.set_random_seed(0)
     model = make_model(label, TOKENS, residual=True)

@@ -32,7 +32,14 @@ def parser():
     step_time = commands.add_parser(
         "step-time", help="compare a recipe's step time with its twin's"
     )
-    for command in (train, evaluate, pack, record, step_time):
+    mixing = commands.add_parser(
+        "mixing", help="measure each inference_mixing of a Mixture of Tokens"
+    )
+    mixing.add_argument("--preset", help="name or folder, instead of NAME")
+    mixing.add_argument(
+        "--data", metavar="FOLDER", help="where the data set lies"
+    )
+    for command in (train, evaluate, pack, record, step_time, mixing):
         command.add_argument("name", metavar="NAME", help="of a recipe")
     for command in (train, evaluate, pack, record):
         command.add_argument(
@@ -145,6 +152,27 @@ def _step_time(arguments):
     )
 
 
+def _mixing(arguments):
+    from keras_moe.models.presets import write_json
+    from zoo import mixing
+    from zoo import results
+
+    recipe = recipes.load(arguments.name)
+    if recipe.backbone.get("router") != "mixture_of_tokens":
+        raise recipes.RecipeError(
+            f"NAME must be a Mixture of Tokens; {recipe.name} is none."
+        )
+    found = mixing.compare(
+        recipe, arguments.preset or recipe.name, arguments.data
+    )
+    write_json(results.FOLDER / f"mixing_{recipe.name}.json", found)
+    for mode, row in found.items():
+        print(
+            f"{mode:<8} {row['bits_per_byte']:.3f} bits per byte, "
+            f"{row['time']:.2f} times the time"
+        )
+
+
 COMMANDS = {
     "list": _list,
     "train": _train,
@@ -152,6 +180,7 @@ COMMANDS = {
     "pack": _pack,
     "record": _record,
     "step-time": _step_time,
+    "mixing": _mixing,
 }
 
 

@@ -10,6 +10,7 @@ import pytest
 from keras_moe.models import MoTCausalLM
 from zoo import data as datasets
 from zoo import evaluate
+from zoo import mixing
 from zoo import recipe as recipes
 from zoo import text
 from zoo import text_data
@@ -87,5 +88,11 @@ def test_trains_and_is_measured(plays, tmp_path):
     assert again["bits_per_byte"] == pytest.approx(
         result["bits_per_byte"], abs=1e-4
     )
+    modes = mixing.compare(SMALL, tmp_path / "run" / "preset", plays)
+    assert modes["group"]["bits_per_byte"] == pytest.approx(
+        again["bits_per_byte"], abs=1e-4
+    )
+    assert modes["self"]["bits_per_byte"] != again["bits_per_byte"]
+    assert modes["group"]["time"] == 1 and modes["argmax"]["time"] > 0
     loaded = MoTCausalLM.from_preset(str(tmp_path / "run" / "preset"))
     assert loaded.generate("to ", max_length=6).startswith("to ")
