@@ -92,14 +92,14 @@ def deduce(checkpoint, options):
     learned = None
     if backbone["router"] == "mixture_of_tokens":
         learned = _mixture(options, backbone, shapes, placement, missing)
-    elif backbone["router"] is not None:
+    elif backbone["router"]:
         _choice(options, backbone, missing)
     if options.model_type is None:
         missing.append("--model-type gpt|bert (causal, or not)")
     if missing:
+        listed = ", ".join(missing)
         raise ConversionError(
-            "the checkpoint does not say everything; give "
-            f"{', '.join(missing)}."
+            f"the checkpoint does not say everything; give {listed}."
         )
     backbone["causal"] = options.model_type == "gpt"
     left_out += _temperatures_left_out(backbone, shapes, placement, learned)
@@ -148,7 +148,7 @@ def _positions(checkpoint, shapes, placement, left_out):
 def _heads(options, width, features, rotary, missing):
     """Number of heads and, where it is not the usual one, their size."""
     count = options.num_heads
-    if rotary is not None:  # these tables have the size of a head
+    if rotary:  # these tables have the size of a head
         found = width // rotary
         if count not in (None, found):
             raise ConversionError(

@@ -200,7 +200,7 @@ class ExpertChoiceMoE(MoELayer):
         )
 
     def gates(self, logits, mask):
-        """Gates (G,T,E) of logits; a masked token may have some, and no seat."""
+        """Gates (G,T,E); a masked token may have some, and gets no seat."""
         return softmax(logits, axis=-1)
 
     def capacity(self, num_tokens):

@@ -76,18 +76,25 @@ def main():
             text=True,
         )
     extra, before, seconds = json.loads(done.stdout.splitlines()[-1])
-    row = {
-        "python": platform.python_version(),
-        "parameters": count,
-        "checkpoint_mb": round(size / 1e6),
-        "largest_array_mb": round(largest / 1e6),
-        "memory_before_mb": round(before / 1e6),
-        "peak_beyond_mb": round(extra / 1e6),
-        "seconds": round(seconds, 1),
-    }
+    record(
+        {
+            "what": "vmoe, 4 shards, convert",
+            "python": platform.python_version(),
+            "parameters": count,
+            "checkpoint_mb": round(size / 1e6),
+            "largest_array_mb": round(largest / 1e6),
+            "memory_before_mb": round(before / 1e6),
+            "peak_beyond_mb": round(extra / 1e6),
+            "seconds": round(seconds, 1),
+        }
+    )
+
+
+def record(row):
+    """Append a row to the results."""
     new = not RESULTS.exists()
     with open(RESULTS, "a", newline="") as file:
-        rows = csv.DictWriter(file, row)
+        rows = csv.DictWriter(file, row, lineterminator="\n")
         if new:
             rows.writeheader()
         rows.writerow(row)
