@@ -5,10 +5,12 @@ import importlib
 import pathlib
 import pkgutil
 import re
+import shlex
 
 import pytest
 
 import keras_moe
+from conversion.__main__ import parser
 
 ROOT = pathlib.Path(keras_moe.__file__).parent.parent
 MODULES = sorted(
@@ -59,3 +61,10 @@ def test_readme_commands_exist():
     assert commands == ["demo", "test"]
     for target in commands:
         assert f"\n{target}:" in makefile
+
+
+def test_readme_conversions_are_of_the_command_line():
+    text = (ROOT / "README.md").read_text().replace("\\\n", "")
+    commands = re.findall(r"^python -m conversion (.*)$", text, re.MULTILINE)
+    parsed = [parser().parse_args(shlex.split(line)) for line in commands]
+    assert {p.command for p in parsed} == {"vmoe", "mot", "llm-random"}
