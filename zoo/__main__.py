@@ -26,6 +26,9 @@ def parser():
     pack = commands.add_parser(
         "pack", help="put a run's preset into the package, in half precision"
     )
+    pack.add_argument(
+        "--tuned", choices=("self", "argmax"), help="the tuned one instead"
+    )
     record = commands.add_parser(
         "record", help="write what the runs measured to zoo/results"
     )
@@ -39,16 +42,22 @@ def parser():
     mixing.add_argument(
         "--data", metavar="FOLDER", help="where the data set lies"
     )
-    for command in (train, evaluate, pack, record, step_time, mixing):
+    tune = commands.add_parser(
+        "tune", help="tune a Mixture of Tokens for one inference_mixing"
+    )
+    tune.add_argument("--mode", choices=("self", "argmax"), default="self")
+    tune.add_argument("--steps", type=int, default=200)
+    tune.add_argument("--learning-rate", type=float, default=5e-4)
+    for command in (train, evaluate, pack, record, step_time, mixing, tune):
         command.add_argument("name", metavar="NAME", help="of a recipe")
-    for command in (train, evaluate, pack, record):
+    for command in (train, evaluate, pack, record, tune):
         command.add_argument(
             "--runs",
             type=pathlib.Path,
             default=pathlib.Path("runs"),
             help="folder of all runs (runs)",
         )
-    for command in (train, evaluate, pack):
+    for command in (train, evaluate, pack, tune):
         command.add_argument("--seed", type=int, default=0)
         command.add_argument(
             "--data", metavar="FOLDER", help="where the data set lies"
@@ -119,7 +128,9 @@ def _pack(arguments):
     from zoo import results
 
     recipe, runs, folder = _folders(arguments)
-    packed = pack.pack(recipe, folder, arguments.data)
+    tuned = arguments.tuned
+    preset = f"tuned-{tuned}" if tuned else "preset"
+    packed = pack.pack(recipe, folder, arguments.data, preset=preset)
     results.record(recipe, runs, packed)
     print(f"{recipe.name}: {packed['bytes'] / 1e6:.1f} MB in the package")
 
@@ -152,16 +163,38 @@ def _step_time(arguments):
     )
 
 
+def _mixture(name):
+    recipe = recipes.load(name)
+    if recipe.backbone.get("router") != "mixture_of_tokens":
+        raise recipes.RecipeError(
+            f"NAME must be a Mixture of Tokens; {recipe.name} is none."
+        )
+    return recipe
+
+
+def _tune(arguments):
+    from zoo import transition
+
+    recipe = _mixture(arguments.name)
+    _, _, folder = _folders(arguments)
+    tuned = transition.tune(
+        recipe,
+        folder,
+        arguments.mode,
+        arguments.steps,
+        arguments.learning_rate,
+        arguments.seed,
+        arguments.data,
+    )
+    print(f"Preset: {tuned}")
+
+
 def _mixing(arguments):
     from keras_moe.models.presets import write_json
     from zoo import mixing
     from zoo import results
 
-    recipe = recipes.load(arguments.name)
-    if recipe.backbone.get("router") != "mixture_of_tokens":
-        raise recipes.RecipeError(
-            f"NAME must be a Mixture of Tokens; {recipe.name} is none."
-        )
+    recipe = _mixture(arguments.name)
     found = mixing.compare(
         recipe, arguments.preset or recipe.name, arguments.data
     )
@@ -181,6 +214,7 @@ COMMANDS = {
     "record": _record,
     "step-time": _step_time,
     "mixing": _mixing,
+    "tune": _tune,
 }
 
 

@@ -15,7 +15,7 @@ TOLERANCE = 1e-4
 LIMIT = 15e6  # bytes of all presets of the package together
 
 
-def pack(recipe, run, data_folder=None, target=presets.FOLDER):
+def pack(recipe, run, data_folder=None, target=presets.FOLDER, preset="preset"):
     """Put the preset of a run into the package, in half precision.
 
     Args:
@@ -23,6 +23,7 @@ def pack(recipe, run, data_folder=None, target=presets.FOLDER):
         run: folder of the run, trained and evaluated.
         data_folder: where the data set lies, see `zoo.data`.
         target: folder of the presets that ship.
+        preset: which folder of the run holds it.
 
     Returns:
         What was measured of the written preset.
@@ -34,11 +35,11 @@ def pack(recipe, run, data_folder=None, target=presets.FOLDER):
     task = task_of(recipe)
     run, target = pathlib.Path(run), pathlib.Path(target)
     target.mkdir(parents=True, exist_ok=True)
-    whole = evaluate(recipe, run / "preset", data_folder)
+    whole = evaluate(recipe, run / preset, data_folder)
     scratch = tempfile.mkdtemp(prefix=".pack.", dir=target)
     part = pathlib.Path(scratch) / recipe.name
     try:
-        half = task.CLASS.from_preset(str(run / "preset"), dtype="float16")
+        half = task.CLASS.from_preset(str(run / preset), dtype="float16")
         half.save_to_preset(part)
         packed = evaluate(recipe, part, data_folder)
         loss = whole[task.METRIC] - packed[task.METRIC]
@@ -69,6 +70,7 @@ def pack(recipe, run, data_folder=None, target=presets.FOLDER):
     return {
         "seed": int(run.name.removeprefix("seed-")),
         task.METRIC: packed[task.METRIC],
+        "of": preset,
         "with_all_bits": whole[task.METRIC],
         "bytes": size,
     }

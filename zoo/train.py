@@ -86,12 +86,12 @@ def optimizer_of(recipe, steps):
     return optimizer
 
 
-def compiled(task, recipe, made, steps):
+def compiled(task, recipe, made, steps, model_class=keras.Model):
     """A plain model, compiled as a recipe has it.
 
     KerasHub's `fit` would preprocess, and the batches are ready.
     """
-    model = keras.Model(made.input, made.output)
+    model = model_class(made.input, made.output)
     model.compile(
         optimizer=optimizer_of(recipe, steps),
         loss=task.loss(recipe),

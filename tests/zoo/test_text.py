@@ -15,6 +15,7 @@ from zoo import recipe as recipes
 from zoo import text
 from zoo import text_data
 from zoo import train
+from zoo import transition
 from zoo.errors import DataError
 
 MIXED = recipes.load("mot_tiny_shakespeare")
@@ -94,5 +95,11 @@ def test_trains_and_is_measured(plays, tmp_path):
     )
     assert modes["self"]["bits_per_byte"] != again["bits_per_byte"]
     assert modes["group"]["time"] == 1 and modes["argmax"]["time"] > 0
-    loaded = MoTCausalLM.from_preset(str(tmp_path / "run" / "preset"))
+    folder = transition.tune(
+        SMALL, tmp_path / "run", "argmax", 30, 1e-2, data_folder=plays
+    )
+    loaded = MoTCausalLM.from_preset(str(folder))
+    assert loaded.inference_mixing == "argmax"
+    tuned = evaluate.evaluate(SMALL, folder, plays)["bits_per_byte"]
+    assert tuned < modes["argmax"]["bits_per_byte"]
     assert loaded.generate("to ", max_length=6).startswith("to ")

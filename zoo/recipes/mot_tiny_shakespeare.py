@@ -23,7 +23,7 @@ RECIPE = TextRecipe(
     sequence_length=128,
     steps_per_epoch=250,
     epochs=8,
-    batch_size=32,
+    batch_size=16,
     learning_rate=2e-3,
     twin="gpt_tiny_shakespeare",
 )
