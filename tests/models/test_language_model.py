@@ -6,7 +6,7 @@ import pytest
 
 from keras_moe.models import MoTBackbone
 from keras_moe.models import MoTCausalLM
-from tests.models.test_language_goldens import forward
+from tests.models.language_support import forward
 
 MODES = ("group", "self", "argmax")
 
