@@ -3,7 +3,6 @@
 import pathlib
 
 from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.errors import HFValidationError
 
 from conversion import language
 from conversion import streaming
@@ -92,7 +91,7 @@ def fetch(source) -> pathlib.Path:
         return pathlib.Path(source).absolute()
     try:
         return pathlib.Path(presets.resolve(source))
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except (HfHubHTTPError, OSError, ValueError) as error:
         raise ConversionError(f"{source} cannot be fetched: {error}") from error
 
 
