@@ -155,7 +155,10 @@ def train(title, moe, data, epochs):
     model.compile(
         optimizer=keras.optimizers.AdamW(
             keras.optimizers.schedules.CosineDecay(
-                0.0, steps, warmup_target=3e-3, warmup_steps=steps // 10
+                0.0,
+                max(1, steps),
+                warmup_target=3e-3,
+                warmup_steps=steps // 10,
             ),
             weight_decay=0.05,
         ),
@@ -194,13 +197,13 @@ def draw(model, data, path, rows=5):
     figure.savefig(path, dpi=120)
 
 
-def main():
+def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument(
         "--picture", type=pathlib.Path, default="demo_digits_slots.png"
     )
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(arguments)
     start = time.perf_counter()
     data = load_data()
     backend = keras.backend.backend()
