@@ -76,7 +76,7 @@ def main(arguments=None):
         model = models.MoTCausalLM.from_preset(arguments.preset)
         model.compile(sampler=chosen)
         text = model.generate(arguments.prompt, max_length=arguments.max_length)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     print(text)
 

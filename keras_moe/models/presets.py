@@ -6,7 +6,6 @@ and keeps in each folder a manifest of its files, so that a file that is
 missing, cut short or altered is refused instead of read.
 """
 
-import hashlib
 import json
 import os
 import pathlib
@@ -17,12 +16,18 @@ import tempfile
 import h5py
 import keras
 
-import keras_moe
+from keras_moe.models import hub
+from keras_moe.models.manifest import FORMAT as FORMAT
+from keras_moe.models.manifest import MANIFEST as MANIFEST
+from keras_moe.models.manifest import DamagedFile
+from keras_moe.models.manifest import check_manifest
+from keras_moe.models.manifest import digest as digest
+from keras_moe.models.manifest import read_manifest as read_manifest
+from keras_moe.models.manifest import write_json as write_json
+from keras_moe.models.manifest import write_manifest
 
 FOLDER = pathlib.Path(__file__).parent.parent / "presets"
-MANIFEST = "keras_moe.json"
-FORMAT = 1
-HUB = "hf://"
+HUB = hub.SCHEME
 PART = ".part"  # ends the name of a folder that is being written
 # What a weight file holds beside weights: the state of the optimiser and of
 # random numbers, and the grid of `LearnedPositions`.
@@ -52,10 +57,7 @@ def resolve(preset: str) -> str:
     if preset in list_presets():
         return str(FOLDER / preset)
     if preset.startswith(HUB):
-        from huggingface_hub import snapshot_download
-
-        name, _, revision = preset.removeprefix(HUB).partition("@")
-        return snapshot_download(name, revision=revision or None)
+        return hub.fetch(preset)
     if preset.startswith(KNOWN_SCHEMES) or os.path.isdir(preset):
         return preset
     raise ValueError(
@@ -65,97 +67,24 @@ def resolve(preset: str) -> str:
     )
 
 
-def digest(path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_json(path, value) -> None:
-    """Write a JSON file whole or not at all, and its folder if need be."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(value, indent=2) + "\n")
-    part.replace(path)
+def find(preset: str) -> str:
+    """The folder of a preset as `resolve` gives it, held to its manifest."""
+    folder = resolve(preset)
+    try:
+        check_manifest(folder)
+    except DamagedFile as error:
+        if not hub.is_download(folder):
+            raise
+        hub.forget(folder, {error.name, MANIFEST})
+        raise DamagedFile(
+            f"{error} It was {hub.DELETED}", error.name
+        ) from error
+    return folder
 
 
 def is_weight(name) -> bool:
     """Whether an array of a weight file, by its path there, is a weight."""
     return not _NOT_A_WEIGHT.search(name)
-
-
-def write_manifest(folder) -> None:
-    """Record the size and checksum of every file of a preset."""
-    folder = pathlib.Path(folder)
-    files = {
-        path.relative_to(folder).as_posix(): {
-            "bytes": path.stat().st_size,
-            "sha256": digest(path),
-        }
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in (MANIFEST, "README.md")
-    }
-    manifest = {
-        "format": FORMAT,
-        "version": keras_moe.__version__,
-        "files": files,
-    }
-    write_json(folder / MANIFEST, manifest)
-
-
-def check_manifest(folder) -> None:
-    """Raise an error naming a file that is not what the manifest records.
-
-    A folder without a manifest, written by others, is taken as it is.
-    """
-    folder = pathlib.Path(folder)
-    if not (folder / MANIFEST).is_file():
-        return
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        written = int(manifest["format"])
-        entries = dict(manifest["files"]) if written <= FORMAT else {}
-        files = {
-            name: (int(entry["bytes"]), str(entry["sha256"]))
-            for name, entry in entries.items()
-        }
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{folder / MANIFEST} is not a manifest of keras_moe: {error}"
-        ) from error
-    if written > FORMAT:
-        raise ValueError(
-            f"preset {folder} has format {written}, written by keras_moe "
-            f"{manifest.get('version')}; this is keras_moe "
-            f"{keras_moe.__version__}, which reads formats up to {FORMAT}. "
-            "Upgrade keras-moe."
-        )
-    for name, (recorded_size, recorded_digest) in files.items():
-        path = folder / name
-        if not path.is_file():
-            raise ValueError(f"preset {folder} lacks its file {name}.")
-        size = path.stat().st_size
-        if size != recorded_size:
-            raise ValueError(
-                f"{name} of preset {folder} must have {recorded_size} bytes; "
-                f"it has {size}."
-            )
-        if digest(path) != recorded_digest:
-            raise ValueError(
-                f"{name} of preset {folder} does not have the SHA-256 "
-                f"checksum recorded for it, {recorded_digest}."
-            )
-    loose = [
-        path.name
-        for path in folder.glob("*.weights.h5")
-        if path.name not in files
-    ]
-    if loose:
-        raise ValueError(
-            f"preset {folder} holds {loose[0]}, which its manifest does not "
-            "list."
-        )
 
 
 def check_weights(path, expected) -> None:
@@ -191,8 +120,7 @@ class _Presets:
 
     @classmethod
     def from_preset(cls, preset, load_weights=True, **kwargs):
-        folder = resolve(preset)
-        check_manifest(folder)
+        folder = find(preset)
         if load_weights:
             cls._check_complete(folder, kwargs)
         kwargs = {**cls._defaults(folder), **kwargs}

@@ -150,9 +150,7 @@ class MoTTokenizer(keras_hub.tokenizers.BytePairTokenizer):
     @classmethod
     def from_preset(cls, preset, *args, **kwargs):
         """A tokenizer of a preset: a name, a folder or a handle."""
-        folder = presets.resolve(preset)
-        presets.check_manifest(folder)
-        return super().from_preset(folder, *args, **kwargs)
+        return super().from_preset(presets.find(preset), *args, **kwargs)
 
     def get_config(self):
         return {**super().get_config(), "mask_token": self.mask_token}

@@ -1,0 +1,146 @@
+"""Downloads from the Hugging Face Hub: whole, inside their folder, or refused.
+
+`huggingface_hub` fetches and caches. What it leaves open is looked at here:
+that nothing in a download points out of it, and that each file has the
+checksum that the Hub gave for it, which the cache names files by.
+"""
+
+import hashlib
+import io
+import pathlib
+import re
+
+from keras_moe.models.manifest import MANIFEST
+from keras_moe.models.manifest import DamagedFile
+
+SCHEME = "hf://"
+BLOBS = "blobs"
+DELETED = (
+    "deleted from the cache of downloads: load the preset once more to fetch "
+    "it anew."
+)
+
+
+def fetch(handle: str) -> str:
+    """The folder of a repository of the Hub, downloaded or from the cache.
+
+    Args:
+        handle: `"hf://organisation/name"`, with `"@revision"` (a branch, a tag
+            or a commit) behind it if wanted.
+
+    Raises:
+        ValueError: for a handle of another form, or a download with files
+            that are not what they should be.
+        OSError: where something could not be fetched.
+    """
+    from huggingface_hub import snapshot_download
+
+    name, mark, revision = handle.removeprefix(SCHEME).partition("@")
+    if not re.fullmatch(r"[^/]+/[^/]+", name) or (mark and not revision):
+        raise ValueError(
+            "a handle must be 'hf://organisation/name', with '@revision' "
+            f"behind it if wanted; received {handle!r}."
+        )
+    try:
+        folder = snapshot_download(name, revision=revision or None)
+    except ValueError as error:  # a name that it takes for none, or unsafe
+        raise ValueError(f"{handle!r} cannot be fetched: {error}") from error
+    except Exception as error:
+        # Its HTTP client has errors of its own, beside OSError, and what says
+        # more is often the cause of what is raised.
+        reason = error if error.__cause__ is None else error.__cause__
+        lacking = _lacking(name, revision or None)
+        files = f" (it lacks {', '.join(lacking)})" if lacking else ""
+        raise OSError(
+            f"{handle} could not be fetched{files}: {reason}"
+        ) from error
+    _check(pathlib.Path(folder), handle)
+    return folder
+
+
+def checksums(content) -> tuple[str, str]:
+    """What the Hub names a file by: SHA-256 if large, else git's identifier.
+
+    Args:
+        content: bytes, or the path of a file.
+    """
+    in_memory = isinstance(content, bytes)
+    with io.BytesIO(content) if in_memory else open(content, "rb") as file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        sha256, git = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size)
+        while block := file.read(2**20):
+            sha256.update(block)
+            git.update(block)
+    return sha256.hexdigest(), git.hexdigest()
+
+
+def is_download(folder) -> bool:
+    """Whether a folder lies in the cache of `huggingface_hub`."""
+    folder = pathlib.Path(folder)
+    return folder.parent.name == "snapshots" and _blobs(folder).is_dir()
+
+
+def forget(folder, names) -> None:
+    """Delete files from the cache, so that they are fetched anew.
+
+    Args:
+        folder: of a download.
+        names: of files in it.
+    """
+    for name in names:
+        path = pathlib.Path(folder) / name
+        blob = path.resolve()
+        path.unlink(missing_ok=True)
+        if blob.parent == _blobs(folder):
+            blob.unlink(missing_ok=True)
+
+
+def _lacking(name, revision):
+    """Files of a repository that the cache knows of and does not hold."""
+    from huggingface_hub import get_cached_repo_tree
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError
+
+    try:
+        files = get_cached_repo_tree(name, revision=revision)
+    except CachedRepoTreeNotFoundError:
+        return []  # nothing was fetched, not even the names
+    return [
+        file.path
+        for file in files
+        if try_to_load_from_cache(name, file.path, revision=revision) is None
+    ]
+
+
+def _blobs(folder):
+    """Where the cache keeps the files that a download's links point to."""
+    return pathlib.Path(folder).resolve().parent.parent / BLOBS
+
+
+def _check(folder, handle):
+    """Raise an error for a file that points elsewhere or was altered."""
+    for path in sorted(folder.rglob("*")):
+        name, real = path.relative_to(folder).as_posix(), path.resolve()
+        if real.parent != _blobs(folder):
+            if not real.is_relative_to(folder.resolve()):
+                raise ValueError(
+                    f"{name} of {handle} points to a file outside of the "
+                    "download, and is not read."
+                )
+            continue
+        # What a manifest lists is held to the manifest.
+        if not (folder / MANIFEST).is_file() and _altered(real):
+            forget(folder, {name})
+            raise DamagedFile(
+                f"{name} of {handle} does not have the checksum that the Hub "
+                f"gives for it, {real.name}; it was {DELETED}",
+                name,
+            )
+
+
+def _altered(blob):
+    """Whether a cached file is not what its name, a checksum, says."""
+    if not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", blob.name):
+        return False  # a mirror may name files otherwise
+    return blob.name not in checksums(blob)

@@ -1,0 +1,138 @@
+"""The manifest of a preset folder: each file's size and checksum."""
+
+import hashlib
+import json
+import pathlib
+import re
+
+import keras_moe
+
+MANIFEST = "keras_moe.json"
+FORMAT = 1
+
+
+class DamagedFile(ValueError):
+    """A file of a preset that is not what it should be.
+
+    Args:
+        message: what is wrong.
+        name: of the file, in its folder.
+    """
+
+    def __init__(self, message, name):
+        super().__init__(message)
+        self.name = name
+
+
+def digest(path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_name(name) -> None:
+    """Raise an error if a file of a preset would lie outside its folder."""
+    path = pathlib.PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or re.search(r"\\|^\w:", name):
+        raise ValueError(
+            "a preset may only list files of its own folder; it lists "
+            f"{name!r}."
+        )
+
+
+def write_json(path, value) -> None:
+    """Write a JSON file whole or not at all, and its folder if need be."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(value, indent=2) + "\n")
+    part.replace(path)
+
+
+def write_manifest(folder) -> None:
+    """Record the size and checksum of every file of a preset."""
+    folder = pathlib.Path(folder)
+    files = {
+        path.relative_to(folder).as_posix(): {
+            "bytes": path.stat().st_size,
+            "sha256": digest(path),
+        }
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in (MANIFEST, "README.md")
+    }
+    manifest = {
+        "format": FORMAT,
+        "version": keras_moe.__version__,
+        "files": files,
+    }
+    write_json(folder / MANIFEST, manifest)
+
+
+def read_manifest(folder) -> dict[str, tuple[int, str]]:
+    """{name: (bytes, SHA-256)} of the files that a manifest records.
+
+    Raises:
+        DamagedFile: if it cannot be read.
+        ValueError: if a newer version of the package wrote it.
+    """
+    folder = pathlib.Path(folder)
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        written = int(manifest["format"])
+        entries = dict(manifest["files"]) if written <= FORMAT else {}
+        files = {
+            name: (int(entry["bytes"]), str(entry["sha256"]))
+            for name, entry in entries.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedFile(
+            f"{folder / MANIFEST} is not a manifest of keras_moe: {error}",
+            MANIFEST,
+        ) from error
+    if written > FORMAT:
+        raise ValueError(
+            f"preset {folder} has format {written}, written by keras_moe "
+            f"{manifest.get('version')}; this is keras_moe "
+            f"{keras_moe.__version__}, which reads formats up to {FORMAT}. "
+            "Upgrade keras-moe."
+        )
+    return files
+
+
+def check_manifest(folder) -> None:
+    """Raise an error naming a file that is not what the manifest records.
+
+    A folder without a manifest, written by others, is taken as it is.
+    """
+    folder = pathlib.Path(folder)
+    if not (folder / MANIFEST).is_file():
+        return
+    files = read_manifest(folder)
+    for name, (recorded_size, recorded_digest) in files.items():
+        check_name(name)
+        path = folder / name
+        if not path.is_file():
+            raise DamagedFile(f"preset {folder} lacks its file {name}.", name)
+        size = path.stat().st_size
+        if size != recorded_size:
+            raise DamagedFile(
+                f"{name} of preset {folder} must have {recorded_size} bytes; "
+                f"it has {size}.",
+                name,
+            )
+        if digest(path) != recorded_digest:
+            raise DamagedFile(
+                f"{name} of preset {folder} does not have the SHA-256 "
+                f"checksum recorded for it, {recorded_digest}.",
+                name,
+            )
+    loose = [
+        path.name
+        for path in folder.glob("*.weights.h5")
+        if path.name not in files
+    ]
+    if loose:
+        raise ValueError(
+            f"preset {folder} holds {loose[0]}, which its manifest does not "
+            "list."
+        )

@@ -1,0 +1,32 @@
+"""A Hub on the loopback, and the client as if it had been started for it."""
+
+import time
+
+import pytest
+from huggingface_hub import constants
+
+from tests import support
+from tests.hub import server
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compile_quickly():
+    with support.quick_compilation():
+        yield
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """The server; `HF_ENDPOINT` and the others are read at import."""
+    with server.running() as running:
+        template = (
+            f"{running.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        )
+        cache = str(tmp_path / "cache")
+        monkeypatch.setattr(constants, "ENDPOINT", running.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", cache)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        # Requests that failed are repeated after some seconds.
+        monkeypatch.setattr(time, "sleep", lambda seconds: None)
+        yield running
