@@ -55,4 +55,4 @@ $(TEST)/ready: pyproject.toml
 	$(call environment,$(TEST),$(EXTRAS))
 
 comma := ,
-EXTRAS := jax,tensorflow,torch,models,conversion,dev
+EXTRAS := jax,tensorflow,torch,models,conversion,zoo,dev

@@ -5,14 +5,16 @@ import pathlib
 import statistics
 import sys
 
+from zoo import hub_commands
 from zoo import recipe as recipes
 from zoo.errors import DataError
+from zoo.errors import PublishError
 
 
 def parser():
     root = argparse.ArgumentParser(prog="python -m zoo", description=__doc__)
     commands = root.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="name the recipes")
+    commands.add_parser("list", help="name the presets and where they are")
     train = commands.add_parser(
         "train", help="train a preset, or go on with a run broken off"
     )
@@ -62,6 +64,7 @@ def parser():
         command.add_argument(
             "--data", metavar="FOLDER", help="where the data set lies"
         )
+    hub_commands.add(commands)
     return root
 
 
@@ -71,13 +74,14 @@ def main(arguments=None):
 
     try:
         COMMANDS[arguments.command](arguments)
-    except (recipes.RecipeError, DataError, ResultError) as error:
+    except (
+        recipes.RecipeError,
+        DataError,
+        PublishError,
+        ResultError,
+        OSError,
+    ) as error:
         sys.exit(f"error: {error}")
-
-
-def _list(arguments):
-    for name in recipes.names():
-        print(f"{name}: {recipes.load(name).title}")
 
 
 def _folders(arguments):
@@ -126,20 +130,24 @@ def _evaluate(arguments):
 def _pack(arguments):
     from zoo import pack
     from zoo import results
+    from zoo import table
 
     recipe, runs, folder = _folders(arguments)
     tuned = arguments.tuned
     preset = f"tuned-{tuned}" if tuned else "preset"
     packed = pack.pack(recipe, folder, arguments.data, preset=preset)
     results.record(recipe, runs, packed)
+    table.write()
     print(f"{recipe.name}: {packed['bytes'] / 1e6:.1f} MB in the package")
 
 
 def _record(arguments):
     from zoo import results
+    from zoo import table
 
     recipe, runs, _ = _folders(arguments)
     result = results.record(recipe, runs)
+    table.write()
     print(f"{results.path_of(recipe.name)}: {len(result['seeds'])} seeds")
 
 
@@ -207,7 +215,6 @@ def _mixing(arguments):
 
 
 COMMANDS = {
-    "list": _list,
     "train": _train,
     "evaluate": _evaluate,
     "pack": _pack,
@@ -215,6 +222,7 @@ COMMANDS = {
     "step-time": _step_time,
     "mixing": _mixing,
     "tune": _tune,
+    **hub_commands.COMMANDS,
 }
 
 

@@ -1,0 +1,158 @@
+"""Commands of `python -m zoo` for cards, the table and the Hub."""
+
+import pathlib
+import sys
+
+from zoo import recipe as recipes
+from zoo.sources import SOURCES
+
+
+def add(commands) -> None:
+    """Add the commands' parsers."""
+    card = commands.add_parser("card", help="print the card of a preset")
+    publish = commands.add_parser(
+        "publish",
+        help="put a preset and its card on the Hub; without --yes, show what "
+        "would be done",
+    )
+    verify = commands.add_parser(
+        "verify", help="load a published preset back and compare it"
+    )
+    table = commands.add_parser("table", help="write zoo/README.md")
+    table.add_argument(
+        "--check",
+        action="store_true",
+        help="write nothing, and fail where it is stale",
+    )
+    build = commands.add_parser(
+        "build", help="make a preset of a published checkpoint"
+    )
+    build.add_argument("name", metavar="NAME", help="as list names it")
+    build.add_argument(
+        "--out",
+        metavar="FOLDER",
+        type=pathlib.Path,
+        help="to write (a folder called NAME)",
+    )
+    for command in (card, publish, verify):
+        command.add_argument("name", metavar="NAME", help="of a recipe")
+        command.add_argument(
+            "--repo",
+            metavar="ORGANISATION/NAME",
+            required=command is not card,
+            help="on the Hugging Face Hub",
+        )
+    for command in (publish, verify):
+        command.add_argument(
+            "--preset",
+            metavar="FOLDER",
+            type=pathlib.Path,
+            help="instead of that of the package",
+        )
+    publish.add_argument(
+        "--data", metavar="FOLDER", help="where the data set lies"
+    )
+    publish.add_argument(
+        "--yes", action="store_true", help="upload, in one commit"
+    )
+    publish.add_argument(
+        "--replace",
+        action="store_true",
+        help="replace another model that the repository holds",
+    )
+
+
+def _card(arguments):
+    from zoo import card as cards
+
+    recipe = recipes.load(arguments.name)
+    print(cards.of(recipe, arguments.repo))
+
+
+def _folder(arguments, recipe):
+    from keras_moe.models import presets
+    from zoo import results
+
+    if arguments.preset:
+        return arguments.preset
+    if recipe.name not in presets.list_presets():
+        raise results.ResultError(
+            f"{recipe.name} does not ship with the package; pack it first, or "
+            "give --preset FOLDER."
+        )
+    return presets.FOLDER / recipe.name
+
+
+def _publish(arguments):
+    from zoo import card as cards
+    from zoo import publish
+    from zoo import results
+
+    recipe = recipes.load(arguments.name)
+    folder = _folder(arguments, recipe)
+    card = cards.of(recipe, arguments.repo)
+    publish.check(
+        recipe, results.load(recipe.name), folder, data_folder=arguments.data
+    )
+    plan = publish.plan(recipe, folder, arguments.repo, card, arguments.replace)
+    print(f"{card}\n{plan}")
+    if not arguments.yes:
+        print("Nothing was uploaded; --yes uploads.")
+        return
+    commit = publish.upload(plan, f"Add {recipe.name}")
+    print(f"Commit: {commit}" if commit else "It is there already.")
+
+
+def _verify(arguments):
+    from zoo import publish
+
+    recipe = recipes.load(arguments.name)
+    folder = _folder(arguments, recipe)
+    print(publish.verify(recipe, folder, arguments.repo))
+
+
+def _table(arguments):
+    from zoo import table
+
+    if not arguments.check:
+        table.write()
+    elif not table.is_current():
+        sys.exit(f"{table.PATH} is stale; run `python -m zoo table`.")
+
+
+def _build(arguments):
+    from conversion.errors import ConversionError
+    from zoo.build import build
+
+    if arguments.name not in SOURCES:
+        raise recipes.RecipeError(
+            f"NAME must be one of {', '.join(SOURCES)}; received "
+            f"{arguments.name!r}."
+        )
+    source = SOURCES[arguments.name]
+    try:
+        build(source, arguments.out or arguments.name)
+    except ConversionError as error:
+        sys.exit(f"error: {error}")
+
+
+def list_all(arguments) -> None:
+    """Print every preset, and where it is or what it is made of."""
+    from keras_moe.models import presets
+
+    embedded = presets.list_presets()
+    for name in recipes.names():
+        place = "in the package" if name in embedded else "to be trained"
+        print(f"{name}: {recipes.load(name).title} ({place})")
+    for source in SOURCES.values():
+        print(f"{source.name}: {source.title} (from {source.address})")
+
+
+COMMANDS = {
+    "list": list_all,
+    "build": _build,
+    "card": _card,
+    "publish": _publish,
+    "verify": _verify,
+    "table": _table,
+}

@@ -1,0 +1,214 @@
+"""Putting a preset and its card on the Hugging Face Hub, in one commit."""
+
+import dataclasses
+import pathlib
+
+from huggingface_hub import CommitOperationAdd
+from huggingface_hub import CommitOperationDelete
+from huggingface_hub import HfApi
+from huggingface_hub import ModelCard
+from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.hf_api import RepoFile
+
+from keras_moe.models import hub
+from keras_moe.models import presets
+from zoo import card as cards
+from zoo.errors import PublishError
+from zoo.evaluate import evaluate as measure
+from zoo.train import task_of
+
+CARD = "README.md"
+# What the Hub itself puts into a repository.
+OF_THE_HUB = (".gitattributes",)
+# How far an evaluation may lie from the recorded one: that of three examples
+# in 10,000, as backends round differently.
+TOLERANCE = 3e-4
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a repository is to hold, and how that differs from what it holds.
+
+    Args:
+        repo: `"organisation/name"`.
+        exists: whether it is there.
+        parent: id of its last commit, `None` without any.
+        files: {path: content, as bytes or the path of a file}.
+        changed: paths of `files` that are new or different there.
+        deleted: paths there that are not in `files`.
+    """
+
+    repo: str
+    exists: bool
+    parent: str | None
+    files: dict
+    changed: list
+    deleted: list
+
+    def __str__(self):
+        lines = [f"{hub.SCHEME}{self.repo} ({self._state()})"]
+        for path, content in self.files.items():
+            mark = "+" if path in self.changed else "="
+            lines.append(f"{mark} {_size(content):>12,} bytes  {path}")
+        lines += [f"- {'':>12}        {path}" for path in self.deleted]
+        return "\n".join(lines)
+
+    def _state(self):
+        if not self.exists:
+            return "new"
+        if self.changed or self.deleted:
+            return "to be changed"
+        return "up to date"
+
+
+def check(recipe, record, folder, evaluate=None, data_folder=None) -> None:
+    """Raise an error unless a preset is whole and as good as recorded.
+
+    Args:
+        recipe: what was trained.
+        record: its recorded results, see `zoo.results`.
+        folder: of the preset.
+        evaluate: function of recipe, preset and folder of data, by default
+            that of `zoo.evaluate`.
+        data_folder: where the data set lies, see `zoo.data`.
+    """
+    preset = cards.preset_of(recipe, record)
+    folder = pathlib.Path(folder)
+    if not (folder / presets.MANIFEST).is_file():
+        raise PublishError(
+            f"{folder} has no {presets.MANIFEST}; write the preset with "
+            "save_to_preset."
+        )
+    _find(folder)
+    metric = task_of(recipe).METRIC
+    found = (evaluate or measure)(recipe, str(folder), data_folder)[metric]
+    if not abs(found - preset[metric]) <= TOLERANCE:
+        raise PublishError(
+            f"{metric} of {folder} is {found:.5f}; recorded is "
+            f"{preset[metric]:.5f}. Only what was measured is published."
+        )
+
+
+def plan(recipe, folder, repo, card, replace=False, api=None) -> Plan:
+    """Compare a preset and its card with what a repository holds.
+
+    Args:
+        recipe: what was trained.
+        folder: of the preset.
+        repo: `"organisation/name"`.
+        card: text of the card.
+        replace: whether another model there may be replaced.
+        api: a `HfApi`.
+
+    Raises:
+        PublishError: if the repository holds something else.
+    """
+    api = api or HfApi()
+    folder = pathlib.Path(folder)
+    files = {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != CARD
+    }
+    files[CARD] = card.encode()
+    try:
+        parent = api.model_info(repo).sha
+    except RepositoryNotFoundError:
+        return Plan(repo, False, None, files, list(files), [])
+    there = {
+        entry.path: entry
+        for entry in api.list_repo_tree(repo, recursive=True, revision=parent)
+        if isinstance(entry, RepoFile) and entry.path not in OF_THE_HUB
+    }
+    if there and not replace:
+        _check_same(recipe, repo, parent, there)
+    changed = [
+        path
+        for path, content in files.items()
+        if path not in there or not _equal(content, there[path])
+    ]
+    deleted = [path for path in there if path not in files]
+    return Plan(repo, True, parent, files, changed, deleted)
+
+
+def upload(plan: Plan, message: str, api=None) -> str | None:
+    """Carry out a plan in one commit.
+
+    Returns:
+        Id of the commit, or `None` where there was nothing to do.
+    """
+    api = api or HfApi()
+    if not plan.changed and not plan.deleted:
+        return None
+    if not plan.exists:
+        api.create_repo(plan.repo, exist_ok=True)
+    operations = [
+        CommitOperationAdd(
+            path, content if isinstance(content, bytes) else str(content)
+        )
+        for path, content in plan.files.items()
+        if path in plan.changed
+    ]
+    operations += [CommitOperationDelete(path) for path in plan.deleted]
+    return api.create_commit(
+        plan.repo,
+        operations,
+        commit_message=message,
+        parent_commit=plan.parent,
+    ).oid
+
+
+def verify(recipe, folder, repo) -> str:
+    """Load a published preset back and hold it to the folder it is from.
+
+    Returns:
+        A line that says what was compared.
+    """
+    _find(folder)
+    found = _find(f"{hub.SCHEME}{repo}")
+    ours, theirs = map(presets.read_manifest, (folder, found))
+    differing = sorted(
+        name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)
+    )
+    if differing:
+        raise PublishError(
+            f"{hub.SCHEME}{repo} differs from {folder} in "
+            f"{', '.join(differing)}."
+        )
+    task_of(recipe).CLASS.from_preset(f"{hub.SCHEME}{repo}")
+    return f"{len(ours)} files of {hub.SCHEME}{repo} are those of {folder}."
+
+
+def _find(preset):
+    try:
+        return presets.find(str(preset))
+    except ValueError as error:
+        raise PublishError(str(error)) from error
+
+
+def _check_same(recipe, repo, parent, there):
+    """Raise an error unless the card there is of this recipe."""
+    name = None
+    if CARD in there:
+        path = HfApi().hf_hub_download(repo, CARD, revision=parent)
+        name = ModelCard.load(path).data.model_name
+    if name != recipe.name:
+        what = f"the model {name!r}" if name else "files without such a card"
+        raise PublishError(
+            f"{hub.SCHEME}{repo} holds {what}, not {recipe.name}; give "
+            "--replace to replace all of it."
+        )
+
+
+def _size(content):
+    if isinstance(content, bytes):
+        return len(content)
+    return content.stat().st_size
+
+
+def _equal(content, entry):
+    """Whether a file of the Hub has our content, by its checksum."""
+    if entry.lfs is not None:
+        sha256, _ = hub.checksums(content)
+        return sha256 == entry.lfs.sha256
+    return hub.checksums(content)[1] == entry.blob_id
