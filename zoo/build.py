@@ -1,0 +1,118 @@
+"""Presets from others' checkpoints: fetched, converted, counted."""
+
+import json
+import pathlib
+import shutil
+import tempfile
+
+import h5py
+
+from conversion.errors import ConversionError
+from keras_moe.models import hub
+from keras_moe.models import presets
+
+RECORD = "conversion.json"
+# So that a store that cannot be reached is an error soon.
+RETRIES = {"gcs_request_retries": {"max_retries": 3}}
+
+
+def build(source, out, say=print) -> None:
+    """Fetch a published checkpoint and make a preset of it.
+
+    Args:
+        source: a `zoo.sources.Source`.
+        out: the preset's folder; see `save_to_preset`.
+        say: gets a line of text for each thing found.
+
+    Raises:
+        ConversionError: where something cannot be fetched or does not fit;
+            nothing is written then.
+    """
+    out = pathlib.Path(out)
+    presets.check_target(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = pathlib.Path(
+        tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent)
+    )
+    try:
+        part = scratch / source.name
+        _convert(source, scratch, part, say)
+        found = parameters_of(part)
+        if found != source.parameters:
+            raise ConversionError(
+                f"{source.name} must have {source.parameters:,} parameters; "
+                f"{source.address} has {found:,}."
+            )
+        record = json.loads((part / RECORD).read_text())
+        presets.write_json(part / RECORD, {**record, "address": source.address})
+        presets.write_manifest(part)
+        presets.replace(part, out)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    say(f"{out}: {found:,} parameters, from {source.address}")
+
+
+def parameters_of(folder) -> int:
+    """How many numbers the weight files of a preset hold."""
+    sizes = []
+
+    def collect(name, item):
+        if isinstance(item, h5py.Dataset) and presets.is_weight(name):
+            sizes.append(item.size)
+
+    for path in pathlib.Path(folder).glob("*.weights.h5"):
+        with h5py.File(path) as file:
+            file.visititems(collect)
+    return sum(sizes)
+
+
+def _convert(source, scratch, part, say):
+    if source.format == "mot":
+        from conversion.mot import convert_mot
+
+        convert_mot(source.address, part, licence=source.licence, say=say)
+        return
+    from conversion.convert import convert_vmoe
+    from conversion.vmoe import Options
+
+    convert_vmoe(
+        download(source.address, scratch),
+        part,
+        Options(**source.options),
+        licence=source.licence,
+        say=say,
+    )
+
+
+def download(address: str, folder) -> pathlib.Path:
+    """Fetch the files of a checkpoint; returns their common prefix here.
+
+    Args:
+        address: of the files without `.index` and `.data-…`, in any store of
+            tensorstore.
+        folder: to write to.
+    """
+    import tensorstore
+
+    if address.startswith(hub.SCHEME):
+        raise ConversionError(f"{address} is no prefix of files.")
+    base, _, prefix = address.rpartition("/")
+    # "/" is the character after ".".
+    names = tensorstore.KvStore.KeyRange(f"{prefix}.", f"{prefix}/")
+    try:
+        store = tensorstore.KvStore.open(
+            f"{base}/", context=tensorstore.Context(RETRIES)
+        ).result()
+        keys = [key.decode() for key in store.list(names).result()]
+        for key in keys:
+            (
+                pathlib.Path(folder) / pathlib.PurePosixPath(key).name
+            ).write_bytes(store[key])
+    except Exception as error:
+        # A class of its own for each of the store's reasons.
+        raise ConversionError(
+            f"{address} cannot be fetched: {error}"
+        ) from error
+    if not keys:
+        raise ConversionError(f"{address} has no files.")
+    return pathlib.Path(folder) / prefix
