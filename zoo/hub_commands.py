@@ -35,7 +35,7 @@ def add(commands) -> None:
         help="to write (a folder called NAME)",
     )
     for command in (card, publish, verify):
-        command.add_argument("name", metavar="NAME", help="of a recipe")
+        command.add_argument("name", metavar="NAME", help="as list names it")
         command.add_argument(
             "--repo",
             metavar="ORGANISATION/NAME",
@@ -69,46 +69,57 @@ def _card(arguments):
     print(cards.of(recipe, arguments.repo))
 
 
-def _folder(arguments, recipe):
+def _folder(arguments):
     from keras_moe.models import presets
     from zoo import results
 
     if arguments.preset:
         return arguments.preset
-    if recipe.name not in presets.list_presets():
+    if arguments.name not in presets.list_presets():
         raise results.ResultError(
-            f"{recipe.name} does not ship with the package; pack it first, or "
-            "give --preset FOLDER."
+            f"{arguments.name} does not ship with the package; give the "
+            "folder of its preset: --preset FOLDER."
         )
-    return presets.FOLDER / recipe.name
+    return presets.FOLDER / arguments.name
 
 
 def _publish(arguments):
     from zoo import card as cards
     from zoo import publish
     from zoo import results
+    from zoo import source_card
 
-    recipe = recipes.load(arguments.name)
-    folder = _folder(arguments, recipe)
-    card = cards.of(recipe, arguments.repo)
-    publish.check(
-        recipe, results.load(recipe.name), folder, data_folder=arguments.data
-    )
-    plan = publish.plan(recipe, folder, arguments.repo, card, arguments.replace)
+    name, repo = arguments.name, arguments.repo
+    source = SOURCES.get(name)
+    recipe = None if source else recipes.load(name)
+    folder = _folder(arguments)
+    if source:
+        publish.check_whole(folder)
+        card = source_card.render(source, folder, repo)
+    else:
+        card = cards.of(recipe, repo)
+        publish.check(
+            recipe, results.load(name), folder, data_folder=arguments.data
+        )
+    plan = publish.plan(name, folder, repo, card, arguments.replace)
     print(f"{card}\n{plan}")
     if not arguments.yes:
         print("Nothing was uploaded; --yes uploads.")
         return
-    commit = publish.upload(plan, f"Add {recipe.name}")
+    commit = publish.upload(plan, f"Add {name}")
     print(f"Commit: {commit}" if commit else "It is there already.")
 
 
 def _verify(arguments):
     from zoo import publish
+    from zoo import source_card
+    from zoo.train import task_of
 
-    recipe = recipes.load(arguments.name)
-    folder = _folder(arguments, recipe)
-    print(publish.verify(recipe, folder, arguments.repo))
+    if arguments.name in SOURCES:
+        model = source_card.KINDS[SOURCES[arguments.name].format][0]
+    else:
+        model = task_of(recipes.load(arguments.name)).CLASS
+    print(publish.verify(model, _folder(arguments), arguments.repo))
 
 
 def _table(arguments):

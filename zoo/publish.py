@@ -61,6 +61,17 @@ class Plan:
         return "up to date"
 
 
+def check_whole(folder) -> None:
+    """Raise an error unless a folder is what its manifest records."""
+    folder = pathlib.Path(folder)
+    if not (folder / presets.MANIFEST).is_file():
+        raise PublishError(
+            f"{folder} has no {presets.MANIFEST}; write the preset with "
+            "save_to_preset."
+        )
+    _manifest(folder)
+
+
 def check(recipe, record, folder, evaluate=None, data_folder=None) -> None:
     """Raise an error unless a preset is whole and as good as recorded.
 
@@ -73,13 +84,7 @@ def check(recipe, record, folder, evaluate=None, data_folder=None) -> None:
         data_folder: where the data set lies, see `zoo.data`.
     """
     preset = cards.preset_of(recipe, record)
-    folder = pathlib.Path(folder)
-    if not (folder / presets.MANIFEST).is_file():
-        raise PublishError(
-            f"{folder} has no {presets.MANIFEST}; write the preset with "
-            "save_to_preset."
-        )
-    _find(folder)
+    check_whole(folder)
     metric = task_of(recipe).METRIC
     found = (evaluate or measure)(recipe, str(folder), data_folder)[metric]
     if not abs(found - preset[metric]) <= TOLERANCE:
@@ -89,22 +94,20 @@ def check(recipe, record, folder, evaluate=None, data_folder=None) -> None:
         )
 
 
-def plan(recipe, folder, repo, card, replace=False, api=None) -> Plan:
+def plan(name, folder, repo, card, replace=False) -> Plan:
     """Compare a preset and its card with what a repository holds.
 
     Args:
-        recipe: what was trained.
+        name: of the preset, as cards have it.
         folder: of the preset.
         repo: `"organisation/name"`.
         card: text of the card.
         replace: whether another model there may be replaced.
-        api: a `HfApi`.
 
     Raises:
         PublishError: if the repository holds something else.
     """
-    api = api or HfApi()
-    folder = pathlib.Path(folder)
+    api, folder = HfApi(), pathlib.Path(folder)
     files = {
         path.relative_to(folder).as_posix(): path
         for path in sorted(folder.rglob("*"))
@@ -121,7 +124,7 @@ def plan(recipe, folder, repo, card, replace=False, api=None) -> Plan:
         if isinstance(entry, RepoFile) and entry.path not in OF_THE_HUB
     }
     if there and not replace:
-        _check_same(recipe, repo, parent, there)
+        _check_same(name, repo, parent, there)
     changed = [
         path
         for path, content in files.items()
@@ -131,15 +134,15 @@ def plan(recipe, folder, repo, card, replace=False, api=None) -> Plan:
     return Plan(repo, True, parent, files, changed, deleted)
 
 
-def upload(plan: Plan, message: str, api=None) -> str | None:
+def upload(plan: Plan, message: str) -> str | None:
     """Carry out a plan in one commit.
 
     Returns:
         Id of the commit, or `None` where there was nothing to do.
     """
-    api = api or HfApi()
     if not plan.changed and not plan.deleted:
         return None
+    api = HfApi()
     if not plan.exists:
         api.create_repo(plan.repo, exist_ok=True)
     operations = [
@@ -158,44 +161,51 @@ def upload(plan: Plan, message: str, api=None) -> str | None:
     ).oid
 
 
-def verify(recipe, folder, repo) -> str:
+def verify(model, folder, repo) -> str:
     """Load a published preset back and hold it to the folder it is from.
+
+    Args:
+        model: class of the preset.
+        folder: of the preset.
+        repo: `"organisation/name"`.
 
     Returns:
         A line that says what was compared.
     """
-    _find(folder)
-    found = _find(f"{hub.SCHEME}{repo}")
-    ours, theirs = map(presets.read_manifest, (folder, found))
+    ours = _manifest(folder)
+    # By its commit, so that an older one in the cache does not do.
+    handle = f"{hub.SCHEME}{repo}@{HfApi().model_info(repo).sha}"
+    theirs = _manifest(handle)
     differing = sorted(
         name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)
     )
     if differing:
         raise PublishError(
-            f"{hub.SCHEME}{repo} differs from {folder} in "
-            f"{', '.join(differing)}."
+            f"{handle} differs from {folder} in {', '.join(differing)}."
         )
-    task_of(recipe).CLASS.from_preset(f"{hub.SCHEME}{repo}")
-    return f"{len(ours)} files of {hub.SCHEME}{repo} are those of {folder}."
+    model.from_preset(handle)
+    return f"{len(ours)} files of {handle} are those of {folder}."
 
 
-def _find(preset):
+def _manifest(preset):
+    """What a preset's manifest records, after its files were held to it."""
     try:
-        return presets.find(str(preset))
+        return presets.read_manifest(presets.find(str(preset)))
     except ValueError as error:
         raise PublishError(str(error)) from error
 
 
-def _check_same(recipe, repo, parent, there):
-    """Raise an error unless the card there is of this recipe."""
+def _check_same(wanted, repo, parent, there):
+    """Raise an error unless the card there is of this preset."""
     name = None
     if CARD in there:
         path = HfApi().hf_hub_download(repo, CARD, revision=parent)
-        name = ModelCard.load(path).data.model_name
-    if name != recipe.name:
+        card = ModelCard.load(path, ignore_metadata_errors=True)
+        name = card.data.model_name
+    if name != wanted:
         what = f"the model {name!r}" if name else "files without such a card"
         raise PublishError(
-            f"{hub.SCHEME}{repo} holds {what}, not {recipe.name}; give "
+            f"{hub.SCHEME}{repo} holds {what}, not {wanted}; give "
             "--replace to replace all of it."
         )
 

@@ -34,8 +34,9 @@ one commit. `python -m zoo verify NAME --repo ORGANISATION/NAME` loads it back.
 
 {sources}
 
-`python -m zoo build NAME` fetches the checkpoint, converts it, and writes
-nothing unless it has exactly these parameters.
+`python -m zoo build NAME` fetches the checkpoint, converts it (with the extra
+`conversion`), and writes nothing unless it has exactly these parameters. It is
+published like the others, with `--preset NAME` for the folder.
 """
 HEAD = ("name", "what it is", "parameters", "metric", "seeds", "figure")
 HEAD_OF_SOURCES = ("name", "what it is", "parameters", "licence", "source")

@@ -5,6 +5,7 @@ import json
 import pathlib
 
 import pytest
+from huggingface_hub import ModelCard
 
 from keras_moe.models import MoTBackbone
 from keras_moe.models import presets
@@ -94,6 +95,51 @@ def test_vmoe(build, tmp_path, capsys):
     lost = pathlib.Path("/nowhere/at/all").as_uri()
     with pytest.raises(SystemExit, match="error: file:///nowhere.* has no"):
         build(VMOE, address=lost)
+
+
+def test_a_converted_preset_is_published(published, build, capsys):
+    hub, _ = published
+    out = build(MOT, **FIELDS)
+    given = [MOT.name, "--repo", "else/mot", "--preset", str(out)]
+    main(["publish", *given, "--yes"])
+    files = dict(hub.repos["else/mot"][-1])
+    text = files.pop("README.md").decode()
+    assert files == {
+        path.relative_to(out).as_posix(): path.read_bytes()
+        for path in out.rglob("*")
+        if path.is_file()
+    }
+    data = ModelCard(text).data
+    assert data.model_name == MOT.name and data.license == "apache-2.0"
+    assert data.base_model == "someone/mot"
+    digest = json.loads((out / "conversion.json").read_text())["files"]
+    for part in (
+        "Converted from `hf://someone/mot`",
+        hub.find("someone/mot", "main")[0],
+        f"| `model.safetensors` | `{digest['model.safetensors']}` |",
+        'MoTCausalLM.from_preset("hf://else/mot")',
+        "python -m conversion mot hf://someone/mot",
+        "arXiv:2310.15961",
+    ):
+        assert part in text, text
+    main(["verify", *given])
+    assert "hf://else/mot@" in capsys.readouterr().out
+    main(["publish", *given, "--yes"])
+    assert len(hub.repos["else/mot"]) == 2
+
+    # Without licence or source it is not published.
+    path = out / "conversion.json"
+    record = json.loads(path.read_text())
+    for key in ("licence", "address"):
+        path.write_text(json.dumps({**record, key: "not stated"}))
+        presets.write_manifest(out)
+        with pytest.raises(SystemExit, match=f"error: {key} in .*not stated"):
+            main(["publish", *given, "--yes"])
+    path.unlink()
+    presets.write_manifest(out)
+    with pytest.raises(SystemExit, match="has no conversion.json"):
+        main(["publish", *given, "--yes"])
+    assert len(hub.repos["else/mot"]) == 2
 
 
 def test_names_and_commands(capsys):

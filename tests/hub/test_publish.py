@@ -14,6 +14,7 @@ from zoo import recipe as recipes
 from zoo import results
 from zoo import table
 from zoo.__main__ import main
+from zoo.train import task_of
 
 REPO = "someone/mot"
 TEXT = recipes.load("mot_tiny_shakespeare")
@@ -203,16 +204,24 @@ def test_dry_run_and_one_commit(run, hub, folder, capsys):
 
 def test_verify(run, hub, folder, capsys, monkeypatch):
     run("--yes")
-    monkeypatch.setattr(publish.task_of(TEXT), "CLASS", Loads)
+    monkeypatch.setattr(task_of(TEXT), "CLASS", Loads)
     verify = ["verify", TEXT.name, "--repo", REPO, "--preset", str(folder)]
     main(verify)
-    assert "3 files of hf://someone/mot are those" in capsys.readouterr().out
+    commit, _ = hub.find(REPO, "main")
+    said = capsys.readouterr().out
+    assert f"3 files of hf://someone/mot@{commit} are those" in said
     (folder / "config.json").write_bytes(b"[]")
     presets.write_manifest(folder)
     with pytest.raises(SystemExit, match="differs from .* in config.json"):
         main(verify)
     hub.push(REPO, {**hub.repos[REPO][-1], "model.weights.h5": b"x"})
     with pytest.raises(SystemExit, match="model.weights.h5 .*it has 1"):
+        main(verify)
+    hub.push(REPO, {"config.json": b"[]"})
+    with pytest.raises(SystemExit, match="is not a manifest of keras_moe"):
+        main(verify)
+    hub.faults = [Fault("", status=503)]  # what is cached does not count
+    with pytest.raises(SystemExit, match="error: .*503"):
         main(verify)
 
 
@@ -221,7 +230,7 @@ class Loads:
 
     @staticmethod
     def from_preset(preset):
-        assert preset == f"hf://{REPO}"
+        assert preset.startswith(f"hf://{REPO}@")
 
 
 def test_refused_before_anything_is_asked(
@@ -296,10 +305,10 @@ def test_the_token_is_not_shown(run, hub, capsys, monkeypatch):
 
 def test_another_commit_in_between(run, hub, folder):
     run("--yes")
-    recipe, card = TEXT, cards.of(TEXT, REPO)
+    card = cards.of(TEXT, REPO)
     (folder / "config.json").write_bytes(b"[]")
     presets.write_manifest(folder)
-    plan = publish.plan(recipe, folder, REPO, card)
+    plan = publish.plan(TEXT.name, folder, REPO, card)
     hub.push(REPO, hub.repos[REPO][-1])
     with pytest.raises(OSError, match="412"):
         publish.upload(plan, "Change it")
