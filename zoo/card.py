@@ -45,7 +45,6 @@ BATCH_MATES = (
     "`model.inference_mixing`."
 )
 SETTINGS = (
-    "epochs",
     "batch_size",
     "learning_rate",
     "warmup",
@@ -198,11 +197,14 @@ def _rows(recipe, record, preset, task, twin):
 
 
 def _settings(recipe, record, preset):
+    training = record["training"][str(preset["seed"])]
+    # Of the run, which may have been told another number than the recipe's.
+    yield "epochs", training["epochs"]
+    if "steps" in training:  # not in the first records
+        yield "steps", f"{training['steps']:,}"
     values = dataclasses.asdict(recipe)
     for name in SETTINGS:
         yield name.replace("_", " "), values[name]
-    training = record["training"][str(preset["seed"])]
-    yield "steps", f"{training['steps']:,}"
     yield "time", f"{training['seconds'] / 60:.0f} minutes"
     yield "backend", training["backend"]
     yield "Keras", training["keras"]

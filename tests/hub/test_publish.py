@@ -27,7 +27,9 @@ MIXING = {
 
 def record_of(recipe, metric, value):
     """A record in the form that `zoo.results` writes."""
-    training = {"steps": 2000, "seconds": 600, "backend": "jax"}
+    training = {"epochs": 8, "seconds": 600, "backend": "jax"}
+    if recipe is TEXT:  # not in the first records
+        training["steps"] = 2000
     training |= {"keras": "3.13.0", "keras_moe": "0.1.0"}
     return {
         "recipe": recipe.name,
@@ -75,6 +77,7 @@ def test_card_of_a_language_model():
         "| 2 trained models, in float32 | 2.5050 ± 0.0071 |",
         'MoTCausalLM.from_preset("hf://someone/mot")',
         "python -m zoo train mot_tiny_shakespeare --seed 1",
+        "| steps | 2,000 |",
         "| learning rate | 0.002 |",
         "depends on its batch-mates",
         "| `self` | 2.346 | 1.25 |",
@@ -93,6 +96,7 @@ def test_card_of_a_classifier(capsys):
     assert data.pipeline_tag == "image-classification"
     assert f'MoEViTImageClassifier.from_preset("{VISION.name}")' in text
     assert "arXiv:2308.00951" in text
+    assert "| epochs | 8 |" in text and "| steps |" not in text
     assert "batch-mates" not in text and "inference_mixing" not in text
     # Every line of a table belongs to it, without blank lines between.
     lines = text.splitlines()
