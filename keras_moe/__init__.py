@@ -7,5 +7,6 @@ from keras_moe import layers as layers
 from keras_moe import losses as losses
 from keras_moe import ops as ops
 from keras_moe import routing as routing
+from keras_moe import samples as samples
 
 __version__ = "0.1.0"

@@ -33,6 +33,7 @@ WITH_EXAMPLES = (
     "keras_moe.models.tokenizer",
     "keras_moe.models.vit",
     "keras_moe.models.vit_classifier",
+    "keras_moe.samples",
 )
 
 
@@ -46,12 +47,13 @@ def test_docstring_examples(name):
 def test_readme_examples():
     text = (ROOT / "README.md").read_text()
     snippets = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(snippets) == 3
+    assert len(snippets) == 4
     namespace = {}
     for snippet in snippets:  # the second goes on from the first
         exec(compile(snippet, "README.md", "exec"), namespace)
     assert namespace["logits"].shape == (4, 10)
     assert namespace["facts"]["load"].shape == (16,)
+    assert set(namespace["guesses"]) == {0}  # the first four are T-shirts
 
 
 def test_readme_commands_exist():

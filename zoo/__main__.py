@@ -31,6 +31,11 @@ def parser():
     pack.add_argument(
         "--tuned", choices=("self", "argmax"), help="the tuned one instead"
     )
+    pack.add_argument(
+        "--inference-mixing",
+        metavar="MODE",
+        help="of a Mixture of Tokens, instead of what the run's preset has",
+    )
     record = commands.add_parser(
         "record", help="write what the runs measured to zoo/results"
     )
@@ -135,7 +140,13 @@ def _pack(arguments):
     recipe, runs, folder = _folders(arguments)
     tuned = arguments.tuned
     preset = f"tuned-{tuned}" if tuned else "preset"
-    packed = pack.pack(recipe, folder, arguments.data, preset=preset)
+    packed = pack.pack(
+        recipe,
+        folder,
+        arguments.data,
+        preset=preset,
+        mixing=arguments.inference_mixing,
+    )
     results.record(recipe, runs, packed)
     table.write()
     print(f"{recipe.name}: {packed['bytes'] / 1e6:.1f} MB in the package")

@@ -11,7 +11,7 @@ from zoo import data as datasets
 from zoo.train import task_of
 
 
-def evaluate(recipe, preset, data_folder=None, record=None):
+def evaluate(recipe, preset, data_folder=None, record=None, mixing=None):
     """Measure a preset on the test part of its recipe's data set.
 
     Args:
@@ -19,12 +19,15 @@ def evaluate(recipe, preset, data_folder=None, record=None):
         preset: name or folder.
         data_folder: where the data set lies, see `zoo.data`.
         record: JSON file to write the result to, or `None`.
+        mixing: `inference_mixing` to measure, instead of the preset's own.
 
     Returns:
         A dictionary of what was measured.
     """
     task = task_of(recipe)
     made = task.CLASS.from_preset(str(preset))
+    if mixing is not None:
+        made.inference_mixing = mixing
     test = datasets.load(recipe.data, data_folder)["test"]
     result = {
         "recipe": recipe.name,

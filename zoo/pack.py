@@ -15,7 +15,14 @@ TOLERANCE = 1e-4
 LIMIT = 15e6  # bytes of all presets of the package together
 
 
-def pack(recipe, run, data_folder=None, target=presets.FOLDER, preset="preset"):
+def pack(
+    recipe,
+    run,
+    data_folder=None,
+    target=presets.FOLDER,
+    preset="preset",
+    mixing=None,
+):
     """Put the preset of a run into the package, in half precision.
 
     Args:
@@ -24,6 +31,7 @@ def pack(recipe, run, data_folder=None, target=presets.FOLDER, preset="preset"):
         data_folder: where the data set lies, see `zoo.data`.
         target: folder of the presets that ship.
         preset: which folder of the run holds it.
+        mixing: `inference_mixing` that it is to have, of a Mixture of Tokens.
 
     Returns:
         What was measured of the written preset.
@@ -35,11 +43,13 @@ def pack(recipe, run, data_folder=None, target=presets.FOLDER, preset="preset"):
     task = task_of(recipe)
     run, target = pathlib.Path(run), pathlib.Path(target)
     target.mkdir(parents=True, exist_ok=True)
-    whole = evaluate(recipe, run / preset, data_folder)
+    whole = evaluate(recipe, run / preset, data_folder, mixing=mixing)
     scratch = tempfile.mkdtemp(prefix=".pack.", dir=target)
     part = pathlib.Path(scratch) / recipe.name
     try:
         half = task.CLASS.from_preset(str(run / preset), dtype="float16")
+        if mixing is not None:
+            half.inference_mixing = mixing
         half.save_to_preset(part)
         packed = evaluate(recipe, part, data_folder)
         loss = whole[task.METRIC] - packed[task.METRIC]
@@ -71,6 +81,7 @@ def pack(recipe, run, data_folder=None, target=presets.FOLDER, preset="preset"):
         "seed": int(run.name.removeprefix("seed-")),
         task.METRIC: packed[task.METRIC],
         "of": preset,
+        "inference_mixing": mixing,
         "with_all_bits": whole[task.METRIC],
         "bytes": size,
     }

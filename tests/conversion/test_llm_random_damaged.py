@@ -18,6 +18,8 @@ from tests.conversion.test_llm_random import SAVED
 from tests.conversion.test_llm_random import load
 from tests.conversion.test_llm_random import write
 
+pytestmark = pytest.mark.files
+
 STATE, _ = load(SAVED)
 BLOCK = "encoder.blocks.block_0.block.residual_"
 MLP = f"{BLOCK}feedforward.layer.feedforward."

@@ -13,6 +13,8 @@ from keras_moe.models import MoTBackbone
 from keras_moe.models import MoTCausalLM
 from tests.conversion import texts
 
+pytestmark = pytest.mark.files
+
 BLOCK = "transformer.h.0."
 INDEX = "model.safetensors.index.json"
 SHARD = "model-00001-of-00002.safetensors"

@@ -11,6 +11,8 @@ from conversion.errors import ConversionError
 from tests.conversion import writer
 from tests.conversion.test_vmoe_goldens import load
 
+pytestmark = pytest.mark.files
+
 PARAMETERS, _, _ = load("F1_soft_gap_qknorm_learned")
 BLOCK = "Encoder/encoderblock_2/"
 MU = f"{BLOCK}Moe/Router/mu"

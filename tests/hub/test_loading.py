@@ -11,6 +11,8 @@ from keras_moe.models import hub as downloads
 from keras_moe.models import presets
 from tests.hub.server import Fault
 
+pytestmark = pytest.mark.files
+
 HANDLE = "hf://someone/tiny"
 CONTENT = {
     "config.json": b'{"registered_name": "none"}',

@@ -16,6 +16,8 @@ from zoo import table
 from zoo.__main__ import main
 from zoo.train import task_of
 
+pytestmark = pytest.mark.files
+
 REPO = "someone/mot"
 TEXT = recipes.load("mot_tiny_shakespeare")
 VISION = recipes.load("soft_moe_vit_tiny_fashion_mnist")

@@ -8,6 +8,8 @@ import pytest
 from tests.zoo.test_train import idx
 from zoo import data
 
+pytestmark = pytest.mark.files
+
 
 def test_idx_round_trip(tmp_path):
     images = np.arange(2 * 3 * 4, dtype="u1").reshape(2, 3, 4)

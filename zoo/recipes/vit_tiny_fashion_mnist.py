@@ -14,6 +14,6 @@ RECIPE = dataclasses.replace(
     SOFT,
     name="vit_tiny_fashion_mnist",
     title="Dense ViT, twin of the Soft MoE ViT, trained on Fashion-MNIST",
-    backbone={**_BACKBONE, "num_layers": 5},
+    backbone={**_BACKBONE, "num_layers": 7},
     twin=None,
 )
