@@ -21,7 +21,14 @@ class MoTCausalLM(language_task.LanguageTask, keras_hub.models.CausalLM):
 
     **A text's output, and its continuation, depend on its batch-mates** where
     the backbone mixes over the batch; `inference_mixing`, which can be set on
-    a model that is loaded, makes them independent.
+    a model that is loaded, makes them independent. What that costs depends on
+    the model. The preset `mot_tiny_shakespeare` (32 experts, groups of 8;
+    32 texts of 128 bytes, PyTorch on a CPU; `python -m zoo mixing`):
+
+        mode        bits per byte of held-out plays   time of a forward pass
+        "group"     2.451                             1
+        "self"      2.758                             4.7
+        "argmax"    2.512                             6.0
 
     Args:
         backbone: a `MoTBackbone` with `causal=True`.
