@@ -1,19 +1,30 @@
-"""Which tests run where."""
+"""Which tests run where, and what they share."""
+
+import gc
+
+import pytest
 
 from tests.support import BACKEND
 
-# Of the three, the one that the tests of files run on: it starts quickest.
-FILES_ON = "torch"
+# Of the three, the one that tests marked `once` run on: it starts quickest.
+ONCE_ON = "torch"
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave out tests that compute nothing, on all backends but one.
+    """Leave out tests marked `once` on all backends but one.
 
-    They carry the marker `files`: damaged files, downloads, cards, commands.
+    They are of files, downloads and commands: damaged checkpoints, a Hub that
+    fails, model cards, what training leaves behind.
     """
-    if BACKEND == FILES_ON:
+    if BACKEND == ONCE_ON:
         return
-    left_out = [i for i in items if i.get_closest_marker("files") is not None]
+    left_out = [i for i in items if i.get_closest_marker("once") is not None]
     if left_out:
-        items[:] = [i for i in items if i.get_closest_marker("files") is None]
+        items[:] = [i for i in items if i.get_closest_marker("once") is None]
         config.hook.pytest_deselected(items=left_out)
+
+
+@pytest.fixture
+def quick_quantization(monkeypatch):
+    """Keras collects garbage after each layer: most of a second, each time."""
+    monkeypatch.setattr(gc, "collect", lambda: None)

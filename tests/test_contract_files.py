@@ -77,7 +77,7 @@ def test_clone_model(label):
 
 
 @pytest.mark.parametrize("label", ["soft", "token", "soft_gated"])
-def test_int8_file(label, tmp_path):
+def test_int8_file(label, tmp_path, quick_quantization):
     model, tokens = random_model(label, None), tokens_of(BATCH, TOKENS)
     model.quantize("int8")
     model.save(tmp_path / "model.keras")
@@ -86,7 +86,7 @@ def test_int8_file(label, tmp_path):
 
 
 @pytest.mark.parametrize("label", ["soft_dense", "choice_sequential"])
-def test_int8_clones_are_not_saved(label, tmp_path):
+def test_int8_clones_are_not_saved(label, tmp_path, quick_quantization):
     model = random_model(label, None)
     model.quantize("int8")
     with pytest.raises(ValueError, match="expert= cannot be saved once it is"):

@@ -219,7 +219,7 @@ def test_keras_layer_test(label):
 
 
 @every_layer
-def test_int8(label):
+def test_int8(label, quick_quantization):
     model = make_model(label, TOKENS)
     layer = model.get_layer("moe")
     tokens = tokens_of(BATCH, TOKENS)

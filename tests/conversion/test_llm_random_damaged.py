@@ -18,7 +18,7 @@ from tests.conversion.test_llm_random import SAVED
 from tests.conversion.test_llm_random import load
 from tests.conversion.test_llm_random import write
 
-pytestmark = pytest.mark.files
+pytestmark = pytest.mark.once
 
 STATE, _ = load(SAVED)
 BLOCK = "encoder.blocks.block_0.block.residual_"

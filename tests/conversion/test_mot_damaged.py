@@ -13,7 +13,7 @@ from keras_moe.models import MoTBackbone
 from keras_moe.models import MoTCausalLM
 from tests.conversion import texts
 
-pytestmark = pytest.mark.files
+pytestmark = pytest.mark.once
 
 BLOCK = "transformer.h.0."
 INDEX = "model.safetensors.index.json"

@@ -11,7 +11,7 @@ from conversion.errors import ConversionError
 from tests.conversion import writer
 from tests.conversion.test_vmoe_goldens import load
 
-pytestmark = pytest.mark.files
+pytestmark = pytest.mark.once
 
 PARAMETERS, _, _ = load("F1_soft_gap_qknorm_learned")
 BLOCK = "Encoder/encoderblock_2/"

@@ -11,7 +11,7 @@ from keras_moe.models import hub as downloads
 from keras_moe.models import presets
 from tests.hub.server import Fault
 
-pytestmark = pytest.mark.files
+pytestmark = pytest.mark.once
 
 HANDLE = "hf://someone/tiny"
 CONTENT = {

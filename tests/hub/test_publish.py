@@ -16,7 +16,7 @@ from zoo import table
 from zoo.__main__ import main
 from zoo.train import task_of
 
-pytestmark = pytest.mark.files
+pytestmark = pytest.mark.once
 
 REPO = "someone/mot"
 TEXT = recipes.load("mot_tiny_shakespeare")

@@ -1,7 +1,5 @@
 """`MoTCausalLM` with texts: KerasHub's own tests, generation, fine-tuning."""
 
-import gc
-
 import keras
 import keras_hub
 import numpy as np
@@ -257,9 +255,7 @@ def test_preset_without_a_preprocessor(tmp_path, model):
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "int8"])
-def test_low_precision(policy, monkeypatch):
-    # Keras collects garbage after each layer: most of a second, every time.
-    monkeypatch.setattr(gc, "collect", lambda: None)
+def test_low_precision(policy, quick_quantization):
     model = make_causal("group")
     ids = np.arange(2 * LENGTH).reshape(2, LENGTH)
     before = logits_of(model, ids)

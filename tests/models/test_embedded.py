@@ -90,7 +90,8 @@ def test_exported_classifier_says_the_same(classifier, export, tmp_path):
         classifier.export(
             path, export, verbose=False, input_signature=signature
         )
-        found = tf.saved_model.load(path).serve(ready).numpy()
+        loaded = tf.saved_model.load(path)  # its function does not hold it
+        found = loaded.serve(ready).numpy()
     np.testing.assert_array_equal(found.argmax(-1), wanted.argmax(-1))
 
 

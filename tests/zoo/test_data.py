@@ -8,7 +8,7 @@ import pytest
 from tests.zoo.test_train import idx
 from zoo import data
 
-pytestmark = pytest.mark.files
+pytestmark = pytest.mark.once
 
 
 def test_idx_round_trip(tmp_path):

@@ -13,6 +13,7 @@ from zoo import results
 from zoo import train
 
 
+@pytest.mark.once
 def test_pack_and_record(data_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(results, "FOLDER", tmp_path / "results")
     runs, target = tmp_path / "runs", tmp_path / "presets"

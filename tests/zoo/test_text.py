@@ -76,6 +76,7 @@ def test_windows_cover_the_text_once():
     np.testing.assert_array_equal(np.sort(targets.reshape(-1)), content[1:])
 
 
+@pytest.mark.once
 def test_trains_and_is_measured(plays, tmp_path):
     model = train.train(SMALL, tmp_path / "run", 0, plays)
     history = json.loads((tmp_path / "run" / "history.json").read_text())
