@@ -58,9 +58,10 @@ def test_demo(classifier, tmp_path, capsys):
     assert picture.stat().st_size > 10_000
 
 
+# ONNX from TensorFlow cannot hold the exact "gelu", which this preset has.
 EXPORTS = {
     "jax": ("tf_saved_model", "onnx"),
-    "tensorflow": ("tf_saved_model", "onnx"),
+    "tensorflow": ("tf_saved_model",),
     "torch": ("onnx",),
 }
 
