@@ -218,6 +218,19 @@ def _feed_forward(shapes, blocks, placement):
     }
 
 
+def _option(name):
+    return f"--{name.replace('_', '-')}"
+
+
+def _asked(options, **hints):
+    """What to ask for of the options named, with a hint for each."""
+    return [
+        f"{_option(name)} {hint}"
+        for name, hint in hints.items()
+        if getattr(options, name) is None
+    ]
+
+
 def _refuse_foreign_options(options, router):
     foreign = {
         "mixture_of_tokens": OF_CHOICE,
@@ -227,7 +240,7 @@ def _refuse_foreign_options(options, router):
     for name in foreign:
         if getattr(options, name) is not None:
             raise ConversionError(
-                f"--{name.replace('_', '-')} is not of this checkpoint, whose "
+                f"{_option(name)} is not of this checkpoint, whose "
                 f"router is {router}."
             )
 
@@ -252,13 +265,12 @@ def _mixture(options, backbone, shapes, placement, missing):
         )
     if options.temperature is None and (learned or not has_learned) and fixed:
         missing.append("--temperature T")
-    for name, hint in (
-        ("group_size", "T"),
-        ("sparsity_dim", "0|1 (mixed across the batch, or the sequence)"),
-        ("emit_softmax_over", "experts|tokens"),
-    ):
-        if getattr(options, name) is None:
-            missing.append(f"--{name.replace('_', '-')} {hint}")
+    missing += _asked(
+        options,
+        group_size="T",
+        sparsity_dim="0|1 (mixed across the batch, or the sequence)",
+        emit_softmax_over="experts|tokens",
+    )
     backbone["router_options"].update(
         group_size=options.group_size,
         group_axis="sequence" if options.sparsity_dim else "batch",
@@ -271,13 +283,12 @@ def _mixture(options, backbone, shapes, placement, missing):
 
 def _choice(options, backbone, missing):
     """Add Expert Choice's options."""
-    for name, hint in (
-        ("topk_fraction", "F"),
-        ("softmax_over", "experts|tokens"),
-        ("group_by_batch", "yes|no"),
-    ):
-        if getattr(options, name) is None:
-            missing.append(f"--{name.replace('_', '-')} {hint}")
+    missing += _asked(
+        options,
+        topk_fraction="F",
+        softmax_over="experts|tokens",
+        group_by_batch="yes|no",
+    )
     chosen = backbone["router_options"]
     fraction = options.topk_fraction or 0
     chosen.update(

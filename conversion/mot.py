@@ -2,8 +2,6 @@
 
 import pathlib
 
-from huggingface_hub.errors import HfHubHTTPError
-
 from conversion import language
 from conversion import streaming
 from conversion.errors import ConversionError
@@ -91,7 +89,7 @@ def fetch(source) -> pathlib.Path:
         return pathlib.Path(source).absolute()
     try:
         return pathlib.Path(presets.resolve(source))
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise ConversionError(f"{source} cannot be fetched: {error}") from error
 
 

@@ -8,8 +8,6 @@ where each variable lies; the preset is the same files with the real arrays.
 import datetime
 import json
 import pathlib
-import shutil
-import tempfile
 
 import h5py
 import numpy as np
@@ -46,12 +44,7 @@ def write_preset(
             error if it is not as expected, or returns a line about it.
         say: gets a line of text for each thing done.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = pathlib.Path(
-        tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".new", dir=out.parent)
-    )
-    try:
-        preset = part / "preset"
+    with presets.replacing(out) as preset:
         numbers = write_twin(make_twin(), preset, edits)
         total = sum(np.prod(shape, dtype=int) for shape in variables.values())
         with tqdm(total=total, unit="value", unit_scale=True) as bar:
@@ -72,9 +65,6 @@ def write_preset(
         presets.write_manifest(preset)
         if check is not None:
             say(check(preset))
-        presets.replace(preset, out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     say(f"{total:,} parameters written to {out}")
 
 

@@ -40,14 +40,10 @@ def draw(classifier, images, titles, path):
     ready = classifier.preprocessor(images)
     with diagnostics.capture() as plans:
         backbone(ready, training=False)
-    path_of_last = list(plans)[-1]
-    height, width, _ = backbone.image_shape
-    patch = backbone.patch_size
-    patch = (patch, patch) if isinstance(patch, int) else patch
     figure = visualize.slot_regions(
         images,
-        plans[path_of_last],
-        (height // patch[0], width // patch[1]),
+        list(plans.values())[-1],
+        backbone.grid,
         titles=titles,
         title="What the most used slots of the last Soft MoE layer read",
     )

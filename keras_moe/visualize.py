@@ -1,6 +1,7 @@
 """Pictures of plans: where the slots of a router look."""
 
 import numpy as np
+from keras import ops
 
 from keras_moe.plans import HardPlan
 from keras_moe.plans import SoftPlan
@@ -99,9 +100,7 @@ def _regions(plan, number, grid, columns):
             "plan must be a SoftPlan or a HardPlan, as capture() yields; "
             f"received {plan!r}."
         )
-    import keras
-
-    read, taken = (keras.ops.convert_to_numpy(w) for w in plan.weights())
+    read, taken = (ops.convert_to_numpy(w) for w in plan.weights())
     groups, tokens, _, slots = read.shape
     patches = grid[0] * grid[1]
     if groups != number or tokens < patches:

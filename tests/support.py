@@ -8,7 +8,8 @@ import numpy as np
 BACKEND = keras.backend.backend()
 
 
-def _numpy(structure):
+def numpy(structure):
+    """A structure of tensors as one of numpy arrays."""
     return keras.tree.map_structure(keras.ops.convert_to_numpy, structure)
 
 
@@ -41,15 +42,15 @@ def run(function, *arrays):
         import jax
 
         with quick_compilation():
-            return _numpy(jax.jit(function)(*arrays))
+            return numpy(jax.jit(function)(*arrays))
     arrays = [
         None if a is None else keras.ops.convert_to_tensor(a) for a in arrays
     ]
     if BACKEND == "tensorflow":
         import tensorflow as tf
 
-        return _numpy(tf.function(function)(*arrays))
-    return _numpy(function(*arrays))
+        return numpy(tf.function(function)(*arrays))
+    return numpy(function(*arrays))
 
 
 def compiled(function):
@@ -69,7 +70,7 @@ def compiled(function):
             for a in arrays
         ]
         with quick_compilation():
-            return _numpy(function(*tensors))
+            return numpy(function(*tensors))
 
     return call
 
@@ -121,9 +122,9 @@ def value_and_grads(function, *arrays):
         value, more = keras.tree.map_structure(
             lambda t: t.detach(), (value, more)
         )
-    value, grads = _numpy(value), [_numpy(g) for g in grads]
+    value, grads = numpy(value), [numpy(g) for g in grads]
     if not isinstance(more, tuple) or more != ():
-        return (value, _numpy(more)), grads
+        return (value, numpy(more)), grads
     return value, grads
 
 
@@ -158,7 +159,7 @@ def layer_grads(layer, inputs, cotangent, mask=None, training=False, aux=0.0):
             value = value + aux * one
         return value, (outputs, losses)
 
-    arrays = [inputs, *(_numpy(w) for w in weights)]
+    arrays = [inputs, *(numpy(w) for w in weights)]
     (_, (outputs, losses)), grads = value_and_grads(loss, *arrays)
     named = {"inputs": grads[0]}
     for variable, grad in zip(layer.trainable_variables, grads[1:]):

@@ -171,10 +171,8 @@ def _step_time(arguments):
     if recipe.twin is None:
         raise recipes.RecipeError(f"{recipe.name} has no twin.")
     found = step_time.compare(recipe)
-    write_json(
-        results.FOLDER / f"step_time_{recipe.name}_{found['backend']}.json",
-        found,
-    )
+    name = f"step_time_{recipe.name}_{found['backend']}"
+    write_json(results.path_of(name), found)
     low, high = found["ratio_quartiles"]
     print(
         f"{found['ratio']:.2f} of its twin's step time (quartiles {low:.2f} "
@@ -217,7 +215,7 @@ def _mixing(arguments):
     found = mixing.compare(
         recipe, arguments.preset or recipe.name, arguments.data
     )
-    write_json(results.FOLDER / f"mixing_{recipe.name}.json", found)
+    write_json(results.path_of(f"mixing_{recipe.name}"), found)
     for mode, row in found.items():
         print(
             f"{mode:<8} {row['bits_per_byte']:.3f} bits per byte, "

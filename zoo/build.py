@@ -2,10 +2,6 @@
 
 import json
 import pathlib
-import shutil
-import tempfile
-
-import h5py
 
 from conversion.errors import ConversionError
 from keras_moe.models import hub
@@ -30,13 +26,8 @@ def build(source, out, say=print) -> None:
     """
     out = pathlib.Path(out)
     presets.check_target(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = pathlib.Path(
-        tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent)
-    )
-    try:
-        part = scratch / source.name
-        _convert(source, scratch, part, say)
+    with presets.replacing(out) as part:
+        _convert(source, part, say)
         found = parameters_of(part)
         if found != source.parameters:
             raise ConversionError(
@@ -46,27 +37,16 @@ def build(source, out, say=print) -> None:
         record = json.loads((part / RECORD).read_text())
         presets.write_json(part / RECORD, {**record, "address": source.address})
         presets.write_manifest(part)
-        presets.replace(part, out)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     say(f"{out}: {found:,} parameters, from {source.address}")
 
 
 def parameters_of(folder) -> int:
     """How many numbers the weight files of a preset hold."""
-    sizes = []
-
-    def collect(name, item):
-        if isinstance(item, h5py.Dataset) and presets.is_weight(name):
-            sizes.append(item.size)
-
-    for path in pathlib.Path(folder).glob("*.weights.h5"):
-        with h5py.File(path) as file:
-            file.visititems(collect)
-    return sum(sizes)
+    files = pathlib.Path(folder).glob("*.weights.h5")
+    return sum(sum(presets.weight_sizes(path)) for path in files)
 
 
-def _convert(source, scratch, part, say):
+def _convert(source, part, say):
     if source.format == "mot":
         from conversion.mot import convert_mot
 
@@ -76,7 +56,7 @@ def _convert(source, scratch, part, say):
     from conversion.vmoe import Options
 
     convert_vmoe(
-        download(source.address, scratch),
+        download(source.address, part.parent),
         part,
         Options(**source.options),
         licence=source.licence,

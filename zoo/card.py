@@ -1,7 +1,6 @@
 """Model cards, from a recipe and what was measured: never typed by hand."""
 
 import dataclasses
-import json
 import pathlib
 
 from keras_moe.models import presets
@@ -157,8 +156,7 @@ def preset_of(recipe, record) -> dict:
 
 def recorded_mixing(recipe) -> dict | None:
     """What was measured of each `inference_mixing`, `None` if nothing."""
-    path = results.FOLDER / f"mixing_{recipe.name}.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    return results.load(f"mixing_{recipe.name}")
 
 
 def of(recipe, repo=None) -> str:

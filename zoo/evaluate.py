@@ -42,10 +42,15 @@ def evaluate(recipe, preset, data_folder=None, record=None, mixing=None):
     return result
 
 
-def summary(folder, metric):
-    """{seed: what was measured} of the evaluated runs below `folder`."""
+def evaluations(folder):
+    """{seed: what `evaluate` recorded} of the runs below `folder`."""
     found = {}
-    for path in sorted(pathlib.Path(folder).glob("seed-*/evaluation.json")):
+    for path in pathlib.Path(folder).glob("seed-*/evaluation.json"):
         seed = int(path.parent.name.removeprefix("seed-"))
-        found[seed] = json.loads(path.read_text())[metric]
+        found[seed] = json.loads(path.read_text())
     return dict(sorted(found.items()))
+
+
+def summary(folder, metric):
+    """{seed: figure} of the evaluated runs below `folder`."""
+    return {seed: one[metric] for seed, one in evaluations(folder).items()}

@@ -1,8 +1,6 @@
 """The preset of a run as it ships: half precision, equally good."""
 
 import pathlib
-import shutil
-import tempfile
 
 from keras_moe.models import presets
 from zoo.evaluate import evaluate
@@ -42,11 +40,8 @@ def pack(
     """
     task = task_of(recipe)
     run, target = pathlib.Path(run), pathlib.Path(target)
-    target.mkdir(parents=True, exist_ok=True)
     whole = evaluate(recipe, run / preset, data_folder, mixing=mixing)
-    scratch = tempfile.mkdtemp(prefix=".pack.", dir=target)
-    part = pathlib.Path(scratch) / recipe.name
-    try:
+    with presets.replacing(target / recipe.name) as part:
         half = task.CLASS.from_preset(str(run / preset), dtype="float16")
         if mixing is not None:
             half.inference_mixing = mixing
@@ -74,9 +69,6 @@ def pack(
                 f"together; with {recipe.name} they would take "
                 f"{(others + size) / 1e6:.1f} MB."
             )
-        presets.replace(part, target / recipe.name)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return {
         "seed": int(run.name.removeprefix("seed-")),
         task.METRIC: packed[task.METRIC],

@@ -38,19 +38,19 @@ def record(recipe, runs, preset=None):
         The record.
     """
     task = task_of(recipe)
-    measured = evaluate.summary(runs, task.METRIC)
+    measured = evaluate.evaluations(runs)
     if not measured:
         raise ResultError(
             f"no evaluated run of {recipe.name} lies in {runs}; train and "
             "evaluate it first."
         )
-    values = list(measured.values())
+    seeds = {str(seed): one[task.METRIC] for seed, one in measured.items()}
+    values = list(seeds.values())
     trained = {}
     for seed in measured:
         path = pathlib.Path(runs) / f"seed-{seed}" / "training.json"
         trained[str(seed)] = json.loads(path.read_text())
-    first = pathlib.Path(runs) / f"seed-{next(iter(measured))}"
-    one = json.loads((first / "evaluation.json").read_text())
+    one = next(iter(measured.values()))
     before = load(recipe.name) or {}
     result = {
         "recipe": recipe.name,
@@ -58,7 +58,7 @@ def record(recipe, runs, preset=None):
         "metric": task.METRIC,
         "test_examples": one.get("images", one.get("bytes")),
         "parameters": one["parameters"],
-        "seeds": {str(seed): value for seed, value in measured.items()},
+        "seeds": seeds,
         "mean": statistics.mean(values),
         "standard_deviation": (
             statistics.stdev(values) if len(values) > 1 else None

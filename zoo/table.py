@@ -3,6 +3,7 @@
 import pathlib
 
 from keras_moe.models import presets
+from keras_moe.models.manifest import write_text
 from zoo import card as cards
 from zoo import recipe as recipes
 from zoo import results
@@ -63,12 +64,9 @@ def render() -> str:
 
 def write() -> bool:
     """Write the table, whole or not at all; returns whether it changed."""
-    text = render()
     if is_current():
         return False
-    part = PATH.with_name(f".{PATH.name}.part")
-    part.write_text(text)
-    part.replace(PATH)
+    write_text(PATH, render())
     return True
 
 

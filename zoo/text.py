@@ -62,6 +62,11 @@ def examples(text, recipe):
     return pairs(text[starts[:, None] + np.arange(length + 1)])
 
 
+def noise(recipe, rng):
+    """A text of random bytes."""
+    return rng.integers(0, 256, 100_000).astype("u1")
+
+
 class Batches(SeededBatches):
     """Batches of windows from anywhere in the text."""
 

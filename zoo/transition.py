@@ -22,7 +22,6 @@ from zoo.train import compiled
 TUNING = 1_000_000
 
 
-@keras.saving.register_keras_serializable(package="keras_moe_zoo")
 class AsAtInference(keras.Model):
     """Computes in training what it computes at inference."""
 

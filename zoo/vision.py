@@ -51,6 +51,13 @@ def examples(part, recipe):
     return ready(images), one_hot(labels, recipe)
 
 
+def noise(recipe, rng):
+    """A part of data as large as a batch, of random pixels and labels."""
+    shape = (recipe.batch_size, *recipe.backbone["image_shape"])
+    images = rng.integers(0, 256, shape).astype("u1")
+    return images, rng.integers(0, 10, recipe.batch_size)
+
+
 class Batches(SeededBatches):
     """Augmented batches of images."""
 

@@ -98,13 +98,14 @@ class MoTCausalLM(language_task.LanguageTask, keras_hub.models.CausalLM):
         folder = presets.resolve(preset)
         if not mot_format.recognises(folder):
             return super().from_preset(folder, load_weights, **kwargs)
+        found = mot_format.Folder(folder)
         if "preprocessor" not in kwargs:
             kwargs["preprocessor"] = cls.published_preprocessor(
-                folder, mot_format.Folder(folder).backbone
+                folder, found.backbone
             )
         if "backbone" not in kwargs:
-            kwargs["backbone"] = MoTBackbone.from_preset(
-                folder, load_weights, dtype=kwargs.pop("dtype", None)
+            kwargs["backbone"] = MoTBackbone.from_published(
+                found, load_weights, dtype=kwargs.pop("dtype", None)
             )
         return cls(**kwargs)
 

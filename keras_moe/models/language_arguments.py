@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_moe import activations
 from keras_moe import checks
+from keras_moe.models import router_arguments
 from keras_moe.models.decoder_block import NORMS
 from keras_moe.models.decoder_block import ROUTERS
 
@@ -107,39 +108,16 @@ def moe_layers(router, layers, num_layers) -> tuple[int, ...]:
     if router is None:
         if layers is None or (np.iterable(layers) and not len(layers)):
             return ()
-        raise ValueError(
-            "moe_layers must be left out where router=None, the dense model; "
-            f"received {layers!r}."
-        )
+        raise router_arguments.no_moe_layers(layers)
     if layers is None:
         return tuple(range(num_layers))
-    expected = f"different indices below num_layers, {num_layers}"
-    if isinstance(layers, (str, dict)) or not np.iterable(layers):
-        raise ValueError(f"moe_layers must be {expected}; received {layers!r}.")
-    indices = tuple(
-        checks.integer("moe_layers", index, minimum=0) for index in layers
-    )
-    if any(i >= num_layers for i in indices) or len(set(indices)) < len(
-        indices
-    ):
-        raise ValueError(f"moe_layers must be {expected}; received {layers!r}.")
-    return indices
+    return router_arguments.block_indices(layers, num_layers)
 
 
 def router_options(router, options) -> dict:
     """A dictionary that has what the router's layer needs and nothing else."""
-    if options is not None and not isinstance(options, dict):
-        raise ValueError(
-            "router_options must be a dictionary or None; received "
-            f"{options!r}."
-        )
-    options = dict(options or {})
+    options = router_arguments.options_of(router, options)
     if router is None:
-        if options:
-            raise ValueError(
-                "router_options must be left out where router=None, the dense "
-                f"model; received {options!r}."
-            )
         return options
     cls = ROUTERS[router]
     parameters = inspect.signature(cls).parameters

@@ -211,7 +211,13 @@ class MoTBackbone(
         folder = presets.resolve(preset)
         if not mot_format.recognises(folder):
             return super().from_preset(folder, load_weights, **kwargs)
-        found = mot_format.Folder(folder)
+        return cls.from_published(
+            mot_format.Folder(folder), load_weights, **kwargs
+        )
+
+    @classmethod
+    def from_published(cls, found, load_weights: bool = True, **kwargs):
+        """A backbone of a `mot_format.Folder`; see `from_preset`."""
         backbone = cls(**{**found.backbone, **kwargs})
         if load_weights:
             found.fill(backbone)

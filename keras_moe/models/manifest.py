@@ -40,13 +40,18 @@ def check_name(name) -> None:
         )
 
 
-def write_json(path, value) -> None:
-    """Write a JSON file whole or not at all, and its folder if need be."""
+def write_text(path, text: str) -> None:
+    """Write a text file whole or not at all, and its folder if need be."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(value, indent=2) + "\n")
+    part.write_text(text)
     part.replace(path)
+
+
+def write_json(path, value) -> None:
+    """Write a JSON file as `write_text` does."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def write_manifest(folder) -> None:

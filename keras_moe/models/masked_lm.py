@@ -1,8 +1,5 @@
 """Masked language modelling with `MoTBackbone`."""
 
-import json
-import pathlib
-
 import keras
 import keras_hub
 
@@ -53,6 +50,7 @@ class MoTMaskedLM(language_task.LanguageTask, keras_hub.models.MaskedLM):
 
     backbone_cls = MoTBackbone
     preprocessor_cls = MoTMaskedLMPreprocessor
+    _new_head = ""  # no argument asks for one
 
     def __init__(self, backbone, preprocessor=None, **kwargs):
         language_task.check_backbone(backbone, MoTBackbone)
@@ -85,16 +83,5 @@ class MoTMaskedLM(language_task.LanguageTask, keras_hub.models.MaskedLM):
         )
 
     @classmethod
-    def _check_complete(cls, folder, kwargs):
-        # KerasHub would start a new head, and not say so.
-        folder = pathlib.Path(folder)
-        task = folder / "task.json"
-        if (
-            task.is_file()
-            and json.loads(task.read_text())["class_name"] == cls.__name__
-            and not (folder / "task.weights.h5").is_file()
-        ):
-            raise ValueError(
-                f"preset {folder} lacks its file task.weights.h5, the weights "
-                "of the head."
-            )
+    def _has_head(cls, task):
+        return task["class_name"] == cls.__name__

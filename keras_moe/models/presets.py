@@ -6,6 +6,7 @@ and keeps in each folder a manifest of its files, so that a file that is
 missing, cut short or altered is refused instead of read.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -87,6 +88,19 @@ def is_weight(name) -> bool:
     return not _NOT_A_WEIGHT.search(name)
 
 
+def weight_sizes(path) -> list[int]:
+    """How many numbers each weight of a weight file has."""
+    sizes = []
+
+    def collect(name, item):
+        if isinstance(item, h5py.Dataset) and is_weight(name):
+            sizes.append(item.size)
+
+    with h5py.File(path) as file:
+        file.visititems(collect)
+    return sizes
+
+
 def check_weights(path, expected) -> None:
     """Raise an error if a weight file holds fewer or more arrays.
 
@@ -98,20 +112,13 @@ def check_weights(path, expected) -> None:
         expected: how many arrays the model reads from it.
     """
     try:
-        with h5py.File(path) as file:
-            found = []
-
-            def collect(name, item):
-                if isinstance(item, h5py.Dataset) and is_weight(name):
-                    found.append(name)
-
-            file.visititems(collect)
+        found = len(weight_sizes(path))
     except OSError as error:
         raise ValueError(f"{path} is not a whole HDF5 file: {error}") from error
-    if len(found) != expected:
+    if found != expected:
         raise ValueError(
             f"{path} must hold {expected} arrays for this model; it holds "
-            f"{len(found)}."
+            f"{found}."
         )
 
 
@@ -145,20 +152,12 @@ class _Presets:
         """
         target = pathlib.Path(preset_dir)
         if target.suffix == PART:  # of the task whose backbone this is
-            return super().save_to_preset(preset_dir, max_shard_size)
+            super().save_to_preset(preset_dir, max_shard_size)
+            return
         check_target(target)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = pathlib.Path(
-            tempfile.mkdtemp(
-                prefix=f".{target.name}.", suffix=PART, dir=target.parent
-            )
-        )
-        try:
+        with replacing(target, PART) as part:
             super().save_to_preset(str(part), max_shard_size=max_shard_size)
             write_manifest(part)
-            replace(part, target)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
 
 
 class BackbonePresets(_Presets):
@@ -185,21 +184,30 @@ class BackbonePresets(_Presets):
 class TaskPresets(_Presets):
     """`_Presets` for a task."""
 
+    _new_head = "; give num_classes for a new head"
+
+    @classmethod
+    def _has_head(cls, task):
+        """Whether a task of this configuration has a head of its own.
+
+        A causal language model's head is its embedding, and has no file.
+        """
+        return "num_classes" in task["config"]
+
     @classmethod
     def _check_complete(cls, folder, kwargs):
-        # KerasHub would start a new head, and not say so. A language model's
-        # head is its embedding, and has no file.
+        # KerasHub would start a new head, and not say so.
         folder = pathlib.Path(folder)
         task = folder / "task.json"
         if (
             "num_classes" not in kwargs
             and task.is_file()
-            and "num_classes" in json.loads(task.read_text())["config"]
+            and cls._has_head(json.loads(task.read_text()))
             and not (folder / "task.weights.h5").is_file()
         ):
             raise ValueError(
                 f"preset {folder} lacks its file task.weights.h5, the weights "
-                "of the head; give num_classes for a new head."
+                f"of the head{cls._new_head}."
             )
 
     def load_task_weights(self, filepath):
@@ -221,10 +229,31 @@ def check_target(target) -> None:
         )
 
 
-def replace(part, target) -> None:
+@contextlib.contextmanager
+def replacing(target, suffix: str = ""):
+    """Write a folder whole or not at all.
+
+    Yields the path of a folder to make. When the block ends without an error
+    it takes the place of `target`; its parent, for further files of the block,
+    is deleted in any case.
+
+    Args:
+        target: the folder, see `check_target`.
+        suffix: ends the name of the folder to make.
+    """
+    target = pathlib.Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent)
+    try:
+        part = pathlib.Path(scratch) / f"{target.name}{suffix}"
+        yield part
+        _replace(part, target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _replace(part, target):
     """Put the finished folder `part` where `target` is or will be."""
-    part, target = pathlib.Path(part), pathlib.Path(target)
-    part.chmod(0o755)
     if not target.exists():
         part.rename(target)
         return

@@ -2,24 +2,17 @@
 
 import numbers
 
-import numpy as np
-
 from keras_moe import checks
+from keras_moe.models import router_arguments
 from keras_moe.models.blocks import ROUTERS
-
-
-def _sequence(name, value, expected):
-    """`value` as a tuple; an error with what is expected if it is none."""
-    if isinstance(value, (str, dict)) or not np.iterable(value):
-        raise ValueError(f"{name} must be {expected}; received {value!r}.")
-    return tuple(value)
+from keras_moe.models.router_arguments import sequence
 
 
 def patch(patch_size):
     expected = "an integer or (height, width)"
     if isinstance(patch_size, numbers.Integral):
         patch_size = (patch_size, patch_size)
-    pair = _sequence("patch_size", patch_size, expected)
+    pair = sequence("patch_size", patch_size, expected)
     if len(pair) != 2:
         raise ValueError(
             f"patch_size must be {expected}; received {patch_size!r}."
@@ -34,7 +27,7 @@ def grid(image_shape, patch, data_format):
         if data_format == "channels_last"
         else "(channels, height, width)"
     )
-    shape = _sequence("image_shape", image_shape, f"three integers, {axes}")
+    shape = sequence("image_shape", image_shape, f"three integers, {axes}")
     if len(shape) != 3 or None in shape:
         raise ValueError(
             f"image_shape must be three integers, {axes}; received "
@@ -54,38 +47,16 @@ def moe_layers(router, moe_layers, num_layers):
     if router is not None:
         checks.choice("router", router, ROUTERS)
     elif moe_layers:
-        raise ValueError(
-            "moe_layers must be left out where router=None, the dense model; "
-            f"received {moe_layers!r}."
-        )
+        raise router_arguments.no_moe_layers(moe_layers)
     else:
         return ()
     if moe_layers is None:
         return tuple(range(num_layers - num_layers // 2, num_layers))
-    expected = f"different indices below num_layers, {num_layers}"
-    layers = tuple(
-        checks.integer("moe_layers", index, minimum=0)
-        for index in _sequence("moe_layers", moe_layers, expected)
-    )
-    if any(i >= num_layers for i in layers) or len(set(layers)) < len(layers):
-        raise ValueError(
-            f"moe_layers must be {expected}; received {moe_layers!r}."
-        )
-    return layers
+    return router_arguments.block_indices(moe_layers, num_layers)
 
 
 def router_options(router, options):
-    if options is not None and not isinstance(options, dict):
-        raise ValueError(
-            "router_options must be a dictionary or None; received "
-            f"{options!r}."
-        )
-    if router is None and options:
-        raise ValueError(
-            "router_options must be left out where router=None, the dense "
-            f"model; received {options!r}."
-        )
-    options = dict(options or {})
+    options = router_arguments.options_of(router, options)
     if router == "soft":
         checks.optional_integer("group_size", options.get("group_size"))
     return options

@@ -75,23 +75,31 @@ def main():
             stdout=subprocess.PIPE,
             text=True,
         )
-    extra, before, seconds = json.loads(done.stdout.splitlines()[-1])
-    record(
-        {
-            "what": "vmoe, 4 shards, convert",
-            "python": platform.python_version(),
-            "parameters": count,
-            "checkpoint_mb": round(size / 1e6),
-            "largest_array_mb": round(largest / 1e6),
-            "memory_before_mb": round(before / 1e6),
-            "peak_beyond_mb": round(extra / 1e6),
-            "seconds": round(seconds, 1),
-        }
-    )
+    record("vmoe, 4 shards, convert", count, size, largest, done.stdout)
 
 
-def record(row):
-    """Append a row to the results."""
+def record(what, count, size, largest, printed):
+    """Append a row to the results.
+
+    Args:
+        what: was done.
+        count: of the parameters.
+        size: bytes of the checkpoint.
+        largest: bytes of its largest array.
+        printed: by the child, last of all its peak of memory beyond that
+            before, that before, and the seconds it took.
+    """
+    extra, before, seconds = json.loads(printed.splitlines()[-1])
+    row = {
+        "what": what,
+        "python": platform.python_version(),
+        "parameters": count,
+        "checkpoint_mb": round(size / 1e6),
+        "largest_array_mb": round(largest / 1e6),
+        "memory_before_mb": round(before / 1e6),
+        "peak_beyond_mb": round(extra / 1e6),
+        "seconds": round(seconds, 1),
+    }
     new = not RESULTS.exists()
     with open(RESULTS, "a", newline="") as file:
         rows = csv.DictWriter(file, row, lineterminator="\n")

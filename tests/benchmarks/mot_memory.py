@@ -7,9 +7,7 @@ results/conversion.csv: the peak memory beyond that of the imports. Needs Linux,
 and room for three such files. `KERAS_BACKEND` chooses what reads on the fly.
 """
 
-import json
 import pathlib
-import platform
 import shutil
 import subprocess
 import sys
@@ -118,21 +116,12 @@ def main():
                     text=True,
                 )
                 shutil.rmtree(out, ignore_errors=True)
-                extra, before, seconds = json.loads(
-                    done.stdout.splitlines()[-1]
-                )
-                backend = keras.backend.backend()
                 conversion_memory.record(
-                    {
-                        "what": f"mot, {stored}, {how}, {backend}",
-                        "python": platform.python_version(),
-                        "parameters": count,
-                        "checkpoint_mb": round(size / 1e6),
-                        "largest_array_mb": round(largest / 1e6),
-                        "memory_before_mb": round(before / 1e6),
-                        "peak_beyond_mb": round(extra / 1e6),
-                        "seconds": round(seconds, 1),
-                    }
+                    f"mot, {stored}, {how}, {keras.backend.backend()}",
+                    count,
+                    size,
+                    largest,
+                    done.stdout,
                 )
 
 

@@ -4,7 +4,6 @@ import keras
 import numpy as np
 
 from keras_moe import models
-from tests import support
 
 LENGTH = 10
 TEXTS = ["to be, or not", "", "é\n"]
@@ -52,10 +51,6 @@ def enlarge(model):
     return model
 
 
-def numpy(structure):
-    return keras.tree.map_structure(keras.ops.convert_to_numpy, structure)
-
-
 def logits_of(model, ids, mask=None):
     """Logits by `predict`, which compiles, as one batch."""
     preprocessor, model.preprocessor = model.preprocessor, None
@@ -67,20 +62,3 @@ def logits_of(model, ids, mask=None):
     )
     model.preprocessor = preprocessor
     return outputs
-
-
-def forward(backbone):
-    """Logits of ids and, if given, their mask; compiled once for a shape."""
-
-    def run(ids, mask):
-        hidden = backbone(
-            {"token_ids": ids, "padding_mask": mask}, training=False
-        )
-        return backbone.token_embedding(hidden, reverse=True)
-
-    compiled = support.compiled(run)
-
-    def call(ids, mask=None):
-        return compiled(ids, np.ones_like(ids) if mask is None else mask)
-
-    return call

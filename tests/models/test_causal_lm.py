@@ -14,7 +14,7 @@ from tests.models.language_support import logits_of
 from tests.models.language_support import make_backbone
 from tests.models.language_support import make_causal
 from tests.models.language_support import make_preprocessor
-from tests.models.language_support import numpy
+from tests.support import numpy
 
 SAMPLERS = ("greedy", "top_k", "top_p", "random", "beam", "contrastive")
 

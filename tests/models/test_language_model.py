@@ -1,12 +1,14 @@
 """What holds for language models whatever their weights."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
 
 from keras_moe.models import MoTBackbone
 from keras_moe.models import MoTCausalLM
-from tests.models.language_support import forward
+from tests.conversion import texts
 
 MODES = ("group", "self", "argmax")
 
@@ -40,7 +42,7 @@ def test_later_tokens_change_no_earlier_logit(mode):
     backbone, ids = make(mode), draw()
     changed = ids.copy()
     changed[:, 5:] = draw(seed=1)[:, 5:]
-    logits = forward(backbone)
+    logits = functools.partial(texts.logits, backbone)
     before, after = logits(ids), logits(changed)
     np.testing.assert_allclose(before[:, :5], after[:, :5], atol=1e-6)
     assert np.abs(before[:, 5:] - after[:, 5:]).max() > 1e-3
@@ -51,7 +53,7 @@ def test_batch_mates_matter_in_group_mode_only(mode):
     backbone, ids = make(mode), draw()
     others = ids.copy()
     others[1:] = draw(seed=1)[1:]
-    logits = forward(backbone)
+    logits = functools.partial(texts.logits, backbone)
     change = np.abs(logits(ids) - logits(others))[0].max()
     assert (change > 1e-4) == (mode == "group")
     change = np.abs(logits(ids)[0] - logits(ids[:1])[0]).max()
@@ -78,7 +80,7 @@ def test_cached_is_uncached(options):
         {"token_ids": ids, "padding_mask": (ids > 0).astype("int32")},
         stop_token_ids=None,
     )
-    logits = forward(backbone)
+    logits = functools.partial(texts.logits, backbone)
     for length in range(3, 7):
         # What stands to the right is hidden: the model is causal.
         ids[:, length] = logits(ids)[:, length - 1].argmax(-1)
@@ -103,8 +105,8 @@ def test_fit_and_preset_round_trip(tmp_path):
     model.save_to_preset(tmp_path / "preset")
     again = MoTCausalLM.from_preset(str(tmp_path / "preset"))
     np.testing.assert_allclose(
-        forward(model.backbone)(ids[:, :-1]),
-        forward(again.backbone)(ids[:, :-1]),
+        texts.logits(model.backbone, ids[:, :-1]),
+        texts.logits(again.backbone, ids[:, :-1]),
         atol=1e-6,
     )
 

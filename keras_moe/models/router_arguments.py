@@ -1,0 +1,48 @@
+"""Arguments that all backbones with routers have: checked alike."""
+
+import numpy as np
+
+from keras_moe import checks
+
+
+def sequence(name, value, expected) -> tuple:
+    """`value` as a tuple; an error with what is expected if it is none."""
+    if isinstance(value, (str, dict)) or not np.iterable(value):
+        raise ValueError(f"{name} must be {expected}; received {value!r}.")
+    return tuple(value)
+
+
+def block_indices(layers, num_layers) -> tuple[int, ...]:
+    """`moe_layers` as a tuple of different indices of blocks."""
+    expected = f"different indices below num_layers, {num_layers}"
+    indices = tuple(
+        checks.integer("moe_layers", index, minimum=0)
+        for index in sequence("moe_layers", layers, expected)
+    )
+    different = len(set(indices)) == len(indices)
+    if not different or any(i >= num_layers for i in indices):
+        raise ValueError(f"moe_layers must be {expected}; received {layers!r}.")
+    return indices
+
+
+def no_moe_layers(layers) -> ValueError:
+    """The error for `moe_layers` of a dense model."""
+    return ValueError(
+        "moe_layers must be left out where router=None, the dense model; "
+        f"received {layers!r}."
+    )
+
+
+def options_of(router, options) -> dict:
+    """`router_options` as a dictionary, empty for a dense model."""
+    if options is not None and not isinstance(options, dict):
+        raise ValueError(
+            "router_options must be a dictionary or None; received "
+            f"{options!r}."
+        )
+    if router is None and options:
+        raise ValueError(
+            "router_options must be left out where router=None, the dense "
+            f"model; received {options!r}."
+        )
+    return dict(options or {})
