@@ -38,14 +38,16 @@ class MoTCausalLMPreprocessor(keras_hub.models.CausalLMPreprocessor):
 
     Example:
 
+    >>> import keras
     >>> from keras_moe.models import MoTCausalLMPreprocessor, MoTTokenizer
     >>> preprocessor = MoTCausalLMPreprocessor(
     ...     MoTTokenizer.byte_level(), sequence_length=6)
     >>> x, y, weight = preprocessor(["abc"])
-    >>> x["token_ids"].tolist(), y.tolist()
-    ([[256, 97, 98, 99, 256, 256]], [[97, 98, 99, 256, 256, 256]])
-    >>> weight.tolist()
-    [[True, True, True, True, False, False]]
+    >>> for array in (x["token_ids"], y, weight):
+    ...     print(keras.ops.convert_to_numpy(array))
+    [[256  97  98  99 256 256]]
+    [[ 97  98  99 256 256 256]]
+    [[ True  True  True  True False False]]
     """
 
     backbone_cls = MoTBackbone

@@ -42,16 +42,18 @@ class MoTMaskedLMPreprocessor(keras_hub.models.MaskedLMPreprocessor):
 
     Example:
 
+    >>> import keras
     >>> from keras_moe.models import MoTMaskedLMPreprocessor, MoTTokenizer
     >>> preprocessor = MoTMaskedLMPreprocessor(
     ...     MoTTokenizer.byte_level("[MASK]"), sequence_length=6,
     ...     mask_selection_rate=1.0, mask_selection_length=4,
     ...     mask_token_rate=1.0, random_token_rate=0.0)
     >>> x, y, weight = preprocessor(["abc"])
-    >>> x["token_ids"].tolist()
-    [[256, 257, 257, 257, 256, 256]]
-    >>> x["mask_positions"].tolist(), y.tolist()
-    ([[1, 2, 3, 0]], [[97, 98, 99, 0]])
+    >>> for array in (x["token_ids"], x["mask_positions"], y):
+    ...     print(keras.ops.convert_to_numpy(array))
+    [[256 257 257 257 256 256]]
+    [[1 2 3 0]]
+    [[97 98 99  0]]
     """
 
     backbone_cls = MoTBackbone
