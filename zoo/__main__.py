@@ -42,6 +42,9 @@ def parser():
     step_time = commands.add_parser(
         "step-time", help="compare a recipe's step time with its twin's"
     )
+    compare = commands.add_parser(
+        "compare", help="hold a recipe's runs against those of its twin"
+    )
     mixing = commands.add_parser(
         "mixing", help="measure each inference_mixing of a Mixture of Tokens"
     )
@@ -55,9 +58,18 @@ def parser():
     tune.add_argument("--mode", choices=("self", "argmax"), default="self")
     tune.add_argument("--steps", type=int, default=200)
     tune.add_argument("--learning-rate", type=float, default=5e-4)
-    for command in (train, evaluate, pack, record, step_time, mixing, tune):
+    for command in (
+        train,
+        evaluate,
+        pack,
+        record,
+        step_time,
+        compare,
+        mixing,
+        tune,
+    ):
         command.add_argument("name", metavar="NAME", help="of a recipe")
-    for command in (train, evaluate, pack, record, tune):
+    for command in (train, evaluate, pack, record, compare, tune):
         command.add_argument(
             "--runs",
             type=pathlib.Path,
@@ -180,6 +192,22 @@ def _step_time(arguments):
     )
 
 
+def _compare(arguments):
+    from zoo import compare
+    from zoo import table
+
+    recipe = recipes.load(arguments.name)
+    found = compare.write(recipe, arguments.runs)
+    table.write()
+    for kind in ("equal_steps", "equal_time"):
+        row = found[kind]
+        print(
+            f"{kind.replace('_', ' ')}, {row['of']}: {found['metric']} "
+            f"{row['mean']:.4f}, twin {row['twin_mean']:.4f}, margin "
+            f"{row['margin']:+.4f}"
+        )
+
+
 def _mixture(name):
     recipe = recipes.load(name)
     if recipe.backbone.get("router") != "mixture_of_tokens":
@@ -229,6 +257,7 @@ COMMANDS = {
     "pack": _pack,
     "record": _record,
     "step-time": _step_time,
+    "compare": _compare,
     "mixing": _mixing,
     "tune": _tune,
     **hub_commands.COMMANDS,

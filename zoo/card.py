@@ -170,11 +170,14 @@ def of(recipe, repo=None) -> str:
     )
 
 
-def spread(record) -> str:
-    """Mean and standard deviation of the seeds of a record."""
-    text = f"{record['mean']:.4f}"
-    if record["standard_deviation"] is not None:
-        text += f" ± {record['standard_deviation']:.4f}"
+def spread(record, of="") -> str:
+    """Mean and standard deviation of the seeds of a record.
+
+    `of` is what its keys start with.
+    """
+    text = f"{record[of + 'mean']:.4f}"
+    if record[of + "standard_deviation"] is not None:
+        text += f" ± {record[of + 'standard_deviation']:.4f}"
     return text
 
 

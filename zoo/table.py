@@ -5,6 +5,7 @@ import pathlib
 from keras_moe.models import presets
 from keras_moe.models.manifest import write_text
 from zoo import card as cards
+from zoo import compare
 from zoo import recipe as recipes
 from zoo import results
 from zoo.sources import SOURCES
@@ -31,7 +32,7 @@ precision: `from_preset("NAME")`.
 shows what the repository would get; with `--yes` it uploads card and files in
 one commit. `python -m zoo verify NAME --repo ORGANISATION/NAME` loads it back.
 
-## From checkpoints of others
+{comparisons}## From checkpoints of others
 
 {sources}
 
@@ -39,6 +40,26 @@ one commit. `python -m zoo verify NAME --repo ORGANISATION/NAME` loads it back.
 `conversion`), and writes nothing unless it has exactly these parameters. It is
 published like the others, with `--preset NAME` for the folder.
 """
+COMPARISONS = """\
+## Beside their dense twins
+
+{table}
+
+Same recipe, data and steps; the twin's depth or width is chosen for an equal
+step time. At equal steps: mean ± standard deviation of the seeds, on test
+data. At equal time: what validation data says when the faster one is through.
+Margins are positive where the mixture of experts is better.
+
+"""
+HEAD_OF_COMPARISONS = (
+    "name",
+    "step time",
+    "metric",
+    "equal steps",
+    "its twin",
+    "margin",
+    "margin at equal time",
+)
 HEAD = ("name", "what it is", "parameters", "metric", "seeds", "figure")
 HEAD_OF_SOURCES = ("name", "what it is", "parameters", "licence", "source")
 
@@ -57,6 +78,7 @@ def render() -> str:
         for source in SOURCES.values()
     ]
     return TEXT.format(
+        comparisons=_comparisons(),
         trained=_markdown((*HEAD, "preset"), trained),
         sources=_markdown(HEAD_OF_SOURCES, sources),
     )
@@ -73,6 +95,33 @@ def write() -> bool:
 def is_current() -> bool:
     """Whether the file is what would be written."""
     return PATH.is_file() and PATH.read_text() == render()
+
+
+def _comparisons():
+    compared = (recipes.load(name) for name in recipes.names())
+    found = [results.load(compare.name_of(one)) for one in compared]
+    found = [one for one in found if one is not None]
+    if not found:
+        return ""
+    rows = [
+        (
+            f"`{one['recipe']}`",
+            f"{one['step_time_ratio']:.2f}",
+            task_of(recipes.load(one["recipe"])).METRIC_TITLE,
+            cards.spread(one["equal_steps"]),
+            cards.spread(one["equal_steps"], "twin_"),
+            f"{one['equal_steps']['margin']:+.4f}",
+            f"{one['equal_time']['margin']:+.4f}",
+        )
+        for one in found
+    ]
+    text = COMPARISONS.format(table=_markdown(HEAD_OF_COMPARISONS, rows))
+    pictures = (
+        f"![Validation curves of {one['recipe']} and its twin]"
+        f"(figures/{one['recipe']}.png)\n\n"
+        for one in found
+    )
+    return text + "".join(pictures)
 
 
 def _markdown(head, rows):

@@ -19,6 +19,11 @@ HIGHER_IS_BETTER = False
 ORDER_SEED = 0  # of the windows that are measured together
 
 
+def validation_figure(entry):
+    """Bits per byte on validation data, of an entry of a run's history."""
+    return entry["val_loss"] / math.log(2)
+
+
 def build(recipe):
     """The language model of a recipe, with new weights."""
     tokenizer = MoTTokenizer.byte_level()

@@ -17,6 +17,11 @@ EVALUATION_BATCH = 250
 METRIC, METRIC_TITLE, HIGHER_IS_BETTER = "accuracy", "accuracy", True
 
 
+def validation_figure(entry):
+    """Accuracy on validation data, of an entry of a run's history."""
+    return entry["val_accuracy"]
+
+
 def build(recipe):
     """The classifier of a recipe, with new weights."""
     backbone = MoEViTBackbone(**recipe.backbone)
