@@ -12,13 +12,22 @@ from keras_moe import routing
 _captures = []  # the open `capture()` blocks, innermost last
 
 
+class Plans(dict):
+    """Plans by the path of their layer; `layers` has the layers likewise."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = {}
+
+
 @contextlib.contextmanager
 def capture():
     """Collect the plan of every keras_moe layer that runs in this block.
 
     The block yields a dictionary from `layer.path` to the layer's last plan
-    (a `routing.SoftPlan` or `routing.HardPlan`). A layer that is called more
-    than once adds `#2`, `#3`, … to its path. It sees eager calls, such as
+    (a `routing.SoftPlan` or `routing.HardPlan`), whose attribute `layers` is
+    one from the same path to the layer. A layer that is called more than once
+    adds `#2`, `#3`, … to its path. It sees eager calls, such as
     `model(x)`; inside `fit`, `predict` or a function under compilation there
     are no values to collect and it raises.
 
@@ -32,7 +41,7 @@ def capture():
     >>> tuple(dispatch.shape)  # (groups, tokens, experts, slots)
     (2, 10, 4, 2)
     """
-    plans = {}
+    plans = Plans()
     _captures.append(plans)
     try:
         yield plans
@@ -57,6 +66,7 @@ def record(layer, plan):
             times += 1
             path = f"{layer.path}#{times}"
         plans[path] = plan
+        plans.layers[path] = layer
 
 
 def _snapshot(plan):

@@ -34,6 +34,7 @@ WITH_EXAMPLES = (
     "keras_moe.models.vit",
     "keras_moe.models.vit_classifier",
     "keras_moe.samples",
+    "keras_moe.visualize.page",
 )
 
 

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from tests.models.exporting import exported
 from tests.models.support import TINY
 from tests.models.support import close
 from tests.models.support import evaluate
@@ -37,27 +38,9 @@ EXPORTS = {
 HERE = [case[1:] for case in EXPORTS if case[0] == BACKEND]
 
 
-def exported(model, export, batch, folder):
-    """Write the model to a file; returns the file's content as a function."""
+def signature(batch):
     shape = (batch, *TINY["image_shape"])
-    signature = [keras.InputSpec(shape=shape, dtype="float32")]
-    path = str(folder / {"onnx": "m.onnx", "torch": "m.pt2"}.get(export, "m"))
-    model.export(path, export, verbose=False, input_signature=signature)
-    if export == "tf_saved_model":
-        import tensorflow as tf
-
-        loaded = tf.saved_model.load(path)
-        return lambda images: loaded.serve(images).numpy()
-    if export == "onnx":
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(path)
-        name = session.get_inputs()[0].name
-        return lambda images: session.run(None, {name: images})[0]
-    import torch
-
-    program = torch.export.load(path).module()
-    return lambda images: program(torch.tensor(images)).detach().numpy()
+    return keras.InputSpec(shape=shape, dtype="float32")
 
 
 @pytest.mark.parametrize("export, router", HERE)
@@ -69,9 +52,9 @@ def test_export(export, router, tmp_path):
         text, reason = batch
         assert reason
         with pytest.raises(Exception, match=f"(?s){text}"):
-            exported(model, export, FIXED, tmp_path)
+            exported(model, export, signature(FIXED), tmp_path)
         return
-    run = exported(model, export, batch, tmp_path)
+    run = exported(model, export, signature(batch), tmp_path)
     for number, seed in [(2, 0), (batch or 3, 1)]:
         images = images_of(number, seed=seed)
         expected = evaluate(model, images)

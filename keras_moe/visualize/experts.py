@@ -1,0 +1,53 @@
+"""How experts share the work, and which of them read the same."""
+
+import numpy as np
+
+from keras_moe import diagnostics
+from keras_moe.visualize import canvas
+
+
+def expert_load(plan, title: str | None = None):
+    """Draw the share of each expert in what the tokens receive.
+
+    Args:
+        plan: a `SoftPlan` or `HardPlan`, as from `diagnostics.capture`.
+        title: a line above everything.
+
+    Returns:
+        A matplotlib figure that belongs to no window; the dashed line is
+        where all shares are equal.
+
+    Raises:
+        ValueError: if `plan` is none.
+    """
+    load = diagnostics.summarize(plan)["load"]
+    figure = canvas.new_figure(4.2, 2.6)
+    axis = figure.subplots()
+    axis.bar(np.arange(len(load)), load, color="tab:red")
+    axis.axhline(1 / len(load), color="black", linestyle="--", linewidth=1)
+    axis.set(xlabel="expert", ylabel="share of the load")
+    figure.suptitle(title)
+    return figure
+
+
+def expert_similarity(plan, title: str | None = None):
+    """Draw for each pair of experts how alike is what they read.
+
+    That is the cosine between the weights with which the slots of the two,
+    added up, read the tokens of a group; mean over groups. 1: the same.
+
+    Args:
+        plan, title: as in `expert_load`.
+    """
+    read, _ = canvas.weights(plan)
+    read = read.sum(axis=-1)  # (G,T,E)
+    length = np.linalg.norm(read, axis=1, keepdims=True)
+    unit = read / np.maximum(length, 1e-30)
+    pairs = np.einsum("gte,gtf->ef", unit, unit) / len(unit)
+    figure = canvas.new_figure(3.4, 2.8)
+    axis = figure.subplots()
+    shown = axis.imshow(pairs, cmap="viridis", vmin=0, vmax=1)
+    axis.set(xlabel="expert", ylabel="expert")
+    figure.colorbar(shown, ax=axis)
+    figure.suptitle(title)
+    return figure

@@ -1,0 +1,186 @@
+"""Where routers look in images: by slot, by expert, by patch."""
+
+import numpy as np
+
+from keras_moe.plans import HardPlan
+from keras_moe.visualize import canvas
+
+
+def slot_regions(
+    images,
+    plan,
+    grid: tuple[int, int],
+    columns: int = 6,
+    titles=None,
+    title: str | None = None,
+):
+    """Show which parts of each image the most used slots read.
+
+    One row for an image, one column for a slot; red is what the slot reads
+    most of. A slot is used as much as all tokens together take of it.
+
+    Args:
+        images: (n,H,W), (n,H,W,1) or (n,H,W,3), numbers 0…255 or 0…1.
+        plan: a `SoftPlan` or `HardPlan` of these images, as from
+            `diagnostics.capture`; one group for an image.
+        grid: (rows, columns) of the image's patches. Further tokens in front,
+            such as a class token, are left out.
+        columns: number of slots to show.
+        titles: n lines of text, one beside each image.
+        title: a line above everything.
+
+    Returns:
+        A matplotlib figure that belongs to no window; `savefig` writes it.
+
+    Raises:
+        ValueError: if images, plan and grid do not fit each other.
+    """
+    images, read, taken = _fitting(images, plan, grid)
+    slots = read.shape[-1]
+    use = taken.sum(axis=(0, 1)).reshape(-1)
+    chosen = np.argsort(-use, kind="stable")[:columns]
+    names = [f"expert {k // slots}\nslot {k % slots}" for k in chosen]
+    read = read.reshape(*read.shape[:2], -1)[:, :, chosen]
+    return _draw_regions(images, read, grid, names, titles, title)
+
+
+def expert_regions(
+    images,
+    plan,
+    grid: tuple[int, int],
+    columns: int = 6,
+    titles=None,
+    title: str | None = None,
+):
+    """Show which parts of each image the slots of an expert read together.
+
+    As `slot_regions`, with a column for each of the most used experts.
+    """
+    images, read, taken = _fitting(images, plan, grid)
+    use = taken.sum(axis=(0, 1, 3))
+    chosen = np.argsort(-use, kind="stable")[:columns]
+    names = [f"expert {k}" for k in chosen]
+    read = read.sum(axis=-1)[:, :, chosen]
+    return _draw_regions(images, read, grid, names, titles, title)
+
+
+def token_weights(
+    images,
+    plan,
+    grid: tuple[int, int],
+    titles=None,
+    title: str | None = None,
+):
+    """Show how much of each patch the slots read altogether.
+
+    Beside each image the sum of a patch's dispatch weights (soft plans: 1 is
+    what it would be if all were read equally of as many slots as tokens) or
+    the number of its seats (hard plans), and for hard plans the image with
+    the patches that no expert serves blacked out.
+
+    Args:
+        images, plan, grid, titles, title: as in `slot_regions`.
+    """
+    images, read, _ = _fitting(images, plan, grid)
+    _check_titles(titles, len(images))
+    total = read.sum(axis=(2, 3)).reshape(-1, *grid)
+    hard = isinstance(plan, HardPlan)
+    figure = canvas.new_figure(4.8 if hard else 3.6, 1.5 * len(images) + 0.5)
+    axes = figure.subplots(len(images), 3 if hard else 2, squeeze=False)
+    extent = _extent(images)
+    for row, (image, weight) in enumerate(zip(images, total)):
+        _show(axes[row, 0], image, titles[row] if titles else None)
+        shown = axes[row, 1].imshow(
+            weight, cmap="magma", extent=extent, vmin=0, vmax=total.max()
+        )
+        canvas.blank(axes[row, 1])
+        if hard:
+            _show(axes[row, 2], image)
+            black = np.zeros((*grid, 4))
+            black[..., 3] = weight == 0
+            axes[row, 2].imshow(black, extent=extent)
+    figure.colorbar(shown, ax=axes[:, 1].tolist(), shrink=0.8)
+    axes[0, 1].set_title("seats" if hard else "weight read", fontsize=9)
+    if hard:
+        dropped = float((total == 0).mean())
+        axes[0, 2].set_title(f"{dropped:.0%} dropped", fontsize=9)
+    figure.suptitle(title)
+    return figure
+
+
+def _fitting(images, plan, grid):
+    """Images as floats, and a plan's two arrays (n,patches,E,S) of them."""
+    images = _grey_or_colour(images)
+    read, taken = canvas.weights(plan)
+    groups, tokens, _, _ = read.shape
+    patches = grid[0] * grid[1]
+    if groups != len(images) or tokens < patches:
+        raise ValueError(
+            f"plan must have one group for each of the {len(images)} images, "
+            f"and at least {patches} tokens for the grid {tuple(grid)}; it has "
+            f"{groups} groups of {tokens} tokens."
+        )
+    return images, read[:, tokens - patches :], taken
+
+
+def _draw_regions(images, read, grid, names, titles, title):
+    """A row for an image, a column for each of the last axis of `read`."""
+    _check_titles(titles, len(images))
+    low = read.min(axis=1, keepdims=True)
+    span = read.max(axis=1, keepdims=True) - low
+    regions = (read - low) / np.maximum(span, 1e-30)  # (n,patches,columns)
+    rows, columns = len(images), len(names)
+    figure = canvas.new_figure(1.5 * (columns + 1) + 0.8, 1.6 * rows + 0.7)
+    axes = figure.subplots(rows, columns + 1, squeeze=False)
+    for row, image in enumerate(images):
+        _show(axes[row, 0], image, titles[row] if titles else None)
+        for column, axis in enumerate(axes[row, 1:]):
+            _show(axis, image)
+            red = np.zeros((*grid, 4))
+            red[..., 0] = 1.0
+            red[..., 3] = 0.85 * regions[row, :, column].reshape(grid)
+            axis.imshow(red, extent=_extent(images))
+            if row == 0:
+                axis.set_title(names[column], fontsize=9)
+    figure.suptitle(title)
+    return figure
+
+
+def _show(axis, image, label=None):
+    height, width = image.shape[:2]
+    axis.imshow(
+        image, cmap="gray", extent=(0, width, height, 0), vmin=0, vmax=1
+    )
+    canvas.blank(axis)
+    if label is not None:
+        axis.set_ylabel(label, fontsize=8)
+
+
+def _extent(images):
+    return (0, images.shape[2], images.shape[1], 0)
+
+
+def _check_titles(titles, number):
+    if titles is not None and len(titles) != number:
+        raise ValueError(
+            f"titles must be {number}, one for each image; received "
+            f"{len(titles)}."
+        )
+
+
+def _grey_or_colour(images):
+    """Images as floats 0…1, without an axis for a single channel."""
+    images = np.asarray(images)
+    if images.ndim == 4 and images.shape[-1] == 1:
+        images = images[..., 0]
+    if images.ndim not in (3, 4) or (
+        images.ndim == 4 and images.shape[-1] != 3
+    ):
+        raise ValueError(
+            "images must have the shape (n,H,W), (n,H,W,1) or (n,H,W,3); "
+            f"received {images.shape}."
+        )
+    if not len(images):
+        raise ValueError("images must not be empty; received none.")
+    images = images.astype("float32")
+    return images / 255 if images.max() > 1 else images

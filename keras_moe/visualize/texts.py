@@ -1,0 +1,100 @@
+"""Which tokens of texts share experts."""
+
+import numpy as np
+from keras import ops
+
+from keras_moe.visualize import canvas
+
+
+def token_experts(tokens, layer, plan, title: str | None = None):
+    """Write each text with its tokens coloured by the expert they get most of.
+
+    Tokens of one colour share an expert. The fuller the colour, the larger the
+    share of that expert in what the token receives; white is a token that no
+    expert serves.
+
+    Args:
+        tokens: lists of strings, one list for a text, all equally long.
+        layer: the keras_moe layer, `plans.layers[path]` of
+            `diagnostics.capture`.
+        plan: its plan for these texts, `plans[path]`.
+        title: a line above everything.
+
+    Returns:
+        A matplotlib figure that belongs to no window; `savefig` writes it.
+
+    Raises:
+        ValueError: if tokens and plan do not fit each other.
+    """
+    texts, length = len(tokens), len(tokens[0]) if len(tokens) else 0
+    if length == 0 or {len(text) for text in tokens} != {length}:
+        raise ValueError(
+            "tokens must be lists of strings, equally long and not empty; "
+            f"received lengths {[len(text) for text in tokens]}."
+        )
+    share = _received(layer, plan, texts, length)  # (texts,length,E)
+    most = share.argmax(axis=-1)
+    total = share.sum(axis=-1)
+    fullness = share.max(axis=-1) / np.maximum(total, 1e-30)
+    seen = np.unique(most[total > 0])
+    columns = max(1, min(len(seen), length // 5))
+    legend = 0.17 * -(-len(seen) // columns)
+    figure = canvas.new_figure(0.22 * length + 0.4, 0.3 * texts + legend + 0.5)
+    axis = figure.subplots()
+    colours = _colours(share.shape[-1])
+    picture = np.ones((texts, length, 4))
+    picture[..., :3] = colours[most]
+    picture[..., 3] = np.where(total > 0, 0.15 + 0.85 * fullness, 0.0)
+    axis.imshow(picture, aspect="auto")
+    for row, text in enumerate(tokens):
+        for column, token in enumerate(text):
+            axis.text(
+                column,
+                row,
+                _visible(token),
+                ha="center",
+                va="center",
+                fontsize=7,
+                parse_math=False,
+            )
+    canvas.blank(axis)
+    for expert in seen:
+        label = f"expert {expert}"
+        axis.plot([], [], "s", color=colours[expert], label=label)
+    axis.set_xlim(-0.5, length - 0.5)
+    axis.set_ylim(texts - 0.5, -0.5)
+    figure.legend(loc="outside lower left", ncols=columns, fontsize=6)
+    figure.suptitle(title, fontsize=9)
+    return figure
+
+
+def _received(layer, plan, texts, length):
+    """How much each token receives of each expert: (texts,length,E)."""
+    _, taken = canvas.weights(plan)
+    taken = taken.sum(axis=-1)  # (G,T,E)
+    # Numbered tokens, grouped as the layer groups them, tell who is where;
+    # 0 is what a layer adds to fill a group.
+    numbers = np.arange(1, texts * length + 1, dtype="float32")
+    numbers = ops.convert_to_tensor(numbers.reshape(texts, length, 1))
+    numbers, _, _ = layer.split(numbers, None, training=False)
+    numbers = ops.convert_to_numpy(numbers)[..., 0].astype(int)  # (G,T)
+    if numbers.shape != taken.shape[:2]:
+        raise ValueError(
+            f"plan must be of {texts} texts of {length} tokens, which make "
+            f"groups of shape {numbers.shape} in {layer.name!r}; it has "
+            f"{taken.shape[:2]}."
+        )
+    share = np.zeros((texts * length + 1, taken.shape[-1]), "float32")
+    share[numbers.reshape(-1)] = taken.reshape(-1, taken.shape[-1])
+    return share[1:].reshape(texts, length, -1)
+
+
+def _visible(token):
+    return token.replace(" ", "␣").replace("\n", "↵")
+
+
+def _colours(number):
+    """As many colours as experts, (E,3), neighbours far apart."""
+    import matplotlib
+
+    return matplotlib.colormaps["hsv"](np.arange(number) * 0.618 % 1)[:, :3]
