@@ -125,21 +125,24 @@ def train(recipe, folder, seed=0, data_folder=None, epochs=None):
         parts["train"], recipe, seed, epochs, first_epoch=len(history)
     )
     model = compiled(task, recipe, made, batches.steps * epochs)
-    model.fit(
-        batches,
-        epochs=epochs,
-        steps_per_epoch=batches.steps,
-        shuffle=False,  # the order is that of `Batches`
-        verbose=0,
-        validation_data=task.examples(parts["validation"], recipe),
-        validation_batch_size=task.EVALUATION_BATCH,
-        callbacks=[
-            keras.callbacks.BackupAndRestore(
-                str(folder / "backup"), delete_checkpoint=False
-            ),
-            Progress(f"{recipe.name} seed {seed}", batches, history),
-        ],
-    )
+    if len(history) < epochs:
+        model.fit(
+            batches,
+            epochs=epochs,
+            steps_per_epoch=batches.steps,
+            shuffle=False,  # the order is that of `Batches`
+            verbose=0,
+            validation_data=task.examples(parts["validation"], recipe),
+            validation_batch_size=task.EVALUATION_BATCH,
+            callbacks=[
+                keras.callbacks.BackupAndRestore(
+                    str(folder / "backup"), delete_checkpoint=False
+                ),
+                Progress(f"{recipe.name} seed {seed}", batches, history),
+            ],
+        )
+    else:  # broken off before the preset was there, or started again
+        model.load_weights(folder / "backup" / "latest.weights.h5")
     made.save_to_preset(folder / "preset")
     write_json(
         folder / "training.json",
