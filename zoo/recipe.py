@@ -51,6 +51,9 @@ class ImageRecipe(Recipe):
         flip: whether images are mirrored, half of the time.
         shift: most pixels that an image is moved by, each way.
         erase: probability that a rectangle of an image is blanked.
+        initial_scale: what the `scale` of every `SoftMoE` starts from. From 1
+            it hardly moves in a short training, and all slots go on reading
+            the mean of the image.
     """
 
     task = "vision"
@@ -60,6 +63,7 @@ class ImageRecipe(Recipe):
     flip: bool = True
     shift: int = 2
     erase: float = 0.25
+    initial_scale: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,9 @@ def validation_figure(entry):
 def build(recipe):
     """The classifier of a recipe, with new weights."""
     backbone = MoEViTBackbone(**recipe.backbone)
+    for weight in backbone.weights:
+        if weight.name == "scale" and weight.shape == ():  # of a SoftMoE
+            weight.assign(recipe.initial_scale)
     converter = image_converter(backbone.image_shape)
     return MoEViTImageClassifier(
         backbone,

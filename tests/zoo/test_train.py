@@ -120,6 +120,12 @@ def test_every_recipe_makes_its_model():
     assert sum(shapes[name] for name in ship) < 7.4e6
 
 
+def test_scale_starts_where_the_recipe_says():
+    made = vision.build(dataclasses.replace(SMALL, initial_scale=6.0))
+    (scale,) = [w for w in made.weights if w.path.endswith("moe/scale")]
+    assert float(keras.ops.convert_to_numpy(scale)) == 6.0
+
+
 def test_batches_follow_from_seed_and_epoch():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 255, (80, 28, 28, 1)).astype("u1")
