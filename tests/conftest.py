@@ -13,8 +13,8 @@ ONCE_ON = "torch"
 def pytest_collection_modifyitems(config, items):
     """Leave out tests marked `once` on all backends but one.
 
-    They are of files, downloads and commands: damaged checkpoints, a Hub that
-    fails, model cards, what training leaves behind.
+    They are of files, texts, downloads and commands: damaged checkpoints,
+    tokens, a Hub that fails, model cards, what training leaves behind.
     """
     if BACKEND == ONCE_ON:
         return

@@ -59,6 +59,7 @@ class KerasHubTest(TestCase):
             expected_output_shape=(2, LENGTH, 258),
         )
 
+    @pytest.mark.once
     def test_preprocessor(self):
         self.init_kwargs = {
             "tokenizer": models.MoTTokenizer.byte_level(),

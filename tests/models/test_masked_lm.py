@@ -42,6 +42,7 @@ class KerasHubTest(TestCase):
             expected_output_shape=(2, 4, 258),
         )
 
+    @pytest.mark.once
     def test_preprocessor(self):
         self.init_kwargs = {
             "tokenizer": models.MoTTokenizer.byte_level("[MASK]"),

@@ -10,6 +10,8 @@ from keras_hub.src.tests.test_case import TestCase
 from keras_moe.models import MoTBackbone
 from keras_moe.models import MoTTokenizer
 
+pytestmark = pytest.mark.once
+
 END = "<|endoftext|>"
 MERGES = ["1 2", "12 3", "123 4", "( h", "h e", "Ġ he", "Ġ Ġ", "! !", "Ċ Ċ"]
 TEXTS = [

@@ -45,6 +45,7 @@ class KerasHubTest(TestCase):
             expected_output_shape=(4, 3),
         )
 
+    @pytest.mark.once
     def test_preprocessor(self):
         # `run_preprocessor_test` is for tokens; this is its first half.
         self.run_preprocessing_layer_test(

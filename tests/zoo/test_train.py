@@ -59,6 +59,7 @@ def data_folder(tmp_path, monkeypatch):
     return folder
 
 
+@pytest.mark.once
 def test_run_that_was_broken_off_ends_like_one_that_was_not(
     data_folder, tmp_path, monkeypatch
 ):
