@@ -21,7 +21,7 @@ def parser():
         prog="python -m keras_moe", description=__doc__
     )
     commands = root.add_subparsers(dest="command", required=True)
-    commands.add_parser("presets", help="name the presets that ship")
+    commands.add_parser("presets", help="list all presets and where they live")
     generate = commands.add_parser("generate", help="continue a text")
     generate.add_argument("prompt", metavar="PROMPT", help="how it begins")
     generate.add_argument(
@@ -67,7 +67,9 @@ def main(arguments=None):
     from keras_moe import models
 
     if arguments.command == "presets":
-        print("\n".join(models.list_presets()))
+        from keras_moe.models import catalogue
+
+        print(catalogue.table())
         return
     try:
         chosen = sampler(

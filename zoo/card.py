@@ -5,6 +5,7 @@ import pathlib
 
 from keras_moe.models import presets
 from zoo import data as datasets
+from zoo import picture
 from zoo import results
 from zoo.papers import PAPERS
 from zoo.train import task_of
@@ -121,6 +122,8 @@ def render(recipe, record, repo=None, mixing=None, twin=None) -> str:
         seed=preset["seed"],
         settings=_settings(recipe, record, preset),
         limits=limits,
+        picture=picture.NAME,
+        caption=picture.CAPTIONS[recipe.task] if router else None,
         mixing=mixing,
         licence=LICENCE,
         data_licence=datasets.LICENCES[recipe.data],

@@ -10,6 +10,12 @@ from zoo.sources import SOURCES
 def add(commands) -> None:
     """Add the commands' parsers."""
     card = commands.add_parser("card", help="print the card of a preset")
+    card.add_argument(
+        "--out",
+        metavar="FOLDER",
+        type=pathlib.Path,
+        help="to write the card and its picture to, instead",
+    )
     publish = commands.add_parser(
         "publish",
         help="put a preset and its card on the Hub; without --yes, show what "
@@ -42,7 +48,7 @@ def add(commands) -> None:
             required=command is not card,
             help="on the Hugging Face Hub",
         )
-    for command in (publish, verify):
+    for command in (card, publish, verify):
         command.add_argument(
             "--preset",
             metavar="FOLDER",
@@ -63,10 +69,21 @@ def add(commands) -> None:
 
 
 def _card(arguments):
+    from keras_moe.models.manifest import write_bytes
+    from keras_moe.models.manifest import write_text
     from zoo import card as cards
+    from zoo import picture
 
     recipe = recipes.load(arguments.name)
-    print(cards.of(recipe, arguments.repo))
+    text = cards.of(recipe, arguments.repo)
+    if arguments.out is None:
+        print(text)
+        return
+    drawn = picture.draw(recipe, _folder(arguments))
+    write_text(arguments.out / "README.md", text)
+    if drawn is not None:
+        write_bytes(arguments.out / picture.NAME, drawn)
+    print(f"Card: {arguments.out / 'README.md'}")
 
 
 def _folder(arguments):
@@ -75,7 +92,7 @@ def _folder(arguments):
 
     if arguments.preset:
         return arguments.preset
-    if arguments.name not in presets.list_presets():
+    if arguments.name not in presets.embedded():
         raise results.ResultError(
             f"{arguments.name} does not ship with the package; give the "
             "folder of its preset: --preset FOLDER."
@@ -85,9 +102,11 @@ def _folder(arguments):
 
 def _publish(arguments):
     from zoo import card as cards
+    from zoo import picture
     from zoo import publish
     from zoo import results
     from zoo import source_card
+    from zoo import table
 
     name, repo = arguments.name, arguments.repo
     source = SOURCES.get(name)
@@ -95,19 +114,21 @@ def _publish(arguments):
     folder = _folder(arguments)
     if source:
         publish.check_whole(folder)
-        card = source_card.render(source, folder, repo)
+        card, drawn = source_card.render(source, folder, repo), None
     else:
         card = cards.of(recipe, repo)
         publish.check(
             recipe, results.load(name), folder, data_folder=arguments.data
         )
-    plan = publish.plan(name, folder, repo, card, arguments.replace)
+        drawn = picture.draw(recipe, folder)
+    plan = publish.plan(name, folder, repo, card, arguments.replace, drawn)
     print(f"{card}\n{plan}")
     if not arguments.yes:
         print("Nothing was uploaded; --yes uploads.")
         return
     commit = publish.upload(plan, f"Add {name}")
     print(f"Commit: {commit}" if commit else "It is there already.")
+    table.note_published(name, repo)
 
 
 def _verify(arguments):
@@ -151,7 +172,7 @@ def list_all(arguments) -> None:
     """Print every preset, and where it is or what it is made of."""
     from keras_moe.models import presets
 
-    embedded = presets.list_presets()
+    embedded = presets.embedded()
     for name in recipes.names():
         place = "in the package" if name in embedded else "to be trained"
         print(f"{name}: {recipes.load(name).title} ({place})")

@@ -13,6 +13,7 @@ from huggingface_hub.hf_api import RepoFile
 from keras_moe.models import hub
 from keras_moe.models import presets
 from zoo import card as cards
+from zoo import picture as pictures
 from zoo.errors import PublishError
 from zoo.evaluate import evaluate as measure
 from zoo.train import task_of
@@ -94,7 +95,7 @@ def check(recipe, record, folder, evaluate=None, data_folder=None) -> None:
         )
 
 
-def plan(name, folder, repo, card, replace=False) -> Plan:
+def plan(name, folder, repo, card, replace=False, picture=None) -> Plan:
     """Compare a preset and its card with what a repository holds.
 
     Args:
@@ -103,16 +104,20 @@ def plan(name, folder, repo, card, replace=False) -> Plan:
         repo: `"organisation/name"`.
         card: text of the card.
         replace: whether another model there may be replaced.
+        picture: that the card shows, a PNG, or `None`.
 
     Raises:
-        PublishError: if the repository holds something else.
+        PublishError: if the repository holds something else, or the folder
+            links to files elsewhere.
     """
     api, folder = HfApi(), pathlib.Path(folder)
     files = {
         path.relative_to(folder).as_posix(): path
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != CARD
+        if _is_file(path) and path.name != CARD
     }
+    if picture is not None:
+        files[pictures.NAME] = picture
     files[CARD] = card.encode()
     try:
         parent = api.model_info(repo).sha
@@ -208,6 +213,16 @@ def _check_same(wanted, repo, parent, there):
             f"{hub.SCHEME}{repo} holds {what}, not {wanted}; give "
             "--replace to replace all of it."
         )
+
+
+def _is_file(path):
+    """Whether a path is to be uploaded; a link may lead to anything."""
+    if path.is_symlink():
+        raise PublishError(
+            f"{path} is a link, to {path.readlink()}; a preset that is "
+            "published must hold its files itself."
+        )
+    return path.is_file()
 
 
 def _size(content):

@@ -1,17 +1,26 @@
-"""The table of presets in `zoo/README.md`, from what is on record."""
+"""The lists of presets, from what is on record.
 
+A table for readers, `zoo/README.md`, and what
+`keras_moe.models.list_presets()` gives, `keras_moe/presets/catalogue.json`.
+"""
+
+import json
 import pathlib
 
+from keras_moe.models import catalogue
 from keras_moe.models import presets
 from keras_moe.models.manifest import write_text
 from zoo import card as cards
 from zoo import compare
 from zoo import recipe as recipes
 from zoo import results
+from zoo import source_card
 from zoo.sources import SOURCES
 from zoo.train import task_of
 
 PATH = pathlib.Path(__file__).parent / "README.md"
+CATALOGUE = catalogue.PATH
+HUB = "hub"  # the record of what was published: {name: "organisation/name"}
 TEXT = """\
 # The zoo
 
@@ -29,8 +38,9 @@ precision: `from_preset("NAME")`.
 
 `python -m zoo card NAME` renders its model card. `python -m zoo publish NAME
 --repo ORGANISATION/NAME` measures the preset again, holds it to the record and
-shows what the repository would get; with `--yes` it uploads card and files in
-one commit. `python -m zoo verify NAME --repo ORGANISATION/NAME` loads it back.
+shows what the repository would get; with `--yes` it uploads card, picture and
+files in one commit, and notes here where they are. `python -m zoo verify NAME
+--repo ORGANISATION/NAME` loads it back.
 
 {comparisons}## From checkpoints of others
 
@@ -61,7 +71,7 @@ HEAD_OF_COMPARISONS = (
     "margin at equal time",
 )
 HEAD = ("name", "what it is", "parameters", "metric", "seeds", "figure")
-HEAD_OF_SOURCES = ("name", "what it is", "parameters", "licence", "source")
+HEAD_OF_SOURCES = ("name", "what it is", "parameters", "licence", "preset")
 
 
 def render() -> str:
@@ -73,7 +83,7 @@ def render() -> str:
             source.title,
             f"{source.parameters:,}",
             source.licence,
-            f"`{source.address}`",
+            "; ".join(_places(source.name, f"made of `{source.address}`")),
         )
         for source in SOURCES.values()
     ]
@@ -84,17 +94,91 @@ def render() -> str:
     )
 
 
+def render_catalogue() -> str:
+    """The text of `catalogue.json`: what there is and where it lives."""
+    entries = {}
+    for name in recipes.names():
+        recipe, record = recipes.load(name), results.load(name)
+        places = _where(name, embedded=name)
+        if name not in presets.embedded():
+            del places["embedded"]
+        if record and places:  # others are yet to be trained
+            entries[name] = _entry(
+                recipe.title,
+                record["parameters"],
+                cards.LICENCE,
+                task_of(recipe).CLASS,
+                places,
+            )
+    for source in SOURCES.values():
+        entries[source.name] = _entry(
+            source.title,
+            source.parameters,
+            source.licence,
+            source_card.KINDS[source.format][0],
+            _where(source.name, convertible=source.address),
+        )
+    return json.dumps(entries, indent=2) + "\n"
+
+
+def published() -> dict[str, str]:
+    """{name: "organisation/name"} of what is on the Hub."""
+    return results.load(HUB) or {}
+
+
+def note_published(name, repo) -> None:
+    """Record the repository that a preset was published to."""
+    noted = dict(sorted({**published(), name: repo}.items()))
+    presets.write_json(results.path_of(HUB), noted)
+    write()
+
+
 def write() -> bool:
-    """Write the table, whole or not at all; returns whether it changed."""
-    if is_current():
-        return False
-    write_text(PATH, render())
-    return True
+    """Write both lists, each whole or not at all; tells if one changed."""
+    stale = _stale()
+    for path, text in stale.items():
+        write_text(path, text)
+    return bool(stale)
 
 
 def is_current() -> bool:
-    """Whether the file is what would be written."""
-    return PATH.is_file() and PATH.read_text() == render()
+    """Whether the files are what would be written."""
+    return not _stale()
+
+
+def _stale():
+    """{path: text} of the files that are not what they should be."""
+    wanted = {PATH: render(), CATALOGUE: render_catalogue()}
+    return {
+        path: text
+        for path, text in wanted.items()
+        if not path.is_file() or path.read_text() != text
+    }
+
+
+def _entry(title, parameters, licence, model, places):
+    return {
+        "metadata": {
+            "description": title,
+            "params": parameters,
+            "licence": licence,
+        },
+        "model": model.__name__,
+        "backbone": model.backbone_cls.__name__,
+        "places": places,
+    }
+
+
+def _where(name, **places):
+    """Places of a preset, with the Hub's."""
+    repo = published().get(name)
+    return {**places, "hub": presets.HUB + repo} if repo else places
+
+
+def _places(name, *others):
+    """What a table says of where a preset is."""
+    handle = _where(name).get("hub")
+    return [*others, f"`{handle}`"] if handle else list(others)
 
 
 def _comparisons():
@@ -134,10 +218,10 @@ def _row(recipe):
     if record is None:
         return (f"`{recipe.name}`", recipe.title, "not measured", *["–"] * 4)
     preset = record.get("preset")
-    ships = "none"
-    if preset and recipe.name in presets.list_presets():
+    ships = []
+    if preset and recipe.name in presets.embedded():
         figure = preset[record["metric"]]
-        ships = f"{figure:.4f}, {preset['bytes'] / 1e6:.1f} MB"
+        ships = [f"{figure:.4f}, {preset['bytes'] / 1e6:.1f} MB"]
     return (
         f"`{recipe.name}`",
         recipe.title,
@@ -145,5 +229,5 @@ def _row(recipe):
         task_of(recipe).METRIC_TITLE,
         str(len(record["seeds"])),
         cards.spread(record),
-        ships,
+        "; ".join(_places(recipe.name, *ships)) or "none",
     )

@@ -10,13 +10,13 @@ except ImportError as error:
 
 from keras_moe.models.architectures import ARCHITECTURES
 from keras_moe.models.architectures import weight_shapes
+from keras_moe.models.catalogue import list_presets
 from keras_moe.models.causal_lm import MoTCausalLM
 from keras_moe.models.causal_lm_preprocessor import MoTCausalLMPreprocessor
 from keras_moe.models.language_model import MoTBackbone
 from keras_moe.models.masked_lm import MoTMaskedLM
 from keras_moe.models.masked_lm_preprocessor import MoTMaskedLMPreprocessor
 from keras_moe.models.positions import resize_positions
-from keras_moe.models.presets import list_presets
 from keras_moe.models.tokenizer import MoTTokenizer
 from keras_moe.models.vit import MoEViTBackbone
 from keras_moe.models.vit_classifier import MoEViTImageClassifier

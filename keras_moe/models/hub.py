@@ -5,6 +5,7 @@ that nothing in a download points out of it, and that each file has the
 checksum that the Hub gave for it, which the cache names files by.
 """
 
+import errno
 import hashlib
 import io
 import pathlib
@@ -15,6 +16,21 @@ from keras_moe.models.manifest import DamagedFile
 
 SCHEME = "hf://"
 BLOBS = "blobs"
+# Why a file of the cache cannot be written, whatever the Hub sends.
+UNWRITABLE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EACCES,
+    errno.EROFS,
+)
+_LOGIN = "Log in with a token that may read it: `hf auth login`."
+# By the status that the Hub answered.
+ADVICE = {
+    401: _LOGIN,
+    403: _LOGIN,
+    429: "It wants fewer requests: try again in some minutes.",
+}
 DELETED = (
     "deleted from the cache of downloads: load the preset once more to fetch "
     "it anew."
@@ -46,13 +62,12 @@ def fetch(handle: str) -> str:
     except ValueError as error:  # a name that it takes for none, or unsafe
         raise ValueError(f"{handle!r} cannot be fetched: {error}") from error
     except Exception as error:
-        # Its HTTP client has errors of its own, beside OSError, and what says
-        # more is often the cause of what is raised.
-        reason = error if error.__cause__ is None else error.__cause__
+        # Its HTTP client has errors of its own, beside OSError.
         lacking = _lacking(name, revision or None)
         files = f" (it lacks {', '.join(lacking)})" if lacking else ""
         raise OSError(
-            f"{handle} could not be fetched{files}: {reason}"
+            f"{handle} could not be fetched{files}: "
+            f"{_reason(error, name, revision)}"
         ) from error
     _check(pathlib.Path(folder), handle)
     return folder
@@ -81,6 +96,22 @@ def is_download(folder) -> bool:
     return folder.parent.name == "snapshots" and _blobs(folder).is_dir()
 
 
+def handle_of(folder) -> str | None:
+    """The handle of a download, by its commit.
+
+    `None` for a folder that is not in the cache that `fetch` reads.
+    """
+    from huggingface_hub import constants
+
+    folder = pathlib.Path(folder).resolve()
+    cache = pathlib.Path(constants.HF_HUB_CACHE).resolve()
+    kept = folder.parent.parent  # snapshots of it lie below
+    kind, *names = kept.name.split("--")
+    if not is_download(folder) or kept.parent != cache or kind != "models":
+        return None
+    return f"{SCHEME}{'/'.join(names)}@{folder.name}"
+
+
 def forget(folder, names) -> None:
     """Delete files from the cache, so that they are fetched anew.
 
@@ -94,6 +125,49 @@ def forget(folder, names) -> None:
         path.unlink(missing_ok=True)
         if blob.parent == _blobs(folder):
             blob.unlink(missing_ok=True)
+
+
+def _reason(error, name, revision):
+    """What kept a repository from being fetched, and what to do about it."""
+    from huggingface_hub import constants
+    from huggingface_hub import errors
+
+    # What says more is often the cause of what is raised.
+    cause = error if error.__cause__ is None else error.__cause__
+    for one in (error, cause):
+        response = getattr(one, "response", None)
+        status = "" if response is None else f" ({response.status_code})"
+        if isinstance(one, errors.GatedRepoError):
+            return (
+                f"access to {name} must be asked for on its page, and needs a "
+                f"login: `hf auth login`{status}."
+            )
+        if isinstance(one, errors.RepositoryNotFoundError):
+            return (
+                f"the Hub has no repository of models {name!r}, or it is "
+                "private. Check the name; a private one needs a login: `hf "
+                f"auth login`{status}."
+            )
+        if isinstance(one, errors.RevisionNotFoundError):
+            return f"{name} has no branch, tag or commit {revision!r}{status}."
+        if isinstance(one, errors.OfflineModeIsEnabled):
+            return (
+                "HF_HUB_OFFLINE is set, and the cache "
+                f"{constants.HF_HUB_CACHE} does not hold all of it."
+            )
+        if getattr(one, "errno", None) in UNWRITABLE:
+            return (
+                f"the cache {constants.HF_HUB_CACHE} cannot be written: {one}. "
+                "Make room there, or name another folder by HF_HUB_CACHE."
+            )
+    # HTTP's errors add a line of where to read about them.
+    first = str(cause).partition("\n")[0] or type(cause).__name__
+    response = getattr(cause, "response", None)
+    advice = ADVICE.get(
+        None if response is None else response.status_code,
+        "Check the connection, and try again; what arrived whole is kept.",
+    )
+    return f"{first.rstrip('.')} (from {constants.ENDPOINT}). {advice}"
 
 
 def _lacking(name, revision):

@@ -9,6 +9,7 @@ import keras_moe
 
 MANIFEST = "keras_moe.json"
 FORMAT = 1
+SHARDS = "model.weights.json"  # the index of weights in several files
 
 
 class DamagedFile(ValueError):
@@ -40,13 +41,18 @@ def check_name(name) -> None:
         )
 
 
-def write_text(path, text: str) -> None:
-    """Write a text file whole or not at all, and its folder if need be."""
+def write_bytes(path, content: bytes) -> None:
+    """Write a file whole or not at all, and its folder if need be."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
-    part.write_text(text)
+    part.write_bytes(content)
     part.replace(path)
+
+
+def write_text(path, text: str) -> None:
+    """Write a text file as `write_bytes` does."""
+    write_bytes(path, text.encode())
 
 
 def write_json(path, value) -> None:
@@ -104,13 +110,35 @@ def read_manifest(folder) -> dict[str, tuple[int, str]]:
     return files
 
 
+def shards_of(folder) -> list[str]:
+    """Files that weights were spread over, as their index names them.
+
+    Raises:
+        DamagedFile: if the index cannot be read.
+    """
+    index = pathlib.Path(folder) / SHARDS
+    if not index.is_file():
+        return []
+    try:
+        places = json.loads(index.read_text())["weight_map"].values()
+        names = [[one] if isinstance(one, str) else one for one in places]
+        return sorted({str(name) for some in names for name in some})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedFile(
+            f"{index} is not an index of weights: {error!r}", SHARDS
+        ) from error
+
+
 def check_manifest(folder) -> None:
     """Raise an error naming a file that is not what the manifest records.
 
-    A folder without a manifest, written by others, is taken as it is.
+    A folder without a manifest, written by others, is taken as it is, except
+    that weights in several files must lie in it.
     """
     folder = pathlib.Path(folder)
     if not (folder / MANIFEST).is_file():
+        for name in shards_of(folder):
+            check_name(name)
         return
     files = read_manifest(folder)
     for name, (recorded_size, recorded_digest) in files.items():
@@ -136,6 +164,7 @@ def check_manifest(folder) -> None:
         for path in folder.glob("*.weights.h5")
         if path.name not in files
     ]
+    loose += [name for name in shards_of(folder) if name not in files]
     if loose:
         raise ValueError(
             f"preset {folder} holds {loose[0]}, which its manifest does not "

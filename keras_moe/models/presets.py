@@ -8,7 +8,6 @@ missing, cut short or altered is refused instead of read.
 
 import contextlib
 import json
-import os
 import pathlib
 import re
 import shutil
@@ -17,70 +16,29 @@ import tempfile
 import h5py
 import keras
 
+from keras_moe.models import catalogue
 from keras_moe.models import hub
+from keras_moe.models.catalogue import FOLDER as FOLDER
+from keras_moe.models.catalogue import embedded as embedded
+from keras_moe.models.finding import AWAITED
+from keras_moe.models.finding import HEAD
+from keras_moe.models.finding import check_download
+from keras_moe.models.finding import find as find
+from keras_moe.models.finding import resolve as resolve
 from keras_moe.models.manifest import FORMAT as FORMAT
 from keras_moe.models.manifest import MANIFEST as MANIFEST
-from keras_moe.models.manifest import DamagedFile
-from keras_moe.models.manifest import check_manifest
+from keras_moe.models.manifest import DamagedFile as DamagedFile
+from keras_moe.models.manifest import check_manifest as check_manifest
 from keras_moe.models.manifest import digest as digest
 from keras_moe.models.manifest import read_manifest as read_manifest
 from keras_moe.models.manifest import write_json as write_json
 from keras_moe.models.manifest import write_manifest
 
-FOLDER = pathlib.Path(__file__).parent.parent / "presets"
 HUB = hub.SCHEME
 PART = ".part"  # ends the name of a folder that is being written
 # What a weight file holds beside weights: the state of the optimiser and of
 # random numbers, and the grid of `LearnedPositions`.
 _NOT_A_WEIGHT = re.compile(r"^optimizer/|seed_generator/|/vars/grid$")
-KNOWN_SCHEMES = ("kaggle://", "modelscope://", "gs://")
-
-
-def list_presets() -> list[str]:
-    """Names of the presets that ship with the package."""
-    return sorted(p.parent.name for p in FOLDER.glob("*/config.json"))
-
-
-def resolve(preset: str) -> str:
-    """The folder of a preset, fetched from the Hub if it lives there.
-
-    Args:
-        preset: a name of `list_presets()`, a folder, or
-            `"hf://organisation/name"` with `"@revision"` behind it if wanted.
-            KerasHub's other handles are returned as they are.
-    """
-    if not isinstance(preset, (str, os.PathLike)):
-        raise ValueError(
-            "preset must be a name, a folder or a handle such as "
-            f"'hf://organisation/name'; received {preset!r}."
-        )
-    preset = os.fspath(preset)
-    if preset in list_presets():
-        return str(FOLDER / preset)
-    if preset.startswith(HUB):
-        return hub.fetch(preset)
-    if preset.startswith(KNOWN_SCHEMES) or os.path.isdir(preset):
-        return preset
-    raise ValueError(
-        f"preset must be one of {', '.join(map(repr, list_presets()))}, a "
-        "folder that exists or a handle such as 'hf://organisation/name'; "
-        f"received {preset!r}."
-    )
-
-
-def find(preset: str) -> str:
-    """The folder of a preset as `resolve` gives it, held to its manifest."""
-    folder = resolve(preset)
-    try:
-        check_manifest(folder)
-    except DamagedFile as error:
-        if not hub.is_download(folder):
-            raise
-        hub.forget(folder, {error.name, MANIFEST})
-        raise DamagedFile(
-            f"{error} It was {hub.DELETED}", error.name
-        ) from error
-    return folder
 
 
 def is_weight(name) -> bool:
@@ -125,6 +83,11 @@ def check_weights(path, expected) -> None:
 class _Presets:
     """Finds presets by our names too, checks them, and writes manifests."""
 
+    @catalogue.classproperty
+    def presets(cls) -> dict[str, dict]:
+        """Presets of this class: entries of `list_presets()`."""
+        return catalogue.presets_of(cls)
+
     @classmethod
     def from_preset(cls, preset, load_weights=True, **kwargs):
         folder = find(preset)
@@ -163,6 +126,9 @@ class _Presets:
 class BackbonePresets(_Presets):
     """`_Presets` for a backbone."""
 
+    # The folder that weights of a task's head were read from, or AWAITED.
+    head_source = None
+
     @classmethod
     def _defaults(cls, folder):
         # KerasHub would forget which layers are quantised, for a backbone.
@@ -176,6 +142,7 @@ class BackbonePresets(_Presets):
         return {"dtype": keras.dtype_policies.get(dtype)} if is_map else {}
 
     def load_weights(self, filepath, skip_mismatch=False, **kwargs):
+        check_download(self, filepath)
         if str(filepath).endswith(".weights.h5") and not skip_mismatch:
             check_weights(filepath, len(self.weights))
         super().load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
@@ -203,14 +170,22 @@ class TaskPresets(_Presets):
             "num_classes" not in kwargs
             and task.is_file()
             and cls._has_head(json.loads(task.read_text()))
-            and not (folder / "task.weights.h5").is_file()
+            and not (folder / HEAD).is_file()
         ):
             raise ValueError(
-                f"preset {folder} lacks its file task.weights.h5, the weights "
-                f"of the head{cls._new_head}."
+                f"preset {folder} lacks its file {HEAD}, the weights of the "
+                f"head{cls._new_head}."
             )
 
+    @classmethod
+    def from_config(cls, config):
+        task = super().from_config(config)
+        saved = {"class_name": cls.__name__, "config": config}
+        task.backbone.head_source = AWAITED if cls._has_head(saved) else None
+        return task
+
     def load_task_weights(self, filepath):
+        self.backbone.head_source = str(pathlib.Path(filepath).parent)
         own = len(self.weights) - len(self.backbone.weights)
         check_weights(filepath, own)
         super().load_task_weights(filepath)

@@ -4,6 +4,7 @@ import time
 
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.utils import disable_progress_bars
 
 from tests import support
 from tests.hub import server
@@ -18,6 +19,7 @@ def compile_quickly():
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """The server; `HF_ENDPOINT` and the others are read at import."""
+    disable_progress_bars()
     with server.running() as running:
         template = (
             f"{running.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
@@ -30,3 +32,16 @@ def hub(tmp_path, monkeypatch):
         # Requests that failed are repeated after some seconds.
         monkeypatch.setattr(time, "sleep", lambda seconds: None)
         yield running
+
+
+@pytest.fixture
+def records(tmp_path, monkeypatch):
+    """An empty folder of results, and other files for the lists of presets."""
+    from zoo import results
+    from zoo import table
+
+    folder = tmp_path / "results"
+    monkeypatch.setattr(results, "FOLDER", folder)
+    monkeypatch.setattr(table, "PATH", tmp_path / "zoo" / "README.md")
+    monkeypatch.setattr(table, "CATALOGUE", tmp_path / "catalogue.json")
+    return folder

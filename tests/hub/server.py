@@ -14,6 +14,8 @@ import re
 import threading
 import urllib.parse
 
+PIECES = 8  # of a body that comes slowly
+
 
 def git_id(content):
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
@@ -28,6 +30,8 @@ class Fault:
         status: answered instead of the content.
         cut: bytes of the body after which the connection ends.
         alter: whether the body is of the right length, but not the right one.
+        pause: seconds between the pieces that the body comes in.
+        meet: a `threading.Barrier` that requests wait at, for each other.
         times: how often, `None` for always.
         method: "GET" leaves HEAD alone.
     """
@@ -36,6 +40,8 @@ class Fault:
     status: int = 200
     cut: int | None = None
     alter: bool = False
+    pause: float = 0
+    meet: threading.Barrier | None = None
     times: int | None = None
     method: str | None = None
 
@@ -115,6 +121,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         sent = self.rfile.read(length)
         faults = [f for f in self.server.faults if f.hits(self.command, path)]
         self.fault = faults[0] if faults else Fault("")
+        if self.fault.meet is not None:
+            self.fault.meet.wait(60)
         if self.fault.status != 200:
             return self.answer(self.fault.status, {"error": "as told"})
         if path == "/api/validate-yaml":
@@ -152,7 +160,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.fault.cut is not None:
             content = content[: self.fault.cut]
             self.close_connection = True
-        self.wfile.write(content)
+        if not self.fault.pause:
+            self.wfile.write(content)
+            return
+        step = max(1, len(content) // PIECES)
+        for start in range(0, len(content), step):
+            self.wfile.write(content[start : start + step])
+            # Not `time.sleep`, which the client's tests do without.
+            threading.Event().wait(self.fault.pause)
 
     def missing(self, code):
         self.answer(404, {"error": code}, X_Error_Code=code)

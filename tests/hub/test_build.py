@@ -12,6 +12,7 @@ from keras_moe.models import presets
 from tests.conversion import texts
 from tests.hub.server import Fault
 from zoo import sources
+from zoo import table
 from zoo.__main__ import main
 
 MOT = sources.SOURCES["mixture_of_tokens_573m"]
@@ -97,7 +98,7 @@ def test_vmoe(build, tmp_path, capsys):
         build(VMOE, address=lost)
 
 
-def test_a_converted_preset_is_published(published, build, capsys):
+def test_a_converted_preset_is_published(published, build, capsys, records):
     hub, _ = published
     out = build(MOT, **FIELDS)
     given = [MOT.name, "--repo", "else/mot", "--preset", str(out)]
@@ -126,6 +127,8 @@ def test_a_converted_preset_is_published(published, build, capsys):
     assert "hf://else/mot@" in capsys.readouterr().out
     main(["publish", *given, "--yes"])
     assert len(hub.repos["else/mot"]) == 2
+    listed = json.loads(table.CATALOGUE.read_text())[MOT.name]
+    assert listed["places"]["hub"] == "hf://else/mot"
 
     # Without licence or source it is not published.
     path = out / "conversion.json"

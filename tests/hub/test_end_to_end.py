@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 
 import keras
 import numpy as np
@@ -45,10 +46,12 @@ def saved(tmp_path_factory):
     return files, arrays_of(classifier)
 
 
-def test_a_process_started_for_this_hub(hub, saved, tmp_path):
-    """As users do, by the environment; it shares the cache of this one."""
+def test_two_processes_at_once(hub, saved, tmp_path):
+    """One is started as users do; both begin together with one empty cache."""
     files, wanted = saved
     hub.push("someone/tiny", files)
+    listing = "/api/models/someone/tiny/revision/main"
+    hub.faults = [Fault(listing, meet=threading.Barrier(2), times=2)]
     out = tmp_path / "weights.npz"
     process = subprocess.Popen(
         [sys.executable, "-c", CODE, HANDLE, str(out)],
@@ -60,6 +63,9 @@ def test_a_process_started_for_this_hub(hub, saved, tmp_path):
             "KERAS_BACKEND": BACKEND,
         },
     )
+    while ("GET", listing) not in hub.requests:
+        assert process.poll() is None
+        threading.Event().wait(0.05)
     equal(arrays_of(MoEViTImageClassifier.from_preset(HANDLE)), wanted)
     assert process.wait() == 0
     with np.load(out) as found:

@@ -84,7 +84,11 @@ FAULTS = {
     "429 twice": ({"status": 429, "times": 2}, None),
     "500": ({"status": 500}, "500"),
     "503": ({"status": 503}, "503"),
+    "500 for the body": ({"status": 500, "method": "GET"}, "500"),
     "503 for the body": ({"status": 503, "method": "GET"}, "503"),
+    "503 once": ({"status": 503, "times": 1}, None),
+    "504": ({"status": 504}, "504"),
+    "a slow body": ({"pause": 0.01}, None),
     "cut at the start": ({"cut": 0}, ""),
     "cut in the middle": ({"cut": 1}, "received 1 bytes"),
     "cut in the middle once": ({"cut": 1, "times": 1, "method": "GET"}, None),
@@ -124,8 +128,47 @@ def test_faults_of_the_listing(status, repo):
     refused(HANDLE, str(status), error=OSError)
 
 
-def test_no_such_repository(hub):
-    refused("hf://someone/none", "404", handle="hf://someone/none")
+# === What is said ===
+
+
+def test_what_is_said_of_names(repo, monkeypatch):
+    refused(
+        "no repository of models 'someone/none'",
+        "404",
+        "hf auth login",
+        handle="hf://someone/none",
+    )
+    refused(
+        "someone/tiny has no branch, tag or commit 'v9' (404)",
+        handle=f"{HANDLE}@v9",
+    )
+    near = "soft_moe_vit_tiny_fashion_mnits"
+    refused("Did you mean 'soft_moe_vit_tiny_fashion_mnist'?", handle=near)
+    for page in ("someone/tiny", "https://hub.example/someone/tiny"):
+        refused("of the Hub is given as 'hf://someone/tiny'.", handle=page)
+    refused(
+        "made of hf://jaszczur/mixture_of_tokens",
+        "python -m zoo build mixture_of_tokens_573m",
+        handle="mixture_of_tokens_573m",
+        error=ValueError,
+    )
+
+
+@pytest.mark.parametrize(
+    "status, says", [(401, "hf auth login"), (429, "in some minutes")]
+)
+def test_what_is_said_of_an_answer(status, says, repo):
+    repo.faults = [Fault("", status=status)]
+    refused(HANDLE, str(status), says, error=OSError)
+
+
+@pytest.mark.parametrize(
+    "how, says",
+    [("no server", "Check the connection"), ("offline mode", "OFFLINE is set")],
+)
+def test_what_is_said_without_network(how, says, repo, monkeypatch):
+    break_off(how, repo, monkeypatch)
+    refused(HANDLE, says, error=OSError)
 
 
 # === The cache ===
@@ -219,6 +262,25 @@ def test_a_manifest_of_files_elsewhere(name, hub, whole):
     content = json.dumps(manifest).encode()
     hub.push("someone/tiny", {**whole, presets.MANIFEST: content})
     refused(repr(name), "its own folder", error=ValueError)
+
+
+@pytest.mark.parametrize("name", ["../a.weights.h5", "/b.weights.h5"])
+@pytest.mark.parametrize("listed", [True, False])
+def test_an_index_of_weights_elsewhere(name, listed, hub, tmp_path):
+    """KerasHub opens the files that the index names, wherever they are."""
+    index = json.dumps({"weight_map": {"a": "x.weights.h5", "b": [name]}})
+    files = {"config.json": b"{}", "x.weights.h5": b"1"}
+    files["model.weights.json"] = index.encode()
+    if listed:
+        for path, content in files.items():
+            (tmp_path / path).write_bytes(content)
+        presets.write_manifest(tmp_path)
+        manifest = (tmp_path / presets.MANIFEST).read_bytes()
+        files[presets.MANIFEST] = manifest
+    hub.push("someone/tiny", files)
+    refused(name, error=ValueError)
+    hub.push("someone/tiny", {"model.weights.json": b"[]"})
+    refused("model.weights.json is not an index", error=ValueError)
 
 
 def test_links(repo, tmp_path, whole):

@@ -9,9 +9,9 @@ from keras_moe.models import presets
 from tests.hub.server import Fault
 from zoo import card as cards
 from zoo import data as datasets
+from zoo import picture
 from zoo import publish
 from zoo import recipe as recipes
-from zoo import results
 from zoo import table
 from zoo.__main__ import main
 from zoo.train import task_of
@@ -47,11 +47,15 @@ def record_of(recipe, metric, value):
     }
 
 
+PICTURE = b"what the routers do"
+
+
 @pytest.fixture(autouse=True)
-def recorded(tmp_path, monkeypatch):
+def recorded(records, monkeypatch):
     """Results of two recipes and of inference_mixing, in their own folder."""
-    folder = tmp_path / "results"
-    monkeypatch.setattr(results, "FOLDER", folder)
+    # Folders here hold no model.
+    monkeypatch.setattr(picture, "draw", lambda recipe, preset: PICTURE)
+    folder = records
     for recipe, metric, value in (
         (TEXT, "bits_per_byte", 2.5),
         (VISION, "accuracy", 0.91),
@@ -98,6 +102,7 @@ def test_card_of_a_classifier(capsys):
     assert data.pipeline_tag == "image-classification"
     assert f'MoEViTImageClassifier.from_preset("{VISION.name}")' in text
     assert "arXiv:2308.00951" in text
+    assert f"({picture.NAME})" in text and "in red" in text
     assert "| epochs | 8 |" in text and "| steps |" not in text
     assert "batch-mates" not in text and "inference_mixing" not in text
     # Every line of a table belongs to it, without blank lines between.
@@ -105,6 +110,14 @@ def test_card_of_a_classifier(capsys):
     rows = [n for n, line in enumerate(lines) if line.startswith("|")]
     gaps = sum(b - a > 1 for a, b in zip(rows, rows[1:]))
     assert gaps == 1 and "\n\n\n" not in text
+
+
+def test_card_with_its_picture(tmp_path, capsys):
+    main(["card", VISION.name, "--out", str(tmp_path / "card")])
+    assert "README.md" in capsys.readouterr().out
+    assert (tmp_path / "card" / picture.NAME).read_bytes() == PICTURE
+    text = (tmp_path / "card" / "README.md").read_text()
+    assert text == cards.of(VISION)
 
 
 def test_card_of_what_was_not_measured(recorded):
@@ -187,10 +200,11 @@ def test_dry_run_and_one_commit(run, hub, folder, capsys):
 
     commits = run("--yes")
     assert len(commits) == 2  # the first one is empty
+    assert commits[1].pop(picture.NAME) == PICTURE
     card = commits[1].pop("README.md").decode()
     assert commits[1] == files_of(folder)
     assert ModelCard(card).data.model_name == TEXT.name
-    commits[1]["README.md"] = card.encode()
+    commits[1] |= {"README.md": card.encode(), picture.NAME: PICTURE}
 
     capsys.readouterr()
     assert len(run("--yes")) == 2
@@ -201,7 +215,7 @@ def test_dry_run_and_one_commit(run, hub, folder, capsys):
     presets.write_manifest(folder)
     commits = run("--yes")
     assert len(commits) == 3
-    del commits[2]["README.md"]
+    del commits[2]["README.md"], commits[2][picture.NAME]
     assert commits[2] == files_of(folder)
     said = capsys.readouterr().out
     assert "(to be changed)" in said
@@ -275,6 +289,7 @@ def test_something_else_is_there(run, hub, folder):
     assert set(commits[-1]) == {
         *files_of(folder),
         "README.md",
+        picture.NAME,
         ".gitattributes",
     }
     with pytest.raises(SystemExit, match=f"holds the model '{TEXT.name}'"):
@@ -309,6 +324,24 @@ def test_the_token_is_not_shown(run, hub, capsys, monkeypatch):
     assert "hf_secret" not in said.out + said.err + str(raised.value)
 
 
+def test_links_are_not_published(run, folder, tmp_path):
+    (tmp_path / "secret").write_text("of somebody")
+    (folder / "notes.txt").symlink_to(tmp_path / "secret")
+    presets.write_manifest(folder)
+    with pytest.raises(SystemExit, match="notes.txt is a link, to .*secret"):
+        run("--yes")
+
+
+def test_where_it_was_published_is_noted(run, recorded):
+    run()
+    assert not (recorded / "hub.json").exists()
+    run("--yes")
+    assert json.loads((recorded / "hub.json").read_text()) == {TEXT.name: REPO}
+    assert f"2.5000, 2.5 MB; `hf://{REPO}` |" in table.PATH.read_text()
+    listed = json.loads(table.CATALOGUE.read_text())
+    assert listed[TEXT.name]["places"]["hub"] == f"hf://{REPO}"
+
+
 def test_another_commit_in_between(run, hub, folder):
     run("--yes")
     card = cards.of(TEXT, REPO)
@@ -322,6 +355,6 @@ def test_another_commit_in_between(run, hub, folder):
 
 
 def test_a_preset_that_does_not_ship(monkeypatch):
-    monkeypatch.setattr(presets, "list_presets", list)
+    monkeypatch.setattr(presets, "embedded", list)
     with pytest.raises(SystemExit, match="does not ship with the package"):
         main(["publish", TEXT.name, "--repo", REPO])

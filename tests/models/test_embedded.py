@@ -1,5 +1,7 @@
 """The presets that ship: small, whole, as good as recorded, exportable."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -29,7 +31,8 @@ def language_model():
 
 
 def test_together_they_are_small():
-    assert set(list_presets()) >= {VISION, TEXT}
+    assert set(presets.embedded()) >= {VISION, TEXT}
+    assert set(list_presets()) >= set(presets.embedded())
     assert pack.size_of(presets.FOLDER) < pack.LIMIT
 
 
@@ -98,7 +101,9 @@ def test_exported_classifier_says_the_same(classifier, export, tmp_path):
 
 def test_generate_command(capsys):
     command.main(["presets"])
-    assert TEXT in capsys.readouterr().out
+    listed = capsys.readouterr().out
+    assert re.search(rf"{TEXT} +MoTCausalLM +[\d,]+ +in the package", listed)
+    assert "to be made of gs://vmoe_checkpoints/vmoe_b16" in listed
     wanted = ["generate", "To be, or ", "--max-length", "24"]
     command.main(wanted)
     first = capsys.readouterr().out

@@ -203,7 +203,8 @@ def test_wrong_names(name):
 
 
 def test_presets_of_the_package():
-    for name in list_presets():
+    for name in presets.embedded():
+        assert list_presets()[name]["places"]["embedded"] == name
         assert presets.resolve(name) == str(presets.FOLDER / name)
         presets.check_manifest(presets.FOLDER / name)
 
