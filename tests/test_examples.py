@@ -27,6 +27,7 @@ WITH_EXAMPLES = (
     "keras_moe.models.architectures",
     "keras_moe.models.causal_lm",
     "keras_moe.models.causal_lm_preprocessor",
+    "keras_moe.models.catalogue",
     "keras_moe.models.masked_lm",
     "keras_moe.models.masked_lm_preprocessor",
     "keras_moe.models.positions",

@@ -57,6 +57,11 @@ def handle_of(recipe, repo=None) -> str:
     return recipe.name if repo is None else f"{presets.HUB}{repo}"
 
 
+def base_of(model) -> str:
+    """The class of KerasHub that loads a published preset of `model`, too."""
+    return model.__bases__[-1].__name__
+
+
 def render(recipe, record, repo=None, mixing=None, twin=None) -> str:
     """The card of a preset.
 
@@ -117,6 +122,7 @@ def render(recipe, record, repo=None, mixing=None, twin=None) -> str:
         metric=task.METRIC_TITLE,
         rows=_rows(recipe, record, preset, task, twin),
         class_name=task.CLASS.__name__,
+        base=base_of(task.CLASS) if repo else None,
         handle=handle_of(recipe, repo),
         example=EXAMPLES[recipe.task].format(*sizes),
         seed=preset["seed"],

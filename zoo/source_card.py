@@ -83,6 +83,7 @@ def render(source, folder, repo: str) -> str:
         parameters=f"{source.parameters:,}",
         revision=record.get("revision"),
         class_name=model.__name__,
+        base=cards.base_of(model),
         handle=cards.handle_of(source, repo),
         arrays=record["arrays"],
         files=record["files"],

@@ -46,9 +46,9 @@ def resolve(preset: str) -> str:
         return hub.fetch(places["hub"])
     names = ", ".join(map(repr, catalogue.embedded()))
     raise ValueError(
-        f"preset must be one of {names}, a folder that exists or a "
-        "handle such as 'hf://organisation/name'; "
-        f"received {preset!r}{_hint(preset, places)}"
+        f"preset must be one of {names}, a folder that exists or a handle "
+        "such as 'hf://organisation/name'; received "
+        f"{preset!r}{_hint(preset, places)}"
     )
 
 

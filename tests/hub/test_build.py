@@ -119,6 +119,7 @@ def test_a_converted_preset_is_published(published, build, capsys, records):
         hub.find("someone/mot", "main")[0],
         f"| `model.safetensors` | `{digest['model.safetensors']}` |",
         'MoTCausalLM.from_preset("hf://else/mot")',
+        "keras_hub.models.CausalLM.from_preset",
         "python -m conversion mot hf://someone/mot",
         "arXiv:2310.15961",
     ):

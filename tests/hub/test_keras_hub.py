@@ -14,7 +14,7 @@ from tests.models.test_masked_lm import make_masked
 HANDLE = "hf://someone/tiny"
 HEAD = "task.weights.h5"
 MAKERS = {
-    "ImageClassifier": lambda: support.make_classifier("soft", pixels=True),
+    "ImageClassifier": lambda: support.make_classifier("dense", pixels=True),
     "CausalLM": language_support.make_causal,
     "MaskedLM": make_masked,
 }

@@ -7,6 +7,7 @@ from concurrent import futures
 import pytest
 from huggingface_hub import constants
 
+from keras_moe.models import catalogue
 from keras_moe.models import hub as downloads
 from keras_moe.models import presets
 from tests.hub.server import Fault
@@ -128,47 +129,11 @@ def test_faults_of_the_listing(status, repo):
     refused(HANDLE, str(status), error=OSError)
 
 
-# === What is said ===
-
-
-def test_what_is_said_of_names(repo, monkeypatch):
-    refused(
-        "no repository of models 'someone/none'",
-        "404",
-        "hf auth login",
-        handle="hf://someone/none",
-    )
-    refused(
-        "someone/tiny has no branch, tag or commit 'v9' (404)",
-        handle=f"{HANDLE}@v9",
-    )
-    near = "soft_moe_vit_tiny_fashion_mnits"
-    refused("Did you mean 'soft_moe_vit_tiny_fashion_mnist'?", handle=near)
-    for page in ("someone/tiny", "https://hub.example/someone/tiny"):
-        refused("of the Hub is given as 'hf://someone/tiny'.", handle=page)
-    refused(
-        "made of hf://jaszczur/mixture_of_tokens",
-        "python -m zoo build mixture_of_tokens_573m",
-        handle="mixture_of_tokens_573m",
-        error=ValueError,
-    )
-
-
-@pytest.mark.parametrize(
-    "status, says", [(401, "hf auth login"), (429, "in some minutes")]
-)
-def test_what_is_said_of_an_answer(status, says, repo):
-    repo.faults = [Fault("", status=status)]
-    refused(HANDLE, str(status), says, error=OSError)
-
-
-@pytest.mark.parametrize(
-    "how, says",
-    [("no server", "Check the connection"), ("offline mode", "OFFLINE is set")],
-)
-def test_what_is_said_without_network(how, says, repo, monkeypatch):
-    break_off(how, repo, monkeypatch)
-    refused(HANDLE, says, error=OSError)
+def test_a_name_that_lives_on_the_hub(repo, whole, monkeypatch):
+    """As `python -m zoo publish` notes it."""
+    listed = {"elsewhere": {"places": {"hub": HANDLE}}}
+    monkeypatch.setattr(catalogue, "list_presets", lambda: listed)
+    assert found("elsewhere") == whole
 
 
 # === The cache ===

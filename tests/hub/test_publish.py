@@ -82,6 +82,8 @@ def test_card_of_a_language_model():
         "1,234,567 parameters, 2.5 MB",
         "| 2 trained models, in float32 | 2.5050 ± 0.0071 |",
         'MoTCausalLM.from_preset("hf://someone/mot")',
+        "keras_hub.models.CausalLM.from_preset",
+        "letters of one colour share",
         "python -m zoo train mot_tiny_shakespeare --seed 1",
         "| steps | 2,000 |",
         "| learning rate | 0.002 |",
@@ -102,6 +104,7 @@ def test_card_of_a_classifier(capsys):
     assert data.pipeline_tag == "image-classification"
     assert f'MoEViTImageClassifier.from_preset("{VISION.name}")' in text
     assert "arXiv:2308.00951" in text
+    assert "keras_hub" not in text.partition("# Soft MoE")[2]
     assert f"({picture.NAME})" in text and "in red" in text
     assert "| epochs | 8 |" in text and "| steps |" not in text
     assert "batch-mates" not in text and "inference_mixing" not in text
