@@ -17,9 +17,6 @@ RECIPE = TextRecipe(
         "router_options": {
             "num_experts": 32,
             "group_size": 8,
-            # At 1, as the paper has it, all experts read nearly the same
-            # mixture for as long as this is trained.
-            "temperature": 0.1,
             "intermediate_dim": 128,
         },
     },
