@@ -36,6 +36,8 @@ class SoftPlan:
             Matters for combine over tokens, which they share.
         discrete: whether to keep only the largest weight of each softmax,
             as one. Ties keep several. Has no gradient.
+        bound: `None`, or a number or scalar tensor that no product of a token
+            and a slot embedding exceeds, nor its negative.
     """
 
     tokens: Any
@@ -47,6 +49,7 @@ class SoftPlan:
     combine_over: str = "slots"
     copies: int = 1
     discrete: bool = False
+    bound: Any = None
 
     def weights(self):
         """Write out the pair `(dispatch, combine)`, each (G,T,E,S)."""

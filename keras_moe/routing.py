@@ -47,12 +47,14 @@ def soft_moe(
         noise: `None` or (G,T,E,S), added to L.
         mask: `None` or Boolean (G,T).
     """
+    bound = None
     if normalize:
         tokens = unit(tokens, axis=-1)
         slot_embedding = unit(slot_embedding, axis=0)
+        bound = 1.0 if scale is None else ops.stop_gradient(ops.abs(scale))
     if scale is not None:
         slot_embedding = slot_embedding * scale
-    return SoftPlan(tokens, slot_embedding, noise=noise, mask=mask)
+    return SoftPlan(tokens, slot_embedding, noise=noise, mask=mask, bound=bound)
 
 
 def mixture_of_tokens(

@@ -25,40 +25,51 @@ class Case(NamedTuple):
     slots: Any  # (G,E,S,D), what the experts are said to have answered
     weights: tuple
     plan: Any
+    dtype: str = "float32"  # that tokens and slots come in
 
 
-def assert_same(room, case, rtol=2e-5, atol=2e-5):
-    """Raise `AssertionError` unless `room` does what the reference does.
+def assert_same(prepare, case, rtol=2e-5, atol=1e-5):
+    """Raise `AssertionError` unless `prepare` does as the reference's does.
 
     Compares what dispatch and combine return, and the gradients with respect
-    to tokens, slots and the plan's weights.
+    to tokens, slots and the plan's weights. In half precision, with the
+    reference in single precision.
     """
     expected = _expected(case.kind, case.name)
-    for what, value in _outcome(room, case).items():
+    for what, value in _outcome(prepare, case).items():
+        largest = max(np.abs(expected[what]).max(), 1.0)
         np.testing.assert_allclose(
             value,
             expected[what],
             rtol=rtol,
-            atol=atol,
+            atol=atol + ROUNDING[case.dtype] * largest,
             err_msg=f"{case.kind} case {case.name}: {what}",
         )
 
 
+# Of the largest value. A logit of 100 is known to 1e-5 in single precision.
+ROUNDING = {"float32": 2e-5, "bfloat16": 0.05, "float16": 0.004}
+
+
 @functools.cache
 def _expected(kind, name):
-    return _outcome(reference, case(kind, name))
+    exact = case(kind, name)._replace(dtype="float32")
+    return _outcome(reference.prepare, exact)
 
 
-def _outcome(room, case):
+def _outcome(prepare, case):
     """Both steps at once, for one compilation instead of two."""
     rng = np.random.default_rng(99)
     for_slots = _normal(rng, *case.slots.shape)
     for_tokens = _normal(rng, *case.tokens.shape)
 
     def weighed(tokens, slots, *weights):
-        plan = case.plan(*weights)
-        mixed = room.dispatch(tokens, plan)
-        outputs = room.combine(slots, plan)
+        tokens, slots = (ops.cast(x, case.dtype) for x in (tokens, slots))
+        prepared = prepare(case.plan(*weights), tokens.dtype)
+        mixed, outputs = prepared.dispatch(tokens), prepared.combine(slots)
+        assert mixed.dtype == tokens.dtype and outputs.dtype == slots.dtype
+        # numpy cannot hold bfloat16
+        mixed, outputs = (ops.cast(x, "float32") for x in (mixed, outputs))
         value = ops.sum(mixed * ops.convert_to_tensor(for_slots))
         value += ops.sum(outputs * ops.convert_to_tensor(for_tokens))
         return value, (mixed, outputs)
@@ -160,6 +171,33 @@ def soft_case(name, shape, mask=None, noise=False, learned=False, **options):
     )
 
 
+def unit_case(
+    name, shape, scale=None, mask=None, noise=False, zeros=(), dtype="float32"
+):
+    """Soft MoE's logits: of unit vectors, times `scale`.
+
+    The tokens (g, t) in `zeros` are zero vectors; t `None` is all of g.
+    """
+    plain = soft_case(name, shape, mask=mask, noise=noise)
+    tokens, slots, *more = plain.weights
+    tokens[~_mask(*shape[:2], zeros)] = 0.0
+    weights = [tokens, slots, *more]
+    if scale is not None:
+        weights.append(np.float32(scale))
+
+    def plan(tokens, slots, *more):
+        more = list(more)
+        return routing.soft_moe(
+            tokens,
+            slots,
+            noise=more.pop(0) if noise else None,
+            scale=more.pop(0) if scale is not None else None,
+            mask=None if mask is None else ops.convert_to_tensor(mask),
+        )
+
+    return plain._replace(weights=tuple(weights), plan=plan, dtype=dtype)
+
+
 def _mask(groups, length, gone):
     """All `True` but the places (g, t) in `gone`; t `None` is all of g."""
     mask = np.ones((groups, length), bool)
@@ -214,6 +252,22 @@ CASES = [
         discrete=True,
         combine_over="tokens",
     ),
+    unit_case("scale -38", (2, 7, 3, 2, 5), -38.0, zeros=[(0, 3), (1, None)]),
+    unit_case(
+        "unit, masked",
+        (3, 9, 2, 3, 4),
+        mask=_mask(3, 9, [(0, 4), (0, 0), (1, None)]),
+    ),
+    unit_case(
+        "scale 100, masked",
+        (3, 9, 2, 3, 4),
+        100.0,
+        mask=_mask(3, 9, [(0, 4), (0, 0), (1, None)]),
+    ),
+    unit_case("unit, noise", (2, 5, 2, 2, 3), 2.0, noise=True),
+    unit_case("scale 4, bfloat16", (2, 7, 3, 2, 5), 4.0, dtype="bfloat16"),
+    unit_case("scale 60, bfloat16", (2, 7, 3, 2, 5), 60.0, dtype="bfloat16"),
+    unit_case("scale 4, float16", (2, 7, 3, 2, 5), 4.0, dtype="float16"),
 ]
 
 

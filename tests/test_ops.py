@@ -28,9 +28,44 @@ def test_every_kind_of_plan_has_cases_and_the_reference():
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_implementation_is_the_reference(name):
-    room, plans, _ = moe_ops.IMPLEMENTATIONS[name]
+    prepare, plans, *_ = moe_ops.IMPLEMENTATIONS[name]
     for case in parity.cases(*plans):
-        parity.assert_same(room, case)
+        if name == "streaming" and obstacle(case):
+            assert case.name in STREAMING_REFUSES
+        elif takes_the_reference(prepare, case):
+            assert name == "shared_exp" and case.name in SHARED_EXP_LEAVES
+        else:
+            parity.assert_same(prepare, case)
+
+
+def obstacle(case):
+    """Why streaming refuses the plan."""
+    plan = case.plan(*map(ops.convert_to_tensor, case.weights))
+    return moe_ops.facts(plan, case.dtype).not_streamable
+
+
+STREAMING_REFUSES = [
+    "noise",
+    "learned temperatures",
+    "over tokens",
+    "number temperatures",
+    "discrete",
+    "unit, noise",
+]
+
+
+# Soft plans whose logits no number bounds, and half precision.
+SHARED_EXP_LEAVES = [
+    case.name
+    for case in parity.cases("soft")
+    if not case.name.startswith(("unit", "scale")) or "noise" in case.name
+] + ["scale 4, float16"]
+
+
+def takes_the_reference(prepare, case):
+    """Whether an implementation leaves the plan to the reference."""
+    plan = case.plan(*map(ops.convert_to_tensor, case.weights))
+    return isinstance(prepare(plan, case.dtype), reference.Weights)
 
 
 def test_the_helper_lets_a_right_room_pass():
@@ -43,9 +78,28 @@ def test_the_helper_lets_a_right_room_pass():
 
 
 def room(dispatch=None, combine=None, base=reference):
-    return types.SimpleNamespace(
-        dispatch=dispatch or base.dispatch, combine=combine or base.combine
-    )
+    """A `prepare` whose steps are these functions of (inputs, plan)."""
+
+    def prepare(plan, dtype):
+        right = base.prepare(plan, dtype)
+        steps = {
+            "dispatch": dispatch and (lambda tokens: dispatch(tokens, plan)),
+            "combine": combine and (lambda slots: combine(slots, plan)),
+        }
+        return types.SimpleNamespace(
+            dispatch=steps["dispatch"] or right.dispatch,
+            combine=steps["combine"] or right.combine,
+        )
+
+    return prepare
+
+
+def dispatched(tokens, plan, base=reference):
+    return base.prepare(plan, tokens.dtype).dispatch(tokens)
+
+
+def combined(slots, plan, base=reference):
+    return base.prepare(plan, slots.dtype).combine(slots)
 
 
 def changed(change, step="both"):
@@ -55,8 +109,8 @@ def changed(change, step="both"):
         return lambda inputs, plan: function(inputs, change(plan))
 
     return room(
-        wrong(reference.dispatch) if step != "combine" else None,
-        wrong(reference.combine) if step != "dispatch" else None,
+        wrong(dispatched) if step != "combine" else None,
+        wrong(combined) if step != "dispatch" else None,
     )
 
 
@@ -72,21 +126,21 @@ def replaced(**changes):
 
 def forget_empty_seats(tokens, plan):
     full = dataclasses.replace(plan, gate=ops.ones_like(plan.gate))
-    return gather.dispatch(tokens, full)
+    return dispatched(tokens, full, gather)
 
 
 def mix_groups_up(tokens, plan):
-    return ops.roll(gather.dispatch(tokens, plan), 1, axis=0)
+    return ops.roll(dispatched(tokens, plan, gather), 1, axis=0)
 
 
 def weigh_twice(tokens, plan):
-    return reference.dispatch(tokens, plan) * plan.gate[..., None]
+    return dispatched(tokens, plan) * plan.gate[..., None]
 
 
 def mean_of_seats(slots, plan):
     _, weights = plan.weights()
     count = ops.sum(ops.cast(weights != 0, "float32"), axis=(2, 3))
-    return reference.combine(slots, plan) / ops.maximum(count, 1.0)[..., None]
+    return combined(slots, plan) / ops.maximum(count, 1.0)[..., None]
 
 
 def next_token(plan):
@@ -144,8 +198,8 @@ WRONG_HARD = {
     "mixes groups up": (room(mix_groups_up), "ragged"),
     "mean, not sum": (room(combine=mean_of_seats), "one token everywhere"),
     "last seat lost": (changed(without_last_seat), "all seats taken"),
-    "no gradient to tokens": (room(cut(reference.dispatch)), "ragged"),
-    "no gradient to slots": (room(combine=cut(reference.combine)), "ragged"),
+    "no gradient to tokens": (room(cut(dispatched)), "ragged"),
+    "no gradient to slots": (room(combine=cut(combined)), "ragged"),
     "no gradient to gates": (
         changed(replaced(gate=lambda p: ops.stop_gradient(p.gate))),
         "ragged",
@@ -170,8 +224,8 @@ WRONG_SOFT = {
         "number temperatures",
     ),
     "never discrete": (changed(replaced(discrete=lambda p: False)), "discrete"),
-    "no gradient to tokens": (room(cut(reference.dispatch)), "ragged"),
-    "no gradient to slots": (room(combine=cut(reference.combine)), "ragged"),
+    "no gradient to tokens": (room(cut(dispatched)), "ragged"),
+    "no gradient to slots": (room(combine=cut(combined)), "ragged"),
     "no gradient to the routed tokens": (
         changed(replaced(tokens=lambda p: ops.stop_gradient(p.tokens))),
         "ragged",

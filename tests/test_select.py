@@ -1,5 +1,7 @@
 """Which implementation runs: `select()`, and proof that it did."""
 
+import types
+
 import keras
 import numpy as np
 import pytest
@@ -18,22 +20,24 @@ HERE = [
 
 
 def select(kind, requested, backend="jax", environment=None):
-    return moe_ops.select(kind, requested, backend, environment)
+    facts = moe_ops.Facts(kind)
+    return moe_ops.select(facts, requested, backend, environment)
 
 
 @pytest.fixture
 def elsewhere(monkeypatch):
     """An implementation of hard plans that runs on torch alone."""
-    only = moe_ops.Implementation(gather, ("hard",), ("torch",))
+    only = moe_ops.Implementation(gather.prepare, ("hard",), ("torch",))
     monkeypatch.setitem(moe_ops.IMPLEMENTATIONS, "elsewhere", only)
 
 
 def test_auto_chooses_what_serves_the_plan():
     for backend in moe_ops.EVERYWHERE:
         for kind in ("soft", "hard"):
-            name = moe_ops.select(kind, "auto", backend)
-            _, plans, backends = moe_ops.IMPLEMENTATIONS[name]
-            assert kind in plans and backend in backends
+            for name in moe_ops.AUTOMATIC[kind, backend]:
+                _, plans, backends, *_ = moe_ops.IMPLEMENTATIONS[name]
+                assert kind in plans and backend in backends
+            assert moe_ops.IMPLEMENTATIONS[name].suits(moe_ops.Facts(kind))
 
 
 def test_a_forced_name_is_chosen():
@@ -105,29 +109,35 @@ def test_the_environment_stands_in_for_auto_only(elsewhere):
 
 
 class Spy:
-    """A room that counts its calls and passes them on."""
+    """Counts the calls of an implementation's steps and passes them on."""
 
-    def __init__(self, room):
-        self.room = room
+    def __init__(self, prepare):
+        self.wrapped = prepare
         self.calls = []
 
-    def dispatch(self, tokens, plan):
-        self.calls.append("dispatch")
-        return self.room.dispatch(tokens, plan)
+    def prepare(self, plan, dtype):
+        self.calls.append("prepare")
+        prepared = self.wrapped(plan, dtype)
 
-    def combine(self, slots, plan):
-        self.calls.append("combine")
-        return self.room.combine(slots, plan)
+        def step(name):
+            def call(inputs):
+                self.calls.append(name)
+                return getattr(prepared, name)(inputs)
+
+            return call
+
+        return types.SimpleNamespace(
+            dispatch=step("dispatch"), combine=step("combine")
+        )
 
 
 @pytest.fixture
 def spies(monkeypatch):
     found = {}
     for name, one in list(moe_ops.IMPLEMENTATIONS.items()):
-        found[name] = Spy(one.room)
-        monkeypatch.setitem(
-            moe_ops.IMPLEMENTATIONS, name, one._replace(room=found[name])
-        )
+        found[name] = Spy(one.prepare)
+        spied = one._replace(prepare=found[name].prepare)
+        monkeypatch.setitem(moe_ops.IMPLEMENTATIONS, name, spied)
     monkeypatch.delenv(moe_ops.ENVIRONMENT, raising=False)
     return found
 
@@ -145,7 +155,7 @@ def ran(spies, layer):
     layer.build((2, 6, 5))
     support.run(lambda x: layer(x), np.ones((2, 6, 5), "float32"))
     for spy in spies.values():
-        assert spy.calls in ([], ["dispatch", "combine"])
+        assert spy.calls in ([], ["prepare", "dispatch", "combine"])
     return [name for name, spy in spies.items() if spy.calls]
 
 
@@ -171,7 +181,7 @@ def test_the_environment_is_obeyed_by_layers(spies, monkeypatch):
 
 
 def test_a_name_of_another_backend_loads_as_auto(monkeypatch):
-    foreign = moe_ops.Implementation(gather, ("hard",), ("another",))
+    foreign = moe_ops.Implementation(gather.prepare, ("hard",), ("another",))
     monkeypatch.setitem(moe_ops.IMPLEMENTATIONS, "foreign", foreign)
     layer = expert_choice(implementation="foreign")
     config = layer.get_config()
@@ -182,7 +192,7 @@ def test_a_name_of_another_backend_loads_as_auto(monkeypatch):
 
 
 def test_a_name_of_another_backend_does_not_run(monkeypatch):
-    foreign = moe_ops.Implementation(gather, ("hard",), ("another",))
+    foreign = moe_ops.Implementation(gather.prepare, ("hard",), ("another",))
     monkeypatch.setitem(moe_ops.IMPLEMENTATIONS, "foreign", foreign)
     layer = expert_choice(implementation="foreign")
     layer.build((2, 6, 5))

@@ -25,10 +25,10 @@ class MoELayer(ConfiguredLayer):
         tokens, mask, join = self.split(inputs, mask, training)  # (G,T,D)
         plan = self.route(tokens, mask, training)
         diagnostics.record(self, plan)
-        implementation = self.resolve_implementation(plan)
-        slots = moe_ops.dispatch(tokens, plan, implementation)  # (G,E,S,D)
+        prepared = self.prepare(plan, tokens.dtype)
+        slots = prepared.dispatch(tokens)  # (G,E,S,D)
         slots = self.experts(slots, training=training)  # (G,E,S,D)
-        outputs = moe_ops.combine(slots, plan, implementation)  # (G,T,D)
+        outputs = prepared.combine(slots)  # (G,T,D)
         return join(outputs)
 
     def split(self, inputs, mask, training):
@@ -47,14 +47,15 @@ class MoELayer(ConfiguredLayer):
         """Decide who reads whom: a plan for tokens (G,T,D)."""
         raise NotImplementedError
 
-    def resolve_implementation(self, plan):
-        """The name of the implementation that carries out this plan."""
-        return moe_ops.select(
-            moe_ops.plan_kind(plan),
+    def prepare(self, plan, dtype):
+        """What carries out this plan on tokens of this dtype."""
+        name = moe_ops.select(
+            moe_ops.facts(plan, dtype),
             self.implementation,
             keras.backend.backend(),
             os.environ.get(moe_ops.ENVIRONMENT),
         )
+        return moe_ops.prepare(plan, dtype, name)
 
     def logits(self, tokens):
         """Router logits tokens · router_kernel, in the routing dtype."""

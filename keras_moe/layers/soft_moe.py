@@ -52,7 +52,13 @@ class SoftMoE(MoELayer):
         kernel_constraint: of the experts' kernels.
         bias_constraint: of the experts' biases.
         implementation: `"auto"` or the name of one way to dispatch and
-            combine: `"reference"`.
+            combine: `"reference"`, the plain formulas; `"shared_exp"`, one
+            exponential for both softmaxes where |`scale`| is at most 40
+            (otherwise, and with noise, without `normalize`, and in float16,
+            it is the plain formulas); `"streaming"`, which holds no array
+            (tokens x slots), refuses noise and takes more time. `"auto"`
+            takes what the benchmarks found best, and streams where that
+            array would exceed `keras_moe.ops.STREAMING_BYTES`, 512 MiB.
         name: the layer's name.
         dtype: the layer's dtype or policy. The router computes in float32
             whatever the policy, the experts in the compute dtype.

@@ -2,37 +2,98 @@
 
     tokens (G,T,D), plan -> slots (G,E,S,D) -> experts -> tokens (G,T,D)
 
-`IMPLEMENTATIONS` is the one table of what exists. A named implementation runs
-or raises; nothing falls back silently.
+`IMPLEMENTATIONS` is the one table of what exists. An implementation prepares a
+plan, once, and what it returns dispatches and combines, so that both steps and
+their gradients share what was prepared. A named implementation runs or raises;
+nothing falls back silently.
 """
 
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 from keras_moe import routing
 from keras_moe.ops import gather
 from keras_moe.ops import reference
+from keras_moe.ops import shared_exp
+from keras_moe.ops import streaming
 
 ENVIRONMENT = "KERAS_MOE_IMPLEMENTATION"
 EVERYWHERE = ("jax", "tensorflow", "torch")
+# "auto" streams soft plans whose array of weights (G,T,E,S), one of several
+# that training would keep, takes more bytes than this.
+STREAMING_BYTES = 2**29
+
+
+class Facts(NamedTuple):
+    """What `select` may know of a plan: nothing that depends on values.
+
+    Args:
+        kind: `"soft"` or `"hard"`.
+        one_exponential: whether one exponential may serve both softmaxes.
+        not_streamable: why the plan cannot be streamed; empty if it can.
+        weight_bytes: of one array (G,T,E,S) of weights, 0 if not known.
+    """
+
+    kind: str
+    one_exponential: bool = False
+    not_streamable: str = ""
+    weight_bytes: int = 0
 
 
 class Implementation(NamedTuple):
-    """A pair of functions, the plans it serves and the backends it runs on."""
+    """How to prepare a plan, the plans it serves, and where it runs.
 
-    room: object
+    `prepare(plan, dtype)`, where `dtype` is that of the tokens, returns an
+    object with `dispatch(tokens)` and `combine(slots)`.
+    """
+
+    prepare: Callable
     plans: tuple
     backends: tuple
+    # Whether "auto" takes it for plans of these facts.
+    suits: Callable = lambda facts: True
+    # Why it cannot serve plans of these facts; empty if it can.
+    obstacle: Callable = lambda facts: ""
 
 
 IMPLEMENTATIONS = {
-    "reference": Implementation(reference, ("soft", "hard"), EVERYWHERE),
-    "gather": Implementation(gather, ("hard",), EVERYWHERE),
+    "reference": Implementation(
+        reference.prepare, ("soft", "hard"), EVERYWHERE
+    ),
+    "gather": Implementation(gather.prepare, ("hard",), EVERYWHERE),
+    "shared_exp": Implementation(
+        shared_exp.prepare,
+        ("soft",),
+        EVERYWHERE,
+        lambda facts: facts.one_exponential,
+    ),
+    "streaming": Implementation(
+        streaming.prepare,
+        ("soft",),
+        EVERYWHERE,
+        lambda facts: (
+            not facts.not_streamable and facts.weight_bytes > STREAMING_BYTES
+        ),
+        lambda facts: facts.not_streamable,
+    ),
 }
 
-# What "auto" runs. Hard plans: gather takes .006 to 1.006 of the time of the
-# one-hot products at every size measured (T 16 to 4096), on each backend, for
-# outputs and gradients: tests/benchmarks/results/hard_plans-*.csv, all rows.
-AUTOMATIC = {"soft": "reference", "hard": "gather"}
+# What "auto" runs: the first that suits the plan, in an order for each kind of
+# plan and backend. On CPUs alone so far; elsewhere the first of all that is
+# there on every device, the last.
+#
+# Hard plans: gather takes .006 to 1.006 of the time of the one-hot products at
+# every size measured (T 16 to 4096), on each backend, for outputs and
+# gradients: tests/benchmarks/results/hard_plans-*.csv, all rows.
+AUTOMATIC = {
+    ("soft", "jax"): ("streaming", "shared_exp", "reference"),
+    ("soft", "tensorflow"): ("streaming", "shared_exp", "reference"),
+    ("soft", "torch"): ("streaming", "shared_exp", "reference"),
+    ("hard", "jax"): ("gather",),
+    ("hard", "tensorflow"): ("gather",),
+    ("hard", "torch"): ("gather",),
+}
 
 
 def names(kind: str) -> tuple:
@@ -41,8 +102,22 @@ def names(kind: str) -> tuple:
     return ("auto", *serving)
 
 
+def facts(plan, dtype) -> Facts:
+    """What is known of a plan and of tokens of this dtype, statically."""
+    if not isinstance(plan, routing.SoftPlan):
+        return Facts("hard")
+    sizes = (*plan.tokens.shape[:2], *plan.slots.shape[1:])
+    known = all(isinstance(size, int) for size in sizes)
+    return Facts(
+        "soft",
+        shared_exp.serves(plan, dtype),
+        streaming.obstacle(plan),
+        4 * math.prod(sizes) if known else 0,
+    )
+
+
 def select(
-    kind: str,
+    facts: Facts,
     requested: str,
     backend: str,
     environment: str | None = None,
@@ -50,7 +125,7 @@ def select(
     """Name the implementation to run; a pure function of static facts.
 
     Args:
-        kind: `"soft"` or `"hard"`.
+        facts: of the plan, from `facts()`.
         requested: the layer's `implementation`.
         backend: `"jax"`, `"tensorflow"` or `"torch"`.
         environment: value of `KERAS_MOE_IMPLEMENTATION`. It stands in for
@@ -60,27 +135,20 @@ def select(
         ValueError: if what was asked for does not run on this backend, or if
             `requested` or `environment` names nothing that exists.
     """
-    asked_by = "implementation"
+    kind, asked_by = facts.kind, "implementation"
     if requested == "auto" and environment not in (None, "", "auto"):
         _check_known(ENVIRONMENT, environment)
         if kind in IMPLEMENTATIONS[environment].plans:
             asked_by, requested = ENVIRONMENT, environment
     if requested != "auto":
         _check_known(asked_by, requested)
-        _, plans, backends = IMPLEMENTATIONS[requested]
-        if kind not in plans or backend not in backends:
-            others = ", ".join(
-                repr(n)
-                for n in names(kind)
-                if n == "auto" or backend in IMPLEMENTATIONS[n].backends
-            )
-            raise ValueError(
-                f"{asked_by}={requested!r} serves {' and '.join(plans)} plans "
-                f"on {', '.join(backends)}; for a {kind} plan on {backend} "
-                f"choose one of {others}."
-            )
+        _check_serves(asked_by, requested, facts, backend)
         return requested
-    return AUTOMATIC[kind]
+    return next(
+        name
+        for name in AUTOMATIC[kind, backend]
+        if IMPLEMENTATIONS[name].suits(facts)
+    )
 
 
 def _check_known(asked_by, name):
@@ -91,16 +159,37 @@ def _check_known(asked_by, name):
         )
 
 
-def plan_kind(plan) -> str:
-    """`"soft"` or `"hard"`."""
-    return "soft" if isinstance(plan, routing.SoftPlan) else "hard"
+def _check_serves(asked_by, name, facts, backend):
+    kind, (_, plans, backends, _, obstacle) = facts.kind, IMPLEMENTATIONS[name]
+    if kind not in plans or backend not in backends:
+        reason = (
+            f"serves {' and '.join(plans)} plans on {', '.join(backends)}; "
+            f"for a {kind} plan on {backend}"
+        )
+    elif obstacle(facts):
+        reason = f"cannot serve this plan, as {obstacle(facts)};"
+    else:
+        return
+    others = ", ".join(
+        repr(n)
+        for n in names(kind)
+        if n == "auto"
+        or backend in IMPLEMENTATIONS[n].backends
+        and not IMPLEMENTATIONS[n].obstacle(facts)
+    )
+    raise ValueError(f"{asked_by}={name!r} {reason} choose one of {others}.")
 
 
-def dispatch(tokens, plan, implementation: str):
-    """Tokens (G,T,D) -> slots (G,E,S,D), by the implementation named."""
-    return IMPLEMENTATIONS[implementation].room.dispatch(tokens, plan)
+def prepare(plan, dtype, implementation: str):
+    """What dispatches and combines by this plan, as the implementation does.
 
+    Args:
+        plan: a `SoftPlan` or a `HardPlan`.
+        dtype: of the tokens that will be dispatched.
+        implementation: a name in `IMPLEMENTATIONS`.
 
-def combine(slots, plan, implementation: str):
-    """Slots (G,E,S,D) -> tokens (G,T,D), by the implementation named."""
-    return IMPLEMENTATIONS[implementation].room.combine(slots, plan)
+    Returns:
+        An object with `dispatch(tokens)`, (G,T,D) -> (G,E,S,D), and
+        `combine(slots)`, (G,E,S,D) -> (G,T,D).
+    """
+    return IMPLEMENTATIONS[implementation].prepare(plan, dtype)

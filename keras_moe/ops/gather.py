@@ -1,31 +1,45 @@
 """Hard plans by index: no (tokens x seats) array, on every backend."""
 
+import dataclasses
+from typing import Any
+
 import keras
 from keras import ops
 
 
-def dispatch(tokens, plan):
-    """(G,T,D) -> (G,E,S,D): copy the token of each seat, zeros if empty."""
-    _, experts, seats = plan.token.shape
-    seats = ops.shape(plan.token)[2] if seats is None else seats
-    features = tokens.shape[-1]
-    index = ops.reshape(_flat_index(plan), (-1,))
-    rows = ops.take(ops.reshape(tokens, (-1, features)), index, axis=0)
-    slots = ops.reshape(rows, (-1, experts, seats, features))
-    return slots * ops.cast(plan.gate != 0, tokens.dtype)[..., None]
+def prepare(plan, dtype):
+    """Number the tokens of all groups through."""
+    groups = ops.arange(0, ops.shape(plan.token)[0], dtype="int32")
+    index = plan.token + (groups * plan.num_tokens)[:, None, None]
+    return Seats(ops.reshape(index, (-1,)), plan)
 
 
-def combine(slots, plan):
-    """(G,E,S,D) -> (G,T,D): add up, weighed, what sits of each token."""
-    features = slots.shape[-1]
-    groups = ops.shape(slots)[0]
-    weighed = slots * ops.cast(plan.gate, slots.dtype)[..., None]
-    tokens = _sum_by_index(
-        ops.reshape(weighed, (-1, features)),
-        ops.reshape(_flat_index(plan), (-1,)),
-        groups * plan.num_tokens,
-    )
-    return ops.reshape(tokens, (-1, plan.num_tokens, features))
+@dataclasses.dataclass(frozen=True)
+class Seats:
+    """Who sits where: `index` (G·E·S,) into the (G·T) tokens of all groups."""
+
+    index: Any
+    plan: Any
+
+    def dispatch(self, tokens):
+        """(G,T,D) -> (G,E,S,D): copy each seat's token, zeros if empty."""
+        gate = self.plan.gate
+        _, experts, seats = gate.shape
+        seats = ops.shape(gate)[2] if seats is None else seats
+        features = tokens.shape[-1]
+        rows = ops.reshape(tokens, (-1, features))
+        rows = ops.take(rows, self.index, axis=0)
+        slots = ops.reshape(rows, (-1, experts, seats, features))
+        return slots * ops.cast(gate != 0, tokens.dtype)[..., None]
+
+    def combine(self, slots):
+        """(G,E,S,D) -> (G,T,D): add up, weighed, what sits of each token."""
+        features, length = slots.shape[-1], self.plan.num_tokens
+        groups = ops.shape(slots)[0]
+        weighed = slots * ops.cast(self.plan.gate, slots.dtype)[..., None]
+        weighed = ops.reshape(weighed, (-1, features))
+        tokens = _sum_by_index(weighed, self.index, groups * length)
+        return ops.reshape(tokens, (-1, length, features))
 
 
 def _sum_by_index(rows, index, total):
@@ -37,9 +51,3 @@ def _sum_by_index(rows, index, total):
         index = ops.cast(index, "int64")[:, None].expand(rows.shape)
         return zeros.scatter_add(0, index, rows)
     return ops.segment_sum(rows, index, num_segments=total)
-
-
-def _flat_index(plan):
-    """(G,E,S) positions in the (G·T) tokens of all groups."""
-    groups = ops.arange(0, ops.shape(plan.token)[0], dtype="int32")
-    return plan.token + (groups * plan.num_tokens)[:, None, None]

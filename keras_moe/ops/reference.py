@@ -1,15 +1,29 @@
 """The definition of dispatch and combine: one product each, for any plan."""
 
+import dataclasses
+from typing import Any
+
 from keras import ops
 
 
-def dispatch(tokens, plan):
-    """(G,T,D) -> (G,E,S,D): every slot reads the tokens its plan weighs."""
-    weights, _ = plan.weights()
-    return ops.einsum("gtes,gtd->gesd", ops.cast(weights, tokens.dtype), tokens)
+def prepare(plan, dtype):
+    """Write out the weights of a plan."""
+    return Weights(*plan.weights())
 
 
-def combine(slots, plan):
-    """(G,E,S,D) -> (G,T,D): every token reads the slots its plan weighs."""
-    _, weights = plan.weights()
-    return ops.einsum("gtes,gesd->gtd", ops.cast(weights, slots.dtype), slots)
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Two arrays (G,T,E,S): who reads how much of whom."""
+
+    to_slots: Any
+    to_tokens: Any
+
+    def dispatch(self, tokens):
+        """(G,T,D) -> (G,E,S,D): every slot reads the tokens it weighs."""
+        weights = ops.cast(self.to_slots, tokens.dtype)
+        return ops.einsum("gtes,gtd->gesd", weights, tokens)
+
+    def combine(self, slots):
+        """(G,E,S,D) -> (G,T,D): every token reads the slots it weighs."""
+        weights = ops.cast(self.to_tokens, slots.dtype)
+        return ops.einsum("gtes,gesd->gtd", weights, slots)

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_moe import ops as moe_ops
+from keras_moe import routing
 from tests import support
 
 FOLDER = pathlib.Path(__file__).parent.parent / "golden"
@@ -214,8 +214,7 @@ def watch(layer):
 
 def slots_of(layer, tokens, plan):
     """What the experts read, (G,E,S,D)."""
-    name = layer.resolve_implementation(plan)
-    return moe_ops.dispatch(tokens, plan, name)
+    return layer.prepare(plan, tokens.dtype).dispatch(tokens)
 
 
 def straight(layer, tokens, plan, rounding=None):
@@ -227,12 +226,12 @@ def straight(layer, tokens, plan, rounding=None):
     gradient on its way back.
     """
     rounding = rounding or (lambda x: x)
-    slots = slots_of(layer, rounding(tokens), plan)
-    if moe_ops.plan_kind(plan) == "hard":
+    prepared = layer.prepare(plan, tokens.dtype)
+    slots = prepared.dispatch(rounding(tokens))
+    if isinstance(plan, routing.HardPlan):
         slots = rounding(slots)
     answers = rounding(layer.experts(slots, training=False))
-    name = layer.resolve_implementation(plan)
-    return slots, moe_ops.combine(answers, plan, name)
+    return slots, prepared.combine(answers)
 
 
 def bfloat16(x):

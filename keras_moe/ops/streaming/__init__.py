@@ -1,0 +1,78 @@
+"""Soft plans without any array (tokens x slots), forward or backward.
+
+Dispatch is attention from slots to tokens, combine attention from tokens to
+slots, and both run in blocks of rows small enough to stay in a cache:
+
+    slots = softmax over t of (Φᵀ · X / temperature) · tokens
+    tokens = softmax over n of (X · Φ / temperature) · slots,   N = E·S
+
+Gradients compute each block's weights again. The memory beyond inputs and
+outputs is one block; the work is the logits' product three times more than
+where they are kept. For long sequences: below, `shared_exp` is faster.
+
+A plan with noise holds an array (T,N) itself, and a combine over tokens or a
+discrete plan is no attention: these are refused.
+"""
+
+import importlib
+from typing import Any
+from typing import NamedTuple
+
+import keras
+from keras import ops
+
+room = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
+
+
+def obstacle(plan) -> str:
+    """Why a plan cannot be streamed; empty if it can."""
+    if plan.noise is not None:
+        return "noise on the logits is an array (tokens x slots) itself"
+    if plan.combine_over != "slots":
+        return "combine is over tokens, not over slots"
+    if plan.discrete:
+        return "a discrete plan needs whole rows and columns of weights"
+    return ""
+
+
+def prepare(plan, dtype):
+    """Put the temperatures into the slot embeddings."""
+    merge = plan.merge_temperature
+    emit = plan.emit_temperature
+    emit = merge if emit is None else emit
+    return Streams(
+        plan.tokens,
+        _rows(plan.slots, merge),
+        _rows(plan.slots, emit),
+        plan.mask,
+        plan.slots.shape[1:],
+    )
+
+
+def _rows(slots, temperature):
+    """(D,E,S) -> (N,D), over a number or (E,)."""
+    if not isinstance(temperature, (int, float)):
+        temperature = ops.reshape(temperature, (-1, 1))
+    slots = slots / temperature
+    return ops.transpose(ops.reshape(slots, (slots.shape[0], -1)))
+
+
+class Streams(NamedTuple):
+    """Factors of the logits: tokens (G,T,D), slots (N,D) to merge and emit."""
+
+    tokens: Any
+    merge: Any
+    emit: Any
+    mask: Any
+    seats: Any
+
+    def dispatch(self, tokens):
+        """(G,T,D) -> (G,E,S,D)."""
+        slots = room.to_slots(tokens, self.merge, self.tokens, self.mask)
+        return ops.reshape(slots, (-1, *self.seats, tokens.shape[-1]))
+
+    def combine(self, slots):
+        """(G,E,S,D) -> (G,T,D)."""
+        experts, seats = self.seats
+        slots = ops.reshape(slots, (-1, experts * seats, slots.shape[-1]))
+        return room.to_tokens(slots, self.emit, self.tokens, self.mask)
