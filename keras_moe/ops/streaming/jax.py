@@ -1,4 +1,7 @@
-"""Streaming on JAX: a loop over groups, in it one over blocks of rows."""
+"""Streaming on JAX: a loop over groups, in it one over blocks of rows.
+
+On a TPU, kernels instead (pallas.py).
+"""
 
 import jax
 import jax.numpy as jnp
@@ -6,8 +9,17 @@ import jax.numpy as jnp
 from keras_moe.ops.streaming.blocks import blocks
 
 
+def on_tpu():
+    """Whether programs are compiled for a TPU."""
+    return jax.default_backend() == "tpu"
+
+
 def to_slots(inputs, slots, tokens, mask):
     """(G,T,D), (N,D), (G,T,D), (G,T) -> (G,N,D)."""
+    if on_tpu():
+        from keras_moe.ops.streaming import pallas
+
+        return pallas.attend(_each(slots, tokens), tokens, inputs, mask)
 
     def one(group):
         inputs, tokens, mask = group
@@ -23,10 +35,20 @@ def to_tokens(inputs, slots, tokens, mask):
         inputs, tokens = group
         return _attend(tokens, slots, inputs, None)
 
-    outputs = jax.lax.map(one, (inputs, tokens))
+    if on_tpu():
+        from keras_moe.ops.streaming import pallas
+
+        outputs = pallas.attend(tokens, _each(slots, tokens), inputs, None)
+    else:
+        outputs = jax.lax.map(one, (inputs, tokens))
     if mask is not None:
         outputs = jnp.where(mask[:, :, None], outputs, 0.0)
     return outputs
+
+
+def _each(slots, tokens):
+    """(N,D) -> (G,N,D), the same for each group."""
+    return jnp.broadcast_to(slots, (len(tokens), *slots.shape))
 
 
 def _attend(queries, keys, values, mask):

@@ -1,0 +1,136 @@
+"""What the benchmarks share: taking turns, gradients, memory, tables.
+
+Competitors take turns in one process, so that what else the machine does slows
+all of them alike, and a table tells ratios turn by turn. On CPUs the time is
+the process' own CPU time, which other work hardly changes; threads that share
+a product add up. `OMP_NUM_THREADS=1` makes it the time of one core.
+"""
+
+import csv
+import importlib.metadata
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+
+import keras
+from keras import ops
+
+BACKEND = keras.backend.backend()
+RESULTS = pathlib.Path(__file__).parent / "results"
+clock = time.process_time
+
+
+def tensors(arrays):
+    return [ops.convert_to_tensor(a) for a in arrays]
+
+
+def forward(function):
+    """`function` of tensors, compiled where that is usual."""
+    if BACKEND == "jax":
+        import jax
+
+        compiled = jax.jit(function)
+        return lambda *arrays: jax.block_until_ready(compiled(*arrays))
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(function)
+    import torch
+
+    return torch.no_grad()(function)
+
+
+def forward_backward(function):
+    """The gradients of the sum of squares of `function`."""
+
+    def loss(*arrays):
+        return ops.sum(ops.square(function(*arrays)))
+
+    if BACKEND == "jax":
+        import jax
+
+        def step(*arrays):
+            return jax.grad(loss, argnums=tuple(range(len(arrays))))(*arrays)
+
+        return forward(step)
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        @tf.function
+        def step(*arrays):
+            with tf.GradientTape() as tape:
+                tape.watch(arrays)
+                value = loss(*arrays)
+            return tape.gradient(value, arrays)
+
+        return step
+    import torch
+
+    def step(*arrays):
+        arrays = [a.detach().requires_grad_() for a in arrays]
+        return torch.autograd.grad(loss(*arrays), arrays)
+
+    return step
+
+
+MODES = {"F": forward, "FB": forward_backward}
+
+
+def paired(functions: dict, arrays, turns: int) -> dict:
+    """Seconds of each of the functions, one after another in each turn."""
+    for function in functions.values():  # compile
+        function(*arrays)
+    seconds = {name: [] for name in functions}
+    for _ in range(turns):
+        for name, function in functions.items():
+            start = clock()
+            function(*arrays)
+            seconds[name].append(clock() - start)
+    return seconds
+
+
+def against(seconds: dict, first: str):
+    """Columns: medians, and ratios to the first with their spread."""
+    for name, times in seconds.items():
+        columns = {"of": name, "seconds": f"{statistics.median(times):.5f}"}
+        ratios = [t / f for t, f in zip(times, seconds[first])]
+        columns[f"/{first}"] = f"{statistics.median(ratios):.3f}"
+        columns["smallest"] = f"{min(ratios):.3f}"
+        columns["largest"] = f"{max(ratios):.3f}"
+        yield columns
+
+
+def peak_extra_mib(module: str, *arguments) -> int:
+    """What a fresh process prints: `python -m module arguments`."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(done.stdout.split()[-1])
+
+
+def print_peak(small, large):
+    """Run `small` to load and warm up, then print what `large` adds in MiB."""
+    import resource
+
+    def peak():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    small()
+    before = peak()
+    large()
+    print((peak() - before) // 1024)
+
+
+def write(op: str, rows, device="cpu"):
+    """Write rows to a CSV named by op, backend, its version and the device."""
+    rows = list(rows)
+    version = importlib.metadata.version(BACKEND).split("+")[0]
+    path = RESULTS / f"{op}-{BACKEND}-{version}-{device}.csv"
+    unfinished = path.with_suffix(".unfinished")
+    with unfinished.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    unfinished.rename(path)
+    print(f"{path.name}\n{path.read_text()}")
