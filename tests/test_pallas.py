@@ -22,13 +22,3 @@ def interpreted(monkeypatch):
 @pytest.mark.parametrize("name", CASES)
 def test_kernels_are_the_reference(name, interpreted):
     parity.assert_same(streaming.prepare, parity.case("soft", name))
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_kernels_that_ignore_the_mask_are_found(name, interpreted, monkeypatch):
-    from keras_moe.ops.streaming import pallas
-
-    right = pallas.attend
-    monkeypatch.setattr(pallas, "attend", lambda *args: right(*args[:3], None))
-    with pytest.raises(AssertionError, match="soft case masked: dispatch"):
-        parity.assert_same(streaming.prepare, parity.case("soft", name))

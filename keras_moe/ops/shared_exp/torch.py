@@ -63,44 +63,49 @@ class _Exponentials(torch.autograd.Function):
 
 def to_slots(tokens, values, over_tokens, beyond):
     """(G,T,D), P, c -> (G,N,D)."""
-    return _Mix.apply(tokens, values.transpose(1, 2), over_tokens, beyond)
+    return _Mix.apply(1, tokens, values, over_tokens, beyond)
 
 
 def to_tokens(slots, values, over_slots, beyond):
     """(G,N,D), P, r -> (G,T,D)."""
-    return _Mix.apply(slots, values, over_slots, beyond)
+    return _Mix.apply(2, slots, values, over_slots, beyond)
 
 
 class _Mix(torch.autograd.Function):
-    """Rows of outputs are sums of rows of inputs, weighed by P over sums."""
+    """Sum `inputs` over this axis of P, weighed by P over its sums."""
 
     @staticmethod
-    def forward(ctx, inputs, values, sums, beyond):
+    def forward(ctx, axis, inputs, values, sums, beyond):
+        weights = values
         if beyond:
-            weights = (values - sums[:, :, None]).exp_()
-            outputs = torch.bmm(weights.to(inputs.dtype), inputs)
-        else:
-            outputs = torch.bmm(values.to(inputs.dtype), inputs)
+            weights = (values - sums.unsqueeze(axis)).exp_()
+        weights = weights.to(inputs.dtype)
+        outputs = torch.bmm(weights.mT if axis == 1 else weights, inputs)
+        if not beyond:
             outputs = (outputs / sums[:, :, None]).to(inputs.dtype)
-        ctx.beyond = beyond
+        ctx.axis, ctx.beyond = axis, beyond
         ctx.save_for_backward(inputs, values, sums, outputs)
         return outputs
 
     @staticmethod
     def backward(ctx, grad):
         inputs, values, sums, outputs = ctx.saved_tensors
+        weights = values
         if ctx.beyond:
-            weights = (values - sums[:, :, None]).exp_()
-            by_values = torch.bmm(grad, inputs.mT).to(values.dtype)
-            # All of the softmax's gradient; nothing is left to the sums.
-            shared = outputs.to(sums.dtype) * grad
-            by_values -= shared.sum(-1, keepdim=True)
-            by_values *= weights
-            by_sums = torch.zeros_like(sums)
+            weights = (values - sums.unsqueeze(ctx.axis)).exp_()
         else:
             grad = grad / sums[:, :, None]
-            by_sums = -(outputs * grad).sum(-1)
-            grad, weights = grad.to(inputs.dtype), values
-            by_values = torch.bmm(grad, inputs.mT).to(values.dtype)
-        by_inputs = torch.bmm(weights.to(inputs.dtype).mT, grad)
-        return by_inputs, by_values, by_sums, None
+        shared = (outputs.to(sums.dtype) * grad).sum(-1)
+        grad = grad.to(inputs.dtype)
+        # In the layout of P: the sum of the two steps' shares is quick then.
+        pair = (inputs, grad) if ctx.axis == 1 else (grad, inputs)
+        by_values = torch.bmm(pair[0], pair[1].mT).to(values.dtype)
+        by_sums = -shared
+        if ctx.beyond:
+            # All of the softmax's gradient; nothing is left to the sums.
+            by_values -= shared.unsqueeze(ctx.axis)
+            by_values *= weights
+            by_sums = torch.zeros_like(sums)
+        weights = weights.to(inputs.dtype)
+        back = weights if ctx.axis == 1 else weights.mT
+        return None, torch.bmm(back, grad), by_values, by_sums, None
