@@ -37,7 +37,9 @@ def test_auto_chooses_what_serves_the_plan():
             for name in moe_ops.AUTOMATIC[kind, backend]:
                 _, plans, backends, *_ = moe_ops.IMPLEMENTATIONS[name]
                 assert kind in plans and backend in backends
-            assert moe_ops.IMPLEMENTATIONS[name].suits(moe_ops.Facts(kind))
+            assert moe_ops.IMPLEMENTATIONS[name].suits(
+                moe_ops.Facts(kind), backend
+            )
 
 
 def test_a_forced_name_is_chosen():

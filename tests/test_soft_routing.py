@@ -212,22 +212,26 @@ def test_streaming_refuses_what_it_cannot_stream():
 
 
 def test_auto_goes_by_the_bound_and_the_bytes():
-    def chosen(tokens, slots, dtype="float32", **options):
+    def chosen(tokens, slots, dtype="float32", backend="torch", **options):
         plan = routing.SoftPlan(
             np.broadcast_to(np.float32(0), (1, tokens, 2)),
             np.broadcast_to(np.float32(0), (2, slots, 1)),
             **options,
         )
-        return moe_ops.select(
-            moe_ops.facts(plan, dtype), "auto", support.BACKEND
-        )
+        return moe_ops.select(moe_ops.facts(plan, dtype), "auto", backend)
 
-    assert chosen(196, 196) == "reference"
-    assert chosen(196, 196, bound=1.0) == "shared_exp"
-    assert chosen(196, 196, "float16", bound=1.0) == "reference"
-    assert chosen(196, 196, bound=1.0, noise=0.0) == "reference"
+    assert chosen(2047, 1024, bound=1.0) == "reference"
+    assert chosen(2048, 1024, bound=1.0) == "shared_exp"
+    assert chosen(196, 196, bound=1.0, backend="jax") == "shared_exp"
+    assert chosen(196, 196, backend="jax") == "reference"
+    assert chosen(2048, 1024) == "reference"
+    assert chosen(2048, 1024, "float16", bound=1.0) == "reference"
+    assert chosen(2048, 1024, bound=1.0, noise=0.0) == "reference"
     edge = 2**29 // 4 // 1024
     assert chosen(edge, 1024, bound=1.0) == "shared_exp"
-    assert chosen(edge + 1, 1024, bound=1.0) == "streaming"
-    assert chosen(edge + 1, 1024) == "streaming"
+    assert chosen(edge, 1024) == "reference"
     assert chosen(edge + 1, 1024, noise=0.0) == "reference"
+    for backend in moe_ops.EVERYWHERE:
+        assert chosen(edge + 1, 1024, backend=backend) == "streaming"
+        streamed = chosen(edge + 1, 1024, bound=1.0, backend=backend)
+        assert streamed == "streaming"
