@@ -9,4 +9,14 @@ from keras_moe import ops as ops
 from keras_moe import routing as routing
 from keras_moe import samples as samples
 
+
+def __getattr__(name):
+    # Upcycling needs KerasHub, which the layers do without.
+    if name == "upcycle":
+        from keras_moe.upcycling import upcycle
+
+        return upcycle
+    raise AttributeError(f"module 'keras_moe' has no attribute {name!r}")
+
+
 __version__ = "0.1.0"

@@ -12,16 +12,16 @@ def sequence(name, value, expected) -> tuple:
     return tuple(value)
 
 
-def block_indices(layers, num_layers) -> tuple[int, ...]:
-    """`moe_layers` as a tuple of different indices of blocks."""
+def block_indices(layers, num_layers, name="moe_layers") -> tuple[int, ...]:
+    """The argument `name` as a tuple of different indices of blocks."""
     expected = f"different indices below num_layers, {num_layers}"
     indices = tuple(
-        checks.integer("moe_layers", index, minimum=0)
-        for index in sequence("moe_layers", layers, expected)
+        checks.integer(name, index, minimum=0)
+        for index in sequence(name, layers, expected)
     )
     different = len(set(indices)) == len(indices)
     if not different or any(i >= num_layers for i in indices):
-        raise ValueError(f"moe_layers must be {expected}; received {layers!r}.")
+        raise ValueError(f"{name} must be {expected}; received {layers!r}.")
     return indices
 
 
