@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_moe import checks
 from keras_moe import diagnostics
+from keras_moe import distribution
 from keras_moe import grouping
 from keras_moe import ops as moe_ops
 from keras_moe.layers.arguments import ConfiguredLayer
@@ -27,6 +28,7 @@ class MoELayer(ConfiguredLayer):
         diagnostics.record(self, plan)
         prepared = self.prepare(plan, tokens.dtype)
         slots = prepared.dispatch(tokens)  # (G,E,S,D)
+        slots = distribution.exchange(self, slots)
         slots = self.experts(slots, training=training)  # (G,E,S,D)
         outputs = prepared.combine(slots)  # (G,T,D)
         return join(outputs)

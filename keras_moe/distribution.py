@@ -1,0 +1,185 @@
+"""Many devices: experts spread over them, the batch too.
+
+`expert_parallel` is for JAX, where `keras.distribution` shards weights. What
+the backends offer, with Keras 3.15:
+
+- **JAX.** `expert_parallel()` gives each device a part of each layer's experts
+  and a part of the batch; tokens travel to their experts and back. The whole
+  of Keras runs under it: `fit`, `evaluate`, `predict`, saving. Where every
+  device can hold all experts, `keras.distribution.DataParallel()` needs
+  nothing of this module: it shards the batch alone.
+- **TensorFlow.** `tf.distribute.MirroredStrategy` (and the multi-worker one)
+  copies the model to each device and shards the batch: build and compile in
+  `with strategy.scope():`, then `fit`. Keras offers no sharding of weights.
+- **PyTorch.** Keras' `fit` runs on one device. A Keras model is a
+  `torch.nn.Module`, which `torch.nn.parallel.DistributedDataParallel` wraps
+  for a training loop of one's own: one process a device, each with its part of
+  the batch, all with all experts. `keras.distribution` has no PyTorch backend,
+  so that DTensor would have to be applied to the weights by hand; that was not
+  tried.
+
+Routers that group tokens over the batch (Mixture of Tokens; a `group_size`)
+see the batch of the whole mesh on JAX, and that of one device on the others.
+"""
+
+import keras
+
+from keras_moe import checks
+
+DATA, EXPERT = "data", "expert"
+# Paths of weights and of tensors, and how many axes these have.
+WEIGHTS = r"(?:.*/)?experts/(?:up|gate|down)/(?:kernel|bias)"
+HIDDEN = r"(?:.*/)?experts/(?:input|(?:up|gate|down)/output)"
+SLOTS = r"(?:.*/)?slots"
+ANSWERS = r"(?:.*/)?experts/output"
+
+
+def expert_parallel(
+    expert_devices: int | None = None,
+    devices: list[str] | None = None,
+    **kwargs,
+):
+    """Sends tokens to the devices that hold their experts. JAX only.
+
+    The devices form a mesh, `data` x `expert`. Each row of `expert` devices
+    holds every layer's experts once, an E-th part of them each; the rows hold
+    copies. The batch is cut into as many parts as there are devices. All
+    other weights are on every device.
+
+    A layer's routing runs where the tokens are. The slots of a row's devices
+    are exchanged (an all-to-all), so that each device has those of its own
+    experts, and exchanged back.
+
+    Args:
+        expert_devices: length of `expert`, which must divide every layer's
+            number of experts, and the number of devices. By default all
+            devices.
+        devices: such as `["gpu:0", "gpu:1"]`; by default all there are.
+        **kwargs: `auto_shard_dataset` of `keras.distribution.Distribution`.
+
+    Returns:
+        A `keras.distribution.Distribution`, for
+        `keras.distribution.set_distribution` or `with ….scope():`. The model
+        is built under it. The size of a batch must be a multiple of the number
+        of devices.
+
+    Layers that route by index (Expert Choice, token choice) gather the tokens
+    of all devices to each before they exchange. `implementation="reference"`
+    keeps them where they are, at the price of its products.
+
+    Raises:
+        ValueError: for an argument that does not fit, or another backend.
+
+    Example:
+
+    >>> import keras, keras_moe.distribution
+    >>> if keras.backend.backend() == "jax":
+    ...     spread = keras_moe.distribution.expert_parallel()
+    ...     with spread.scope():
+    ...         model = keras.Sequential([keras.Input((16, 8)),
+    ...             keras_moe.layers.SoftMoE(8, 2, intermediate_dim=32)])
+    """
+    if keras.backend.backend() != "jax":
+        raise ValueError(
+            "expert_parallel needs the JAX backend, as keras.distribution "
+            f"does; received backend {keras.backend.backend()!r}."
+        )
+    devices = keras.distribution.list_devices() if devices is None else devices
+    count = len(devices)
+    expert_devices = checks.optional_integer("expert_devices", expert_devices)
+    expert_devices = count if expert_devices is None else expert_devices
+    if count % expert_devices:
+        raise ValueError(
+            f"expert_devices must divide the number of devices, {count}; "
+            f"received {expert_devices}."
+        )
+    mesh = keras.distribution.DeviceMesh(
+        (count // expert_devices, expert_devices), (DATA, EXPERT), devices
+    )
+    return _ExpertParallel(
+        layout_map=layout_map(mesh), batch_dim_name=DATA, **kwargs
+    )
+
+
+def layout_map(mesh):
+    """Where weights and tensors go: a `keras.distribution.LayoutMap`.
+
+    For one's own `keras.distribution.ModelParallel`. Experts lie along the
+    mesh's axis `"expert"`, groups of tokens along all axes.
+
+    Args:
+        mesh: a `keras.distribution.DeviceMesh` with the axis `"expert"`.
+
+    Raises:
+        ValueError: for a mesh without that axis.
+    """
+    if EXPERT not in mesh.axis_names:
+        raise ValueError(
+            f"mesh must have an axis {EXPERT!r}; received one with the axes "
+            f"{tuple(mesh.axis_names)}."
+        )
+    others = tuple(name for name in mesh.axis_names if name != EXPERT)
+    layouts = keras.distribution.LayoutMap(mesh)
+    layouts[WEIGHTS] = (EXPERT, None, None)
+    everywhere = tuple(mesh.axis_names)
+    # (G,E,S,…): every device its groups; the experts their slots; and back.
+    layouts[SLOTS] = JointLayout((everywhere,), mesh)
+    layouts[HIDDEN] = JointLayout((others or None, EXPERT), mesh)
+    layouts[ANSWERS] = JointLayout((everywhere,), mesh)
+    return layouts
+
+
+class JointLayout(keras.distribution.TensorLayout):
+    """A layout that may cut one axis along several axes of the mesh.
+
+    Args:
+        joint: for each of the first axes of a tensor, the names of the mesh's
+            axes that it is cut along, or `None`.
+        mesh: a `keras.distribution.DeviceMesh`.
+    """
+
+    def __init__(self, joint, mesh):
+        # Keras' own axes are single names.
+        super().__init__((), mesh)
+        self.joint = tuple(joint)
+
+    @property
+    def backend_layout(self):
+        from jax import sharding
+
+        return sharding.NamedSharding(
+            self.device_mesh.backend_mesh, sharding.PartitionSpec(*self.joint)
+        )
+
+
+class _ExpertParallel(keras.distribution.ModelParallel):
+    """`ModelParallel` whose batch is cut along both axes of the mesh."""
+
+    def get_data_layout(self, data_shape):
+        return JointLayout(
+            (tuple(self.device_mesh.axis_names),), self.device_mesh
+        )
+
+    @property
+    def num_model_replicas(self):
+        return self.device_mesh.devices.size
+
+
+def exchange(layer, slots):
+    """Bring slots (G,E,S,D) from where their tokens are to their experts.
+
+    Both places are named, as a compiler that knows one alone may rather
+    gather all tokens, or all experts' weights, for the gradients.
+
+    Args:
+        layer: whose slots these are.
+        slots: returned as they are where no distribution wants them elsewhere.
+    """
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        return slots
+    for name in ("slots", "experts/input"):
+        layout = distribution.get_tensor_layout(f"{layer.path}/{name}")
+        if layout is not None:
+            slots = keras.distribution.distribute_tensor(slots, layout)
+    return slots
