@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+from keras_moe import plan_command
+
 GENERATE = "mot_tiny_shakespeare"
 SAMPLERS = ("top_k", "top_p", "random", "greedy")
 
@@ -22,6 +24,8 @@ def parser():
     )
     commands = root.add_subparsers(dest="command", required=True)
     commands.add_parser("presets", help="list all presets and where they live")
+    plan = commands.add_parser("plan", help="what a paper's model costs")
+    plan_command.add_arguments(plan, positive)
     generate = commands.add_parser("generate", help="continue a text")
     generate.add_argument("prompt", metavar="PROMPT", help="how it begins")
     generate.add_argument(
@@ -64,6 +68,12 @@ def sampler(name, temperature, seed):
 
 def main(arguments=None):
     arguments = parser().parse_args(arguments)
+    if arguments.command == "plan":
+        try:
+            print(plan_command.report(arguments))
+        except ValueError as error:
+            sys.exit(f"error: {error}")
+        return
     from keras_moe import models
 
     if arguments.command == "presets":

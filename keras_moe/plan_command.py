@@ -1,0 +1,102 @@
+"""python -m keras_moe plan: what a paper's model costs on many devices."""
+
+import argparse
+import re
+
+from keras_moe import planning
+
+UNITS = {"GB": 10**9, "GiB": 2**30, "MB": 10**6, "MiB": 2**20}
+
+
+def memory(text: str) -> int:
+    """Bytes of a size such as `32GB` or `16GiB`."""
+    match = re.fullmatch(r"([\d.]+) ?([A-Za-z]+)", text)
+    if match is None or match[2] not in UNITS or match[1].count(".") > 1:
+        raise argparse.ArgumentTypeError(
+            "must be a number and one of "
+            f"{', '.join(UNITS)}, such as 32GB; received {text!r}"
+        )
+    return int(float(match[1]) * UNITS[match[2]])
+
+
+def add_arguments(parser, positive) -> None:
+    """The options of the command.
+
+    Args:
+        parser: of the command.
+        positive: reads a positive integer.
+    """
+    parser.add_argument(
+        "--architecture",
+        required=True,
+        help="a configuration of the papers, such as soft_moe_vit_h14",
+    )
+    parser.add_argument(
+        "--devices", type=positive, default=1, help="how many (1)"
+    )
+    parser.add_argument(
+        "--device-memory",
+        type=memory,
+        default="16GB",
+        help="of one device (16GB)",
+    )
+    parser.add_argument(
+        "--batch", type=positive, default=1, help="images on each device (1)"
+    )
+    parser.add_argument(
+        "--inference", action="store_true", help="instead of training"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=planning.BYTES,
+        default="float32",
+        help="of activations (float32)",
+    )
+
+
+def report(arguments) -> str:
+    """What the command prints.
+
+    Raises:
+        ValueError: for an architecture that there is not.
+    """
+    from keras_moe import models
+
+    # The presets' names say what kind of model it is.
+    name = arguments.architecture.replace("_vit_", "_")
+    made = []
+
+    def make():
+        made.append(models.MoEViTBackbone.from_architecture(name))
+        return made[0]
+
+    shapes = models.weight_shapes(make)
+    plan = planning.plan(
+        made[0],
+        shapes,
+        arguments.devices,
+        arguments.device_memory,
+        batch=arguments.batch,
+        training=not arguments.inference,
+        dtype=arguments.dtype,
+    )
+    what = "inference" if arguments.inference else "training with Adam"
+    verdict = "fits" if plan.fits else "does not fit"
+    gigabytes = {
+        "parameters": plan.parameter_bytes,
+        "activations": plan.activation_bytes,
+        "together": plan.total_bytes,
+        "device": plan.device_bytes,
+    }
+    lines = [
+        f"{arguments.architecture}, without a head; {what}",
+        f"parameters          {plan.parameters:>18,}",
+        f"  of them experts'  {plan.expert_parameters:>18,}",
+        f"GFLOP per image     {plan.flops / 1e9:>18,.1f}  (multiply-add = 2)",
+        f"On each of {arguments.devices} devices, which share out experts by "
+        f"{plan.expert_devices}, with {arguments.batch} images in "
+        f"{arguments.dtype}:",
+        *(f"{k:<20}{v / 1e9:>18,.2f} GB" for k, v in gigabytes.items()),
+        f"It {verdict}, by this estimate from shapes alone.",
+    ]
+    return "\n".join(lines)
