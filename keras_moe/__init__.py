@@ -2,6 +2,7 @@
 
 from keras_moe import activations as activations
 from keras_moe import diagnostics as diagnostics
+from keras_moe import distribution as distribution
 from keras_moe import initializers as initializers
 from keras_moe import layers as layers
 from keras_moe import losses as losses

@@ -41,10 +41,12 @@ def flops(model, num_tokens: int | None = None) -> int:
     >>> backbone = MoEViTBackbone(
     ...     image_shape=(8, 8, 1), patch_size=4, num_layers=1, num_heads=2,
     ...     hidden_dim=8, mlp_dim=16)
-    >>> # patches 2·4·16·8; q, k, v, out 2·4·4·8·8; attention 2·2·4·4·8;
-    >>> # MLP 2·2·4·8·16
+    >>> patches, projections = 2 * 4 * 16 * 8, 2 * 4 * 4 * 8 * 8
+    >>> attention, mlp = 2 * 2 * 4 * 4 * 8, 2 * 2 * 4 * 8 * 16
+    >>> patches + projections + attention + mlp
+    5632
     >>> planning.flops(backbone)
-    7680
+    5632
     """
     backbone = getattr(model, "backbone", model)
     total = sum(part.flops for part in parts(backbone, num_tokens))

@@ -3,6 +3,8 @@
 import importlib.util
 import pathlib
 
+import pytest
+
 GUIDES = pathlib.Path(__file__).parent.parent / "guides"
 
 
@@ -21,3 +23,15 @@ def test_digits_untrained(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "450 held out" in printed and "Soft MoE" in printed
     assert picture.stat().st_size > 10_000
+
+
+@pytest.mark.once
+def test_upcycling_briefly(capsys):
+    """Too few steps to learn from, enough to run all there is."""
+    found = load("upcycling").main(["--steps", "8"])
+    assert {len(losses) for losses in found.values()} == {5}
+    # What was upcycled begins where the dense model ended, or near it.
+    for router in ("soft", "expert_choice", "token_choice"):
+        start, end = found[router][0], found["dense"][-1]
+        assert abs(start - end) < 0.2
+    assert "soft to expert_choice, tuned" in capsys.readouterr().out
