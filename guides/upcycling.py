@@ -25,6 +25,7 @@ from tqdm import tqdm  # noqa: E402
 
 import keras_moe  # noqa: E402
 from keras_moe import models  # noqa: E402
+from keras_moe.models import router_conversion  # noqa: E402
 
 BATCH, PARTS, EXPERTS = 64, 4, 8
 DENSE = {
@@ -57,20 +58,6 @@ def load_data():
     return train_x, train_y, test_x, test_y
 
 
-def examples(images, labels, count, seed):
-    """Random training images, each moved by up to one pixel."""
-    rng = np.random.default_rng(seed)
-    chosen = rng.integers(len(images), size=count)
-    padded = np.pad(
-        images[chosen],
-        ((0, 0), (1, 1), (1, 1), (0, 0)),
-        constant_values=-1,
-    )
-    moves = rng.integers(3, size=(count, 2))
-    moved = [p[y : y + 8, x : x + 8] for p, (y, x) in zip(padded, moves)]
-    return np.stack(moved), labels[chosen]
-
-
 def train(model, data, steps, title, peak=2e-3, seed=0):
     """Losses of held-out images, before and after each part of the steps."""
     train_x, train_y, test_x, test_y = data
@@ -91,14 +78,29 @@ def train(model, data, steps, title, peak=2e-3, seed=0):
 
     curve = [held_out()]
     start = time.process_time()
+    rng = np.random.default_rng(seed)
     for step in tqdm(range(1, steps + 1), desc=title, unit="step"):
-        model.train_on_batch(*examples(train_x, train_y, BATCH, (seed, step)))
+        chosen = rng.choice(len(train_x), BATCH, replace=False)
+        model.train_on_batch(train_x[chosen], train_y[chosen])
         if step % (steps // PARTS) == 0:
             curve.append(held_out())
     seconds = time.process_time() - start
     losses = " ".join(f"{loss:6.3f}" for loss, _ in curve)
     print(f"{title:<28}{losses}   {curve[-1][1]:6.1%} {seconds:6.0f} s")
     return [float(loss) for loss, _ in curve]
+
+
+def distances(dense, sparse, images):
+    """How far each new layer is from the MLP, relative to what that says."""
+    found = []
+    for index in sparse.backbone.moe_layers:
+        block = dense.backbone.blocks[index]
+        tokens = keras.Model(dense.backbone.input, block.input)(images)
+        tokens = tokens + block.attention(block.attention_norm(tokens))
+        tokens = block.mlp_norm(tokens)
+        new = sparse.backbone.blocks[index].mlp
+        found.append(router_conversion.distance(new(tokens), block.mlp(tokens)))
+    return ", ".join(f"{distance:.2f}" for distance in found)
 
 
 def scratch(router):
@@ -119,6 +121,7 @@ def main(arguments=None):
     )
     arguments = parser.parse_args(arguments)
     steps, data = arguments.steps, load_data()
+    test = keras.ops.convert_to_tensor(data[2])
     keras.utils.set_random_seed(0)
     found = {}
     print(
@@ -133,6 +136,9 @@ def main(arguments=None):
         model = keras_moe.upcycle(
             dense, router, EXPERTS, router_options=options, **more
         )
+        if router == "soft":
+            far = distances(dense, model, test)
+            print(f"distance from the MLPs, calibrated: {far}")
         found[router] = train(
             model, data, steps, f"{router}, upcycled", 1e-3, seed=1
         )
@@ -144,6 +150,7 @@ def main(arguments=None):
         drawn = keras_moe.upcycle(
             dense, router, EXPERTS, router_options=options
         )
+        print(f"distance from the MLPs, drawn: {distances(dense, drawn, test)}")
         found["soft drawn"] = train(
             drawn, data, steps, "soft, not calibrated", 1e-3, seed=1
         )

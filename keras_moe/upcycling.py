@@ -84,8 +84,11 @@ def upcycle(
       where an expert reads a mixture.
     - Expert Choice with less, Soft MoE: near it. On average a token has the
       total weight it had, but one token more than another. A slot of Soft
-      MoE reads a mixture: `guides/upcycling.py` measures the distance, which
-      `calibration` makes smaller.
+      MoE reads a mixture, so that its layer is at a distance from the MLP,
+      |layer - MLP| / |MLP|. In four layers that were trained on digits (D =
+      64, 16 tokens, 16 slots) it is 0.38 to 0.56 as drawn here, with `scale`
+      4·√D, 0.35 to 0.39 with `calibration`, and 0.48 to 0.95 with the scale 1
+      of a new layer; with 64 slots 0.30 to 0.40, 0.22 to 0.28, 0.48 to 0.95.
 
     What a converted router keeps:
 

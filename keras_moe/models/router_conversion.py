@@ -8,9 +8,10 @@ import keras
 import numpy as np
 from scipy.cluster import vq
 
-# Of random router logits that are to tell tokens apart as well as they can,
-# and of such that are to be undecided. The first has the smallest distance of
-# a Soft MoE to its MLP, of 1, 2, 4, … 16, measured in guides/upcycling.py.
+# Standard deviations of random router logits: that are to tell tokens apart,
+# and that are to be undecided. The first, of .1, .5, 1, 2, 4, 8, 16 and 125, is
+# where a Soft MoE with 16 or 64 slots was nearest to its MLP, in each of four
+# trained layers of 64 features.
 DECIDED, UNDECIDED = 4.0, 0.1
 SCALES = tuple(float(2**k) for k in range(9))
 # Arguments that say what an expert is, which every router's layer has.
