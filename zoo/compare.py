@@ -7,6 +7,7 @@ import statistics
 import keras
 import numpy as np
 
+from keras_moe import planning
 from keras_moe.models.presets import write_json
 from zoo import evaluate
 from zoo import recipe as recipes
@@ -63,6 +64,8 @@ def compare(recipe, runs) -> dict:
         "twin": recipe.twin,
         "metric": task.METRIC,
         "step_time_ratio": ratio,
+        "flops": _flops(recipe),
+        "twin_flops": _flops(both[1]),
         "equal_steps": {
             "of": "test data",
             "mean": means[0],
@@ -130,6 +133,11 @@ def _tests(recipe, runs):
             "evaluate it first."
         )
     return {str(seed): figure for seed, figure in found.items()}
+
+
+def _flops(recipe):
+    """FLOPs of one example, forward, as `keras_moe.planning` counts them."""
+    return planning.flops(task_of(recipe).build(recipe))
 
 
 def _step_time(recipe):

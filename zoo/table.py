@@ -56,7 +56,8 @@ COMPARISONS = """\
 {table}
 
 Same recipe, data and steps; the twin's depth or width is chosen for an equal
-step time. At equal steps: mean ± standard deviation of the seeds, on test
+step time. Step time and FLOPs (of a forward pass) are multiples of the twin's.
+At equal steps: mean ± standard deviation of the seeds, on test
 data. At equal time: what validation data says when the faster one is through.
 Margins are positive where the mixture of experts is better.
 
@@ -64,6 +65,7 @@ Margins are positive where the mixture of experts is better.
 HEAD_OF_COMPARISONS = (
     "name",
     "step time",
+    "FLOPs",
     "metric",
     "equal steps",
     "its twin",
@@ -191,6 +193,7 @@ def _comparisons():
         (
             f"`{one['recipe']}`",
             f"{one['step_time_ratio']:.2f}",
+            f"{one['flops'] / one['twin_flops']:.2f}",
             task_of(recipes.load(one["recipe"])).METRIC_TITLE,
             cards.spread(one["equal_steps"]),
             cards.spread(one["equal_steps"], "twin_"),

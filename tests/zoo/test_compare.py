@@ -70,6 +70,9 @@ def test_equal_steps_record_picture_and_table(runs):
     assert steps["margin"] == pytest.approx(0.12)
     assert steps["standard_deviation"] == pytest.approx(0.02 * 2**0.5)
     assert results.load(compare.name_of(SOFT)) == found
+    # A block more against slots that mix: nearly the same work.
+    assert found["flops"] == pytest.approx(found["twin_flops"], rel=0.2)
+    assert found["flops"] != found["twin_flops"]
     picture = compare.FIGURES / f"{SOFT.name}.png"
     first = picture.read_bytes()
     compare.write(SOFT, runs)
