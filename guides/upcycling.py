@@ -5,8 +5,22 @@
 A small dense transformer learns scikit-learn's digits (1,797 images that ship
 inside the package). Its MLPs then become experts, with each router, and the
 models train on beside the same models from scratch: a step costs them the same
-time. Last, the trained Soft MoE's router is turned into Expert Choice. Losses
+time. The upcycled Soft MoE's router is turned into Expert Choice, too. Losses
 are of held-out images.
+
+One run (PyTorch, `--steps 200 --routers soft token_choice`, seed 0), at the
+start and after each quarter of the steps:
+
+    dense                        2.705  1.255  0.757  0.581  0.459    85.1%
+    soft, upcycled               0.472  0.609  0.478  0.431  0.392    89.6%
+    soft, from scratch           2.619  1.203  0.786  0.571  0.495    85.3%
+    soft, not calibrated         0.466  0.560  0.379  0.360  0.322    90.2%
+    soft to expert_choice, tuned 0.392  0.337  0.327  0.291  0.298    90.0%
+    token_choice, upcycled       0.503  0.480  0.370  0.312  0.300    90.2%
+
+The dense model's steps come before those of the upcycled ones. Calibrated
+layers are nearer to the MLPs (0.36 and 0.39, against 0.51 and 0.40), but the
+loss began no lower for it, and ended higher.
 """
 
 import argparse
