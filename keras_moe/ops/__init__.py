@@ -88,11 +88,11 @@ IMPLEMENTATIONS = {
 # What "auto" runs: the first that suits the plan. Measured on CPUs.
 #
 # Soft plans: shared_exp takes .68 to 1.005 of the time of the plain formulas
-# on JAX, outputs and gradients, at every size measured; on PyTorch .83 and .84
-# where weights take 16 MiB, but .92 to 1.09 where they take 0.6 and 2.4 MiB:
+# on JAX, outputs and gradients, at every size measured; on PyTorch .81 and .79
+# where weights take 16 MiB, but .99 to 1.08 where they take 0.6 and 2.4 MiB:
 # tests/benchmarks/results/soft_routing-{jax,torch}-*.csv, all rows of 5 turns.
 # There is no table for TensorFlow yet.
-# streaming is for memory, and slower (.99 to 1.7): it is taken by the bytes
+# streaming is for memory, and slower (1.0 to 1.7): it is taken by the bytes
 # alone; tests/test_soft_routing.py shows that it holds no array of weights.
 #
 # Hard plans: gather takes .006 to 1.006 of the time of the one-hot products at
