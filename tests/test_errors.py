@@ -214,4 +214,4 @@ def test_an_implementation_for_other_plans(backend):
         f"for a soft plan on {backend} choose one of 'auto', 'reference'"
     )
     with raises(text):
-        moe_ops.select("soft", "gather", backend)
+        moe_ops.select(moe_ops.Facts("soft"), "gather", backend)
