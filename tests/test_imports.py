@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import keras
+import pytest
 
 FOREIGN = ("jax", "tensorflow", "torch", "keras_hub", "matplotlib", "sklearn")
 CODE = """
@@ -26,6 +27,7 @@ def loaded_by(module, backend):
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
+@pytest.mark.once
 def test_import_brings_no_more_than_keras_does():
     backend = keras.backend.backend()
     loaded = loaded_by("keras_moe", backend)

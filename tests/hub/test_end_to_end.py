@@ -46,6 +46,7 @@ def saved(tmp_path_factory):
     return files, arrays_of(classifier)
 
 
+@pytest.mark.once
 def test_two_processes_at_once(hub, saved, tmp_path):
     """One is started as users do; both begin together with one empty cache."""
     files, wanted = saved

@@ -99,6 +99,7 @@ def test_exported_classifier_says_the_same(classifier, export, tmp_path):
     np.testing.assert_array_equal(found.argmax(-1), wanted.argmax(-1))
 
 
+@pytest.mark.once
 def test_generate_command(capsys):
     command.main(["presets"])
     listed = capsys.readouterr().out
