@@ -8,8 +8,9 @@ import keras
 import numpy as np
 
 from keras_moe import planning
-from keras_moe.models.presets import write_json
-from zoo import evaluate
+from keras_moe.models.manifest import write_bytes
+from keras_moe.models.manifest import write_json
+from zoo import picture
 from zoo import recipe as recipes
 from zoo import results
 from zoo.train import task_of
@@ -71,8 +72,8 @@ def compare(recipe, runs) -> dict:
             "mean": means[0],
             "twin_mean": means[1],
             "margin": sign * (means[0] - means[1]),
-            "standard_deviation": _spread(tests[0]),
-            "twin_standard_deviation": _spread(tests[1]),
+            "standard_deviation": results.deviation(tests[0].values()),
+            "twin_standard_deviation": results.deviation(tests[1].values()),
         },
         "equal_time": {
             "of": "validation data",
@@ -97,12 +98,12 @@ def write(recipe, runs) -> dict:
     """Compare, keep the record, and draw it."""
     found = compare(recipe, runs)
     write_json(results.path_of(name_of(recipe)), found)
-    draw(found, FIGURES / f"{recipe.name}.png")
+    write_bytes(FIGURES / f"{recipe.name}.png", draw(found))
     return found
 
 
-def draw(found, path) -> None:
-    """Draw the validation curves of every seed, by epochs and by time."""
+def draw(found) -> bytes:
+    """The validation curves of every seed, by epochs and by time, as a PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure((9, 3.6), layout="constrained")
@@ -118,21 +119,13 @@ def draw(found, path) -> None:
     left.set(xlabel="epochs", ylabel=f"validation {found['metric']}")
     right.set(xlabel="time, in epochs of the dense twin")
     left.legend(fontsize=8)
-    part = path.with_name(f".{path.name}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Without the writer's name in it, equal pictures are equal files.
-    figure.savefig(part, format="png", dpi=100, metadata={"Software": None})
-    part.replace(path)
+    return picture.png(figure)
 
 
 def _tests(recipe, runs):
-    found = evaluate.summary(runs, task_of(recipe).METRIC)
-    if not found:
-        raise results.ResultError(
-            f"no evaluated run of {recipe.name} lies in {runs}; train and "
-            "evaluate it first."
-        )
-    return {str(seed): figure for seed, figure in found.items()}
+    metric = task_of(recipe).METRIC
+    found = results.evaluated(recipe, runs)
+    return {str(seed): one[metric] for seed, one in found.items()}
 
 
 def _flops(recipe):
@@ -154,8 +147,3 @@ def _step_time(recipe):
 def _read_off(values, epochs):
     """A curve at a time between the ends of epochs."""
     return float(np.interp(epochs, np.arange(1, len(values) + 1), values))
-
-
-def _spread(figures):
-    values = list(figures.values())
-    return statistics.stdev(values) if len(values) > 1 else None

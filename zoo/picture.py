@@ -37,6 +37,11 @@ def draw(recipe, preset) -> bytes | None:
         return None
     model = task_of(recipe).CLASS.from_preset(str(preset))
     figure = {"vision": _regions, "text": _letters}[recipe.task](model)
+    return png(figure)
+
+
+def png(figure) -> bytes:
+    """A figure as a PNG, equal ones as equal bytes."""
     file = io.BytesIO()
     # Without the version that drew it.
     figure.savefig(file, format="png", dpi=100, metadata={"Software": None})

@@ -25,6 +25,26 @@ def load(name):
     return json.loads(path.read_text()) if path.is_file() else None
 
 
+def evaluated(recipe, runs) -> dict:
+    """{seed: what was measured} of a recipe's runs in their folder.
+
+    Raises:
+        ResultError: if there is none.
+    """
+    found = evaluate.evaluations(runs)
+    if not found:
+        raise ResultError(
+            f"no evaluated run of {recipe.name} lies in {runs}; train and "
+            "evaluate it first."
+        )
+    return found
+
+
+def deviation(values) -> float | None:
+    """The standard deviation of figures, `None` of a single one."""
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
 def record(recipe, runs, preset=None):
     """Gather what the runs of a recipe measured into one file.
 
@@ -38,12 +58,7 @@ def record(recipe, runs, preset=None):
         The record.
     """
     task = task_of(recipe)
-    measured = evaluate.evaluations(runs)
-    if not measured:
-        raise ResultError(
-            f"no evaluated run of {recipe.name} lies in {runs}; train and "
-            "evaluate it first."
-        )
+    measured = evaluated(recipe, runs)
     seeds = {str(seed): one[task.METRIC] for seed, one in measured.items()}
     values = list(seeds.values())
     trained = {}
@@ -60,9 +75,7 @@ def record(recipe, runs, preset=None):
         "parameters": one["parameters"],
         "seeds": seeds,
         "mean": statistics.mean(values),
-        "standard_deviation": (
-            statistics.stdev(values) if len(values) > 1 else None
-        ),
+        "standard_deviation": deviation(values),
         "training": trained,
         "preset": preset or before.get("preset"),
     }

@@ -8,11 +8,10 @@ import numpy as np
 from tqdm import tqdm
 
 from keras_moe import layers
+from tests.benchmarks import soft_routing
 from tests.benchmarks import timing
-
-FEATURES = 384
-# groups, tokens, experts, slots of each
-SIZES = ((16, 196, 28, 7), (4, 1024, 32, 32))
+from tests.benchmarks.soft_routing import FEATURES
+from tests.benchmarks.soft_routing import SIZES
 
 
 def rows():
@@ -45,14 +44,4 @@ def rows():
             functions = {"soft-moe-pytorch": wrap(peer), "SoftMoE": wrap(ours)}
             seconds = timing.paired(functions, arrays, turns=3)
             for columns in timing.against(seconds, "soft-moe-pytorch"):
-                yield {
-                    "op": "Soft MoE layer",
-                    "mode": mode,
-                    "groups": groups,
-                    "tokens": tokens,
-                    "experts": experts,
-                    "slots": slots,
-                    "features": FEATURES,
-                    "dtype": "float32",
-                    **columns,
-                }
+                yield soft_routing.row(size, mode, columns, "Soft MoE layer")

@@ -50,10 +50,10 @@ def memory_rows():
                 yield row(size, mode, {"of": name, "peak_extra_mib": mib})
 
 
-def row(size, mode, columns):
+def row(size, mode, columns, op="soft routing"):
     groups, tokens, experts, slots = size
     return {
-        "op": "soft routing",
+        "op": op,
         "mode": mode,
         "groups": groups,
         "tokens": tokens,
