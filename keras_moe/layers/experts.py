@@ -51,24 +51,25 @@ class FeedForwardExperts(keras.layers.Layer):
 
     def build(self, slots_shape):
         features, hidden = slots_shape[-1], self.intermediate_dim
-        inner = (None, self.num_experts, None, hidden)
-        self.up = self._projection("up", "gesd,edf->gesf", hidden)
-        self.up.build(slots_shape)
+        outer = (self.num_experts, None, features)
+        inner = (self.num_experts, None, hidden)
+        self.up = self._projection("up", hidden)
+        self.up.build(outer)
         if self.gated:
-            self.gate = self._projection("gate", "gesd,edf->gesf", hidden)
-            self.gate.build(slots_shape)
-        self.down = self._projection("down", "gesf,efd->gesd", features)
+            self.gate = self._projection("gate", hidden)
+            self.gate.build(outer)
+        self.down = self._projection("down", features)
         self.down.build(inner)
         self.built = True
 
-    def _projection(self, name, equation, features):
+    def _projection(self, name, features):
         kernel = self.kernel_initializer
         if not isinstance(kernel, PerExpert):
             kernel = PerExpert(kernel)
         return keras.layers.EinsumDense(
-            equation,
-            output_shape=(self.num_experts, None, features),
-            bias_axes="e" + equation[-1] if self.use_bias else None,
+            "end,edf->enf",
+            output_shape=(None, features),
+            bias_axes="ef" if self.use_bias else None,
             kernel_initializer=kernel,
             bias_initializer=self.bias_initializer,
             kernel_regularizer=self.kernel_regularizer,
@@ -80,14 +81,34 @@ class FeedForwardExperts(keras.layers.Layer):
         )
 
     def call(self, slots, training=None):
+        rows, restore = by_expert(slots)  # (E,N,D)
         if self.gated:
-            hidden = self.activation(self.gate(slots)) * self.up(slots)
+            hidden = self.activation(self.gate(rows)) * self.up(rows)
         else:
-            hidden = self.activation(self.up(slots))
-        return self.down(self.dropout(hidden, training=training))
+            hidden = self.activation(self.up(rows))
+        return restore(self.down(self.dropout(hidden, training=training)))
 
     def compute_output_shape(self, slots_shape):
         return slots_shape
+
+
+def by_expert(slots):
+    """(G,E,S,D) -> the rows of each expert (E,G·S,D), and the way back.
+
+    So that all between lies as the products leave it: an activation of what
+    is strided takes PyTorch several times as long.
+    """
+    _, experts, seats, features = slots.shape
+    seats = ops.shape(slots)[2] if seats is None else seats
+    rows = ops.reshape(
+        ops.transpose(slots, (1, 0, 2, 3)), (experts, -1, features)
+    )
+
+    def restore(rows):
+        rows = ops.reshape(rows, (experts, -1, seats, features))
+        return ops.transpose(rows, (1, 0, 2, 3))
+
+    return rows, restore
 
 
 class ClonedExperts(keras.layers.Layer):
