@@ -88,11 +88,11 @@ IMPLEMENTATIONS = {
 # What "auto" runs: the first that suits the plan. Measured on CPUs.
 #
 # Soft plans: shared_exp takes .68 to 1.005 of the time of the plain formulas
-# on JAX, outputs and gradients, at every size measured; on PyTorch .81 and .79
-# where weights take 16 MiB, but .99 to 1.08 where they take 0.6 and 2.4 MiB:
-# tests/benchmarks/results/soft_routing-{jax,torch}-*.csv, all rows of 5 turns.
-# There is no table for TensorFlow yet.
-# streaming is for memory, and slower (1.0 to 1.7): it is taken by the bytes
+# on JAX and .66 to .82 on TensorFlow, outputs and gradients, at every size
+# measured; on PyTorch .81 and .79 where weights take 16 MiB, but .99 to 1.08
+# where they take 0.6 and 2.4 MiB:
+# tests/benchmarks/results/soft_routing-*.csv, all rows of 5 turns.
+# streaming is for memory, and slower (0.9 to 1.7): it is taken by the bytes
 # alone; tests/test_soft_routing.py shows that it holds no array of weights.
 #
 # Hard plans: gather takes .006 to 1.006 of the time of the one-hot products at
@@ -100,7 +100,7 @@ IMPLEMENTATIONS = {
 # gradients: tests/benchmarks/results/hard_plans-*.csv, all rows.
 AUTOMATIC = {
     ("soft", "jax"): ("streaming", "shared_exp", "reference"),
-    ("soft", "tensorflow"): ("streaming", "reference"),
+    ("soft", "tensorflow"): ("streaming", "shared_exp", "reference"),
     ("soft", "torch"): ("streaming", "shared_exp", "reference"),
     ("hard", "jax"): ("gather",),
     ("hard", "tensorflow"): ("gather",),

@@ -9,17 +9,25 @@ rows, dictionaries with the same keys; add one by adding a line to `TABLES`.
 
 import sys
 
+from tests.benchmarks import gelu
 from tests.benchmarks import hard_plans
+from tests.benchmarks import other_layers
 from tests.benchmarks import soft_moe_layers
 from tests.benchmarks import soft_routing
 from tests.benchmarks import timing
+from tests.benchmarks import whole_models
 
 EVERYWHERE = ("jax", "tensorflow", "torch")
 TABLES = {
+    "gelu": (gelu.rows, ("tensorflow",)),
     "hard_plans": (hard_plans.rows, EVERYWHERE),
     "soft_routing": (soft_routing.rows, EVERYWHERE),
     "soft_routing_memory": (soft_routing.memory_rows, EVERYWHERE),
-    "soft_moe_layers": (soft_moe_layers.rows, ("torch",)),
+    "soft_moe_layers": (soft_moe_layers.rows, EVERYWHERE),
+    "mixture_of_tokens_layers": (other_layers.mixture_rows, EVERYWHERE),
+    "token_choice_layers": (other_layers.choice_rows, EVERYWHERE),
+    "whole_models": (whole_models.rows, EVERYWHERE),
+    "soft_moe_experts": (soft_moe_layers.experts_rows, EVERYWHERE),
 }
 
 

@@ -1,47 +1,107 @@
-"""The whole Soft MoE layer on PyTorch, against soft-moe-pytorch from PyPI.
+"""The whole Soft MoE layer: against the plain formulas, products, a peer.
 
-Same sizes, same number of experts' parameters: MLPs of four times the features
-with exact GELU. Forward, or with the gradients of the tokens and all weights.
+MLPs of four times the features with exact GELU. Forward (F), or with the
+gradients of the tokens and all weights (FB). `products` is what one large
+product takes for as many multiplications as the layer's own products; on
+PyTorch `soft-moe-pytorch` is the layer of that package from PyPI.
 """
 
-import numpy as np
+import functools
+
+import keras
 from tqdm import tqdm
 
 from keras_moe import layers
-from tests.benchmarks import soft_routing
+from tests.benchmarks import plain
 from tests.benchmarks import timing
-from tests.benchmarks.soft_routing import FEATURES
-from tests.benchmarks.soft_routing import SIZES
+
+FEATURES = 384
+# groups, tokens, experts, slots of each
+SIZES = ((16, 196, 28, 7), (4, 1024, 32, 32), (4, 196, 196, 1))
+# As many slots, tokens and multiplications, on ever more experts.
+EXPERTS = tuple((4, 1024, n, 1024 // n) for n in (8, 32, 128, 512, 1024))
 
 
 def rows():
+    for size in tqdm(SIZES, desc=timing.BACKEND):
+        for mode in timing.MODES:
+            functions, arrays = competitors(size, mode)
+            seconds = timing.paired(functions, arrays, turns=5)
+            yield from table(size, mode, seconds, "plain")
+
+
+def experts_rows():
+    """Functions of one mode take turns, from 8 experts to 1024."""
+    for mode, wrap in tqdm(timing.MODES.items(), desc=timing.BACKEND):
+        functions = {}
+        for size in EXPERTS:
+            layer, arrays = build(size)
+            name = f"{size[2]} experts"
+            functions[name] = functools.partial(wrap(layer), *arrays)
+        seconds = timing.paired(functions, (), turns=5)
+        for size, columns in zip(EXPERTS, timing.against(seconds, "8 experts")):
+            yield row(size, mode, columns)
+
+
+def competitors(size, mode):
+    """Functions of the same arrays, by name, and these arrays."""
+    wrap = timing.MODES[mode]
+    layer, arrays = build(size)
+    functions = {"plain": wrap(plain.soft_moe), "SoftMoE": wrap(layer)}
+    groups, tokens, experts, slots = size
+    total = experts * slots
+    once_for_each_group = (
+        3 * tokens * total * FEATURES + 8 * total * FEATURES**2
+    )
+    functions["products"] = timing.product_of(
+        mode, groups * once_for_each_group
+    )
+    if timing.BACKEND == "torch":
+        functions["soft-moe-pytorch"] = peer(experts, slots, mode)
+    return functions, arrays
+
+
+def build(size):
+    """The layer as a function of tokens and weights, and such arrays."""
+    groups, tokens, experts, slots = size
+    layer = layers.SoftMoE(experts, slots, intermediate_dim=4 * FEATURES)
+    return timing.layer_of_arrays(layer, (groups, tokens, FEATURES))
+
+
+def peer(experts, slots, mode):
+    """The layer of `soft-moe-pytorch`, with weights of its own."""
     import torch
-    from soft_moe_pytorch import SoftMoE as Peer
+    from soft_moe_pytorch import SoftMoE
 
-    def forward(layer):
-        return torch.no_grad()(layer)
+    layer = SoftMoE(FEATURES, num_experts=experts, num_slots=slots)
+    weights = [p for p in layer.parameters() if p.requires_grad]
 
-    def forward_backward(layer):
-        weights = [p for p in layer.parameters() if p.requires_grad]
+    def forward(tokens, *others):
+        return torch.no_grad()(layer)(tokens)
 
-        def step(tokens):
-            tokens = tokens.detach().requires_grad_()
-            value = layer(tokens).square().sum()
-            return torch.autograd.grad(value, [tokens, *weights])
+    def forward_backward(tokens, *others):
+        tokens = tokens.detach().requires_grad_()
+        value = layer(tokens).square().sum()
+        return torch.autograd.grad(value, [tokens, *weights])
 
-        return step
+    return forward if mode == "F" else forward_backward
 
-    for size in tqdm(SIZES, desc="torch, layers"):
-        groups, tokens, experts, slots = size
-        ours = layers.SoftMoE(experts, slots, intermediate_dim=4 * FEATURES)
-        ours.build((groups, tokens, FEATURES))
-        peer = Peer(FEATURES, num_experts=experts, num_slots=slots)
-        inputs = np.random.default_rng(0).normal(
-            size=(groups, tokens, FEATURES)
-        )
-        arrays = timing.tensors([inputs.astype("float32")])
-        for mode, wrap in (("F", forward), ("FB", forward_backward)):
-            functions = {"soft-moe-pytorch": wrap(peer), "SoftMoE": wrap(ours)}
-            seconds = timing.paired(functions, arrays, turns=3)
-            for columns in timing.against(seconds, "soft-moe-pytorch"):
-                yield soft_routing.row(size, mode, columns, "Soft MoE layer")
+
+def table(size, mode, seconds, first):
+    for columns in timing.against(seconds, first):
+        yield row(size, mode, columns)
+
+
+def row(size, mode, columns):
+    groups, tokens, experts, slots = size
+    return {
+        "op": "Soft MoE layer",
+        "mode": mode,
+        "groups": groups,
+        "tokens": tokens,
+        "experts": experts,
+        "slots": slots,
+        "features": FEATURES,
+        "dtype": keras.config.floatx(),
+        **columns,
+    }

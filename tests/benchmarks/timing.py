@@ -15,6 +15,7 @@ import sys
 import time
 
 import keras
+import numpy as np
 from keras import ops
 
 BACKEND = keras.backend.backend()
@@ -78,8 +79,45 @@ def forward_backward(function):
 MODES = {"F": forward, "FB": forward_backward}
 
 
+def layer_of_arrays(layer, shape):
+    """A built layer as a function of tokens and weights, and such arrays."""
+    layer.build(shape)
+    tokens = np.random.default_rng(0).normal(size=shape).astype("float32")
+    weights = [w.numpy() for w in layer.trainable_variables]
+
+    def function(tokens, *weights):
+        return layer.stateless_call(weights, [], tokens)[0]
+
+    return function, tensors([tokens, *weights])
+
+
+def product_of(mode, multiplications):
+    """One large product, so often that it has this many multiplications.
+
+    With gradients there are three times as many. What `paired` measures is one
+    product, weighed by how often it would have to be run.
+    """
+    rows, inner, columns = 3136, 384, 1536
+    rng = np.random.default_rng(0)
+    pair = tensors(
+        rng.normal(size=shape).astype("float32")
+        for shape in ((rows, inner), (inner, columns))
+    )
+    run = forward(ops.matmul)
+
+    def product(*others):
+        return run(*pair)
+
+    often = {"F": 1, "FB": 3}[mode] * multiplications
+    product.times = often / (rows * inner * columns)
+    return product
+
+
 def paired(functions: dict, arrays, turns: int) -> dict:
-    """Seconds of each of the functions, one after another in each turn."""
+    """Seconds of each of the functions, one after another in each turn.
+
+    A function that has `times` stands for that many runs of it.
+    """
     for function in functions.values():  # compile
         function(*arrays)
     seconds = {name: [] for name in functions}
@@ -87,7 +125,8 @@ def paired(functions: dict, arrays, turns: int) -> dict:
         for name, function in functions.items():
             start = clock()
             function(*arrays)
-            seconds[name].append(clock() - start)
+            passed = clock() - start
+            seconds[name].append(passed * getattr(function, "times", 1))
     return seconds
 
 

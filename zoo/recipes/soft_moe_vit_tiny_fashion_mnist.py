@@ -27,5 +27,4 @@ RECIPE = ImageRecipe(
     shift=1,
     label_smoothing=0.05,
     erase=0.0,
-    twin="vit_tiny_fashion_mnist",
 )

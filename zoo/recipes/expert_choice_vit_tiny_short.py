@@ -2,12 +2,12 @@
 
 import dataclasses
 
-from zoo.recipes.soft_moe_vit_tiny_fashion_mnist import RECIPE as SOFT
+from zoo.recipes.soft_moe_vit_tiny_short import RECIPE as SOFT
 
 RECIPE = dataclasses.replace(
     SOFT,
-    name="expert_choice_vit_tiny_fashion_mnist",
-    title="Expert Choice ViT, 16 experts of 1 seat, on Fashion-MNIST",
+    name="expert_choice_vit_tiny_short",
+    title="Expert Choice ViT, 16 experts of 1 seat, 5 epochs of Fashion-MNIST",
     backbone={
         **SOFT.backbone,
         "router": "expert_choice",
