@@ -18,7 +18,8 @@ from tests.benchmarks import timing
 FEATURES = 384
 # groups, tokens, experts, slots of each
 SIZES = ((16, 196, 28, 7), (4, 1024, 32, 32), (4, 196, 196, 1))
-# As many slots, tokens and multiplications, on ever more experts.
+# As many slots, tokens and multiplications, on ever more experts; of as many
+# hidden features as features, so that all of them fit into memory.
 EXPERTS = tuple((4, 1024, n, 1024 // n) for n in (8, 32, 128, 512, 1024))
 
 
@@ -35,7 +36,7 @@ def experts_rows():
     for mode, wrap in tqdm(timing.MODES.items(), desc=timing.BACKEND):
         functions = {}
         for size in EXPERTS:
-            layer, arrays = build(size)
+            layer, arrays = build(size, hidden=FEATURES)
             name = f"{size[2]} experts"
             functions[name] = functools.partial(wrap(layer), *arrays)
         seconds = timing.paired(functions, (), turns=5)
@@ -61,10 +62,10 @@ def competitors(size, mode):
     return functions, arrays
 
 
-def build(size):
+def build(size, hidden=4 * FEATURES):
     """The layer as a function of tokens and weights, and such arrays."""
     groups, tokens, experts, slots = size
-    layer = layers.SoftMoE(experts, slots, intermediate_dim=4 * FEATURES)
+    layer = layers.SoftMoE(experts, slots, intermediate_dim=hidden)
     return timing.layer_of_arrays(layer, (groups, tokens, FEATURES))
 
 

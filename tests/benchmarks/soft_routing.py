@@ -7,7 +7,7 @@ nine FB, each timed as the one of the logits.
 
     python -m tests.benchmarks.soft_routing NAME TOKENS MODE
 
-prints the peak memory that one run adds, in MiB.
+prints the seconds of one run and the peak memory that it adds, in MiB.
 """
 
 import sys
@@ -25,7 +25,7 @@ NAMES = ("reference", "shared_exp", "streaming")
 # groups, tokens, experts, slots of each
 SIZES = ((16, 196, 28, 7), (4, 1024, 32, 32))
 ONE_SLOT = ((4, 196, 196, 1),)
-MEMORY = (1024, 4096)  # tokens of one group, as many slots
+MEMORY = (1024, 4096, 16384)  # tokens of one group, as many slots
 
 
 def rows():
@@ -45,9 +45,9 @@ def memory_rows():
     for tokens in tqdm(MEMORY, desc=f"{timing.BACKEND}, memory"):
         for mode in timing.MODES:
             for name in NAMES:
-                mib = timing.peak_extra_mib(__name__, name, tokens, mode)
+                found = timing.in_fresh_process(__name__, name, tokens, mode)
                 size = (1, tokens, 32, tokens // 32)
-                yield row(size, mode, {"of": name, "peak_extra_mib": mib})
+                yield row(size, mode, {"of": name, **found})
 
 
 def row(size, mode, columns, op="soft routing"):

@@ -141,24 +141,28 @@ def against(seconds: dict, first: str):
         yield columns
 
 
-def peak_extra_mib(module: str, *arguments) -> int:
-    """What a fresh process prints: `python -m module arguments`."""
+def in_fresh_process(module: str, *arguments) -> dict:
+    """Columns that `python -m module arguments` prints, by `print_peak`."""
     command = [sys.executable, "-m", module, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return int(done.stdout.split()[-1])
+    seconds, mib = done.stdout.split()[-2:]
+    return {"seconds": seconds, "peak_extra_mib": int(mib)}
 
 
 def print_peak(small, large):
-    """Run `small` to load and warm up, then print what `large` adds in MiB."""
+    """Run `small` to load and warm up, then `large`: its seconds and MiB.
+
+    The seconds include compiling, if `large` is compiled for its shapes.
+    """
     import resource
 
     def peak():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     small()
-    before = peak()
+    before, start = peak(), clock()
     large()
-    print((peak() - before) // 1024)
+    print(f"{clock() - start:.3f} {(peak() - before) // 1024}")
 
 
 def write(op: str, rows, device="cpu"):

@@ -13,7 +13,7 @@ from tests.benchmarks import timing
 
 IMAGES, TEXTS, BYTES, CLASSES = 2, 32, 128, 10
 ROUTERS = {
-    "dense": {},
+    "dense": {"router": None},
     "SoftMoE": {
         "router": "soft",
         "router_options": {"num_experts": 16, "slots_per_expert": 12},
@@ -58,7 +58,7 @@ def vision_steps():
             hidden_dim=384,
             mlp_dim=1536,
             **options,
-            **({"moe_layers": range(6, 12)} if options else {}),
+            moe_layers=() if name == "dense" else range(6, 12),
         )
         classifier = models.MoEViTImageClassifier(backbone, CLASSES)
         model = keras.Model(classifier.input, classifier.output)
@@ -81,7 +81,8 @@ def language_steps():
         "router_options": {"num_experts": 32, "group_size": 32},
     }
     made = {}
-    for name, options in (("dense", {}), ("MixtureOfTokens", mixture)):
+    dense = {"router": None}
+    for name, options in (("dense", dense), ("MixtureOfTokens", mixture)):
         backbone = models.MoTBackbone(
             vocabulary_size=256,
             num_layers=4,
