@@ -28,7 +28,8 @@ import keras
 
 from keras_moe import checks
 
-DATA, EXPERT = "data", "expert"
+DATA = "data"
+EXPERT = "expert"
 # Paths of weights and of tensors, and how many axes these have.
 WEIGHTS = r"(?:.*/)?experts/(?:up|gate|down)/(?:kernel|bias)"
 HIDDEN = r"(?:.*/)?experts/(?:input|(?:up|gate|down)/output)"

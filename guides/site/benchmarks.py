@@ -1,0 +1,133 @@
+"""The tables of tests/benchmarks/results as a page with plots.
+
+A table has a column of ratios, named `this/that` (two timed columns beside
+it) or `/that` (the column `of` says of whom), with its spread in `smallest`
+and `largest`; or it has none, and is shown as it is. What stands before is
+what was measured: `op`, `mode` and sizes.
+"""
+
+import csv
+import functools
+import io
+import pathlib
+
+import matplotlib
+from matplotlib.figure import Figure
+
+# Fixed ids, or a picture would differ from build to build.
+STYLE = {"svg.hashsalt": "keras_moe", "font.size": 9}
+COLOURS = ("#3949ab", "#fb8c00", "#00897b", "#8e24aa", "#6d4c41", "#c0ca33")
+SPREAD = ("smallest", "largest")
+MODES = {"F": "forward", "FB": "forward and backward"}
+
+
+def read(path: pathlib.Path) -> list[dict]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def ratio_column(rows: list[dict]) -> str | None:
+    """The name of the column of ratios, if the table has one."""
+    return next((name for name in rows[0] if "/" in name), None)
+
+
+def sizes(rows: list[dict]) -> list[str]:
+    """The columns of what was measured that differ between rows."""
+    names = list(rows[0])
+    measured = names[: names.index("of")] if "of" in names else names
+    return [
+        name
+        for name in measured
+        if name not in ("op", "mode", "dtype", *SPREAD)
+        and "/" not in name
+        and not name.endswith("_s")
+        and len({row[name] for row in rows}) > 1
+    ]
+
+
+def bars(rows: list[dict], column: str) -> list[tuple]:
+    """What to draw: (label, whose, ratio, smallest, largest) for each row."""
+    ahead, _, base = column.partition("/")
+    found = []
+    for row in rows:
+        whose = row.get("of", ahead)
+        if whose == base:  # itself, always 1
+            continue
+        label = " × ".join(row[name] for name in sizes(rows))
+        spread = [float(row.get(name) or row[column]) for name in SPREAD]
+        found.append((label, whose, float(row[column]), *spread))
+    return found
+
+
+def picture(rows: list[dict], column: str) -> str:
+    """An SVG of the ratios of one mode: a bar for each size and competitor."""
+    drawn = bars(rows, column)
+    labels = list(dict.fromkeys(bar[0] for bar in drawn))
+    whose = list(dict.fromkeys(bar[1] for bar in drawn))
+    with matplotlib.rc_context(STYLE):
+        height = 1.1 + 0.24 * len(drawn) + 0.14 * len(labels)
+        figure = Figure(figsize=(5.6, height), layout="constrained")
+        axis = figure.subplots()
+        place, ticks = 0.0, []
+        for label in labels:
+            here = [bar for bar in drawn if bar[0] == label]
+            ticks.append(place + (len(here) - 1) / 2)
+            for _, name, ratio, smallest, largest in here:
+                axis.barh(place, ratio, color=COLOURS[whose.index(name) % 6])
+                axis.hlines(place, smallest, largest, "black", linewidth=1)
+                # Behind the line, where nothing else is drawn.
+                axis.text(largest, place, f" {ratio:.2g}", va="center")
+                place += 1
+            place += 0.6
+        axis.axvline(1, color="black", linestyle="--", linewidth=1)
+        axis.set_yticks(ticks, labels)
+        axis.invert_yaxis()
+        what = "size" if "peak_extra_mib" in rows[0] else "time"
+        axis.set_xlabel(
+            f"{what}, in multiples of {column.partition('/')[2]}\n"
+            f"rows: {' × '.join(sizes(rows))}"
+        )
+        axis.margins(x=0.12)
+        axis.set_xlim(left=0)
+        axis.spines[["top", "right"]].set_visible(False)
+        for index, name in enumerate(whose):
+            axis.barh(0, 0, color=COLOURS[index % 6], label=name)
+        figure.legend(loc="outside upper left", ncols=3, frameon=False)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue()
+
+
+def title(path: pathlib.Path) -> str:
+    """hard_plans-jax-0.10.2-cpu.csv -> Hard plans: jax 0.10.2, cpu."""
+    op, *where = path.stem.split("-")
+    op = op.replace("_", " ").capitalize()
+    return f"{op}: {' '.join(where[:-1])}, {where[-1]}" if where else op
+
+
+def table(rows: list[dict]) -> str:
+    """The rows as a Markdown table."""
+    lines = [list(rows[0]), ["---"] * len(rows[0])]
+    lines += [list(row.values()) for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+@functools.cache  # for the text and, elsewhere, for the pictures
+def chapters(folder: pathlib.Path) -> tuple[str, dict[str, str]]:
+    """A chapter for each table, and its pictures by their paths in the site."""
+    files, text = {}, []
+    for path in sorted(folder.glob("*.csv")):
+        rows = read(path)
+        text.append(f"## {title(path)}")
+        column = ratio_column(rows)
+        if column is not None:
+            for op, mode in dict.fromkeys((r["op"], r["mode"]) for r in rows):
+                name = f"benchmarks/{path.stem}-{op}-{mode}.svg"
+                name = name.replace(" ", "_").replace("+", "_")
+                chosen = [r for r in rows if (r["op"], r["mode"]) == (op, mode)]
+                files[name] = picture(chosen, column)
+                caption = f"{op}, {MODES.get(mode, mode)}"
+                text.append(f"**{caption}**\n\n![{caption}: ratios]({name})")
+        shown = table(rows).replace("\n", "\n    ")
+        text.append(f'??? note "The table, {path.name}"\n\n    {shown}')
+    return "\n\n".join(text), files

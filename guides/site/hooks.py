@@ -1,0 +1,45 @@
+"""Pages of the site that are made of other files of the repository."""
+
+import pathlib
+
+import benchmarks
+import notebooks
+from mkdocs.structure.files import File
+
+SITE = pathlib.Path(__file__).parent
+ROOT = SITE.parent.parent
+RESULTS = ROOT / "tests" / "benchmarks" / "results"
+# What stands in the navigation for all of them.
+NOTEBOOKS = "guides/*.ipynb"
+
+
+def guides() -> dict[str, pathlib.Path]:
+    """The notebooks, by the paths of their pages."""
+    return {f"guides/{p.stem}.md": p for p in sorted(ROOT.glob(NOTEBOOKS))}
+
+
+def on_config(config):
+    navigation = []
+    for part in config.nav:
+        if part == {"Guides": NOTEBOOKS}:
+            part = {"Guides": list(guides())} if guides() else None
+        navigation += [] if part is None else [part]
+    config.nav = navigation
+    return config
+
+
+def on_files(files, config):
+    made = {uri: notebooks.page(path) for uri, path in guides().items()}
+    made["zoo.md"] = (ROOT / "zoo" / "README.md").read_text()
+    for path in (ROOT / "zoo" / "figures").iterdir():
+        made[f"figures/{path.name}"] = path.read_bytes()
+    made |= benchmarks.chapters(RESULTS)[1]
+    for uri, content in made.items():
+        files.append(File.generated(config, uri, content=content))
+    return files
+
+
+def on_page_markdown(markdown, page, config, files):
+    if page.file.src_uri == "benchmarks.md":
+        return f"{markdown}\n\n{benchmarks.chapters(RESULTS)[0]}\n"
+    return markdown
