@@ -10,8 +10,9 @@ PYTEST ?=
 
 DEMO := .venv/demo-$(KERAS_BACKEND)
 TEST := .venv/test
+DOCS := .venv/docs
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench docs clean
 .DELETE_ON_ERROR:
 
 demo: $(DEMO)/ready
@@ -35,8 +36,15 @@ bench: $(TEST)/ready
 	    $(TEST)/bin/python -m tests.benchmarks; \
 	done
 
+# Strict: a warning is an error. The variable silences an advertisement.
+docs: $(DOCS)/ready
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --strict --quiet \
+	  --config-file guides/site/mkdocs.yml
+	$(DOCS)/bin/python guides/site/links.py .site
+	@echo "Open .site/index.html"
+
 clean:
-	rm -rf .venv
+	rm -rf .venv .site
 
 # A fresh environment: $(1) its folder, $(2) the extras to install.
 define environment
@@ -54,5 +62,8 @@ endef
 $(TEST)/ready: pyproject.toml
 	$(call environment,$(TEST),$(EXTRAS))
 
+$(DOCS)/ready: pyproject.toml
+	$(call environment,$(DOCS),docs)
+
 comma := ,
-EXTRAS := jax,tensorflow,torch,models,conversion,zoo,dev
+EXTRAS := jax,tensorflow,torch,models,conversion,zoo,docs,dev

@@ -7,11 +7,13 @@ import pkgutil
 import re
 import shlex
 
+import keras
 import pytest
 
 import keras_moe
 from conversion.__main__ import parser
 from keras_moe import __main__ as package
+from zoo.__main__ import parser as zoo_parser
 
 ROOT = pathlib.Path(keras_moe.__file__).parent.parent
 MODULES = sorted(
@@ -50,37 +52,95 @@ def test_docstring_examples(name):
     assert (result.attempted > 0) == (name in WITH_EXAMPLES)
 
 
-def test_readme_examples():
-    text = (ROOT / "README.md").read_text()
-    snippets = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(snippets) == 6
-    namespace = {}
-    for snippet in snippets:  # the second goes on from the first
-        exec(compile(snippet, "README.md", "exec"), namespace)
-    assert namespace["logits"].shape == (4, 10)
-    assert namespace["facts"]["load"].shape == (16,)
-    assert set(namespace["guesses"]) == {0}  # the first four are T-shirts
-    assert namespace["hard"].router == "expert_choice"
+def upcycled(said):
+    return said["hard"].router == "expert_choice"
 
 
-def test_readme_commands_exist():
-    readme = (ROOT / "README.md").read_text()
+def devices(said):
+    return (said["spread"] is None) == (keras.backend.backend() != "jax")
+
+
+def migrated(said):
+    return said["difference"] < 1e-5 and said["outputs"].shape == (2, 10, 16)
+
+
+def dropped(said):
+    few = [said["facts"][name]["dropped"] for name in ("soft", "token choice")]
+    return few[0] == 0 and few[1] > 0
+
+
+# README, and each page with examples: what must hold when they have run.
+PAGES = {
+    "README.md": lambda said: (
+        said["facts"]["load"].shape == (16,)
+        and set(said["guesses"]) == {0}  # the first four are T-shirts
+    ),
+    "guides/site/pages/backends.md": lambda said: (
+        said["keras_moe"].ops.select(said["many"], "auto", said["backend"])
+        == "streaming"
+    ),
+    "guides/site/pages/devices.md": devices,
+    "guides/site/pages/migration.md": migrated,
+    "guides/site/pages/models.md": lambda said: said["logits"].shape == (4, 10),
+    "guides/site/pages/presets.md": lambda said: "model" in said["entry"],
+    "guides/site/pages/routers.md": dropped,
+    "guides/site/pages/upcycling.md": upcycled,
+}
+
+
+def texts():
+    """README and the site's pages, by their path, with lines joined."""
+    paths = [ROOT / "README.md", *(ROOT / "guides" / "site").rglob("*.md")]
+    return {
+        path.relative_to(ROOT).as_posix(): path.read_text().replace("\\\n", "")
+        for path in paths
+    }
+
+
+def commands(of):
+    """What follows `of` at the start of a line, in README or a page."""
+    pattern = re.compile(rf"^{re.escape(of)} (.*)$", re.MULTILINE)
+    return [line for text in texts().values() for line in pattern.findall(text)]
+
+
+def test_pages_with_examples():
+    assert set(PAGES) == {p for p, t in texts().items() if "```python" in t}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_page_examples(page):
+    said = {}  # an example goes on from the ones before it
+    for code in re.findall(r"```python\n(.*?)```", texts()[page], re.DOTALL):
+        exec(compile(code, page, "exec"), said)
+    assert PAGES[page](said)
+
+
+def test_commands_of_the_makefile_exist():
     makefile = (ROOT / "Makefile").read_text()
-    commands = re.findall(r"^make (\w+)$", readme, re.MULTILINE)
-    assert commands == ["demo", "test"]
-    for target in commands:
+    readme = texts()["README.md"]
+    assert re.findall(r"^make (\w+)$", readme, re.MULTILINE) == ["demo", "test"]
+    told = set(re.findall(r"`make (\w+)`", readme))
+    assert told == {"bench", "demo", "docs", "lint", "test"}
+    for target in told:
         assert f"\n{target}:" in makefile
 
 
-def test_readme_conversions_are_of_the_command_line():
-    text = (ROOT / "README.md").read_text().replace("\\\n", "")
-    commands = re.findall(r"^python -m conversion (.*)$", text, re.MULTILINE)
-    parsed = [parser().parse_args(shlex.split(line)) for line in commands]
+def test_conversions_are_of_the_command_line():
+    lines = commands("python -m conversion")
+    parsed = [parser().parse_args(shlex.split(line)) for line in lines]
     assert {p.command for p in parsed} == {"vmoe", "mot", "llm-random"}
 
 
-def test_readme_commands_of_the_package():
-    text = (ROOT / "README.md").read_text().replace("\\\n", "")
-    commands = re.findall(r"^python -m keras_moe (.*)$", text, re.MULTILINE)
-    parsed = [package.parser().parse_args(shlex.split(c)) for c in commands]
+def test_commands_of_the_package():
+    lines = commands("python -m keras_moe")
+    parsed = [package.parser().parse_args(shlex.split(line)) for line in lines]
     assert {p.command for p in parsed} == {"generate", "plan"}
+
+
+def test_commands_of_the_zoo():
+    lines = []
+    for text in texts().values():
+        lines += re.findall(r"`python -m zoo ([^`]+)`", text)
+    parsed = [zoo_parser().parse_args(shlex.split(line)) for line in lines]
+    told = {p.command for p in parsed}
+    assert {"train", "compare", "build", "publish", "verify"} <= told

@@ -66,7 +66,7 @@ def picture(rows: list[dict], column: str) -> str:
     whose = list(dict.fromkeys(bar[1] for bar in drawn))
     with matplotlib.rc_context(STYLE):
         height = 1.1 + 0.24 * len(drawn) + 0.14 * len(labels)
-        figure = Figure(figsize=(5.6, height), layout="constrained")
+        figure = Figure(figsize=(5.6, height))
         axis = figure.subplots()
         place, ticks = 0.0, []
         for label in labels:
@@ -76,7 +76,8 @@ def picture(rows: list[dict], column: str) -> str:
                 axis.barh(place, ratio, color=COLOURS[whose.index(name) % 6])
                 axis.hlines(place, smallest, largest, "black", linewidth=1)
                 # Behind the line, where nothing else is drawn.
-                axis.text(largest, place, f" {ratio:.2g}", va="center")
+                said = f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.2g}"
+                axis.text(largest, place, f" {said}", va="center")
                 place += 1
             place += 0.6
         axis.axvline(1, color="black", linestyle="--", linewidth=1)
@@ -92,9 +93,13 @@ def picture(rows: list[dict], column: str) -> str:
         axis.spines[["top", "right"]].set_visible(False)
         for index, name in enumerate(whose):
             axis.barh(0, 0, color=COLOURS[index % 6], label=name)
-        figure.legend(loc="outside upper left", ncols=3, frameon=False)
+        axis.legend(
+            loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False
+        )
         file = io.StringIO()
-        figure.savefig(file, format="svg", metadata={"Date": None})
+        figure.savefig(
+            file, format="svg", bbox_inches="tight", metadata={"Date": None}
+        )
     return file.getvalue()
 
 

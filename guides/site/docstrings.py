@@ -18,30 +18,30 @@ ARXIV = re.compile(r"(?<![\[/])arXiv (\d{4}\.\d{5})")
 
 def markdown(text: str) -> str:
     """A docstring, cleaned of its indentation, as Markdown for griffe."""
-    found, dedent = [], ""
-    for block in re.split(r"\n\s*\n", text):
-        if block.startswith("    "):  # goes on with the block before
-            if dedent == "formula":
-                block = f"```text\n{textwrap.dedent(block)}\n```"
-            elif dedent == "returns":
-                block = textwrap.dedent(block)
-        else:
-            block, dedent = _block(block)
+    summary, *blocks = re.split(r"\n\s*\n", text)
+    found, indented = [summary], "formula"
+    for block in blocks:
+        if not block.startswith("    "):
+            block, indented = _block(block)
+        elif indented == "formula":
+            block = f"```text\n{textwrap.dedent(block)}\n```"
+        elif indented == "returns":
+            block = textwrap.dedent(block)
         found.append(block)
     text = "\n\n".join(found)
     return ARXIV.sub(r"[arXiv \1](https://arxiv.org/abs/\1)", text)
 
 
 def _block(block):
-    """A block that begins without indentation, and what may follow it."""
+    """A block without indentation, and what an indented one behind it is."""
     first, _, rest = block.partition("\n")
     if first in SECTIONS:
         return block, "section"
     if first in ("Returns:", "Yields:"):
         name = first.removesuffix(":")
-        return f"**{name}**\n\n{textwrap.dedent(rest)}", "returns"
+        return f"**{name}:**\n\n{textwrap.dedent(rest)}", "returns"
     if first == "Example:":
-        return "**Example**", "formula"
+        return "**Example:**", "formula"
     if block.startswith(">>>"):
         return f"```pycon\n{block}\n```", "formula"
     indented = all(line.startswith("    ") for line in rest.splitlines())

@@ -1,0 +1,234 @@
+"""The site of the documentation: it builds, leads somewhere and is whole."""
+
+import ast
+import importlib
+import inspect
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from keras_moe import layers
+
+ROOT = pathlib.Path(__file__).parent.parent
+SITE = ROOT / "guides" / "site"
+PAGES = SITE / "pages"
+RESULTS = ROOT / "tests" / "benchmarks" / "results"
+# Public beside what keras_moe/__init__.py imports for all.
+ON_DEMAND = {"models", "planning", "upcycling", "visualize"}
+
+pytestmark = pytest.mark.once
+
+
+def load(name, monkeypatch):
+    """A module of the site, which is no package."""
+    monkeypatch.syspath_prepend(str(SITE))
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    module = importlib.import_module(name)
+    monkeypatch.delitem(sys.modules, name)
+    return module
+
+
+def public_names(path):
+    """What a module says is public, or has under a name without underscore."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign):
+            (target,) = node.targets
+            if target.id == "__all__":
+                return set(ast.literal_eval(node.value))
+            found.add(target.id)
+        elif isinstance(node, ast.ImportFrom):
+            found |= {a.name for a in node.names if a.name == a.asname}
+    return {name for name in found if not name.startswith("_")}
+
+
+def test_reference_covers_every_public_name():
+    package = ROOT / "keras_moe"
+    modules = (public_names(package / "__init__.py") | ON_DEMAND) - {"upcycle"}
+    public = set()
+    for module in modules:
+        path = package / f"{module}.py"
+        if not path.exists():
+            path = package / module / "__init__.py"
+        names = public_names(path)
+        assert names, module
+        public |= {f"keras_moe.{module}.{name}" for name in names}
+    said = set()
+    for page in (PAGES / "reference").glob("*.md"):
+        said |= set(re.findall(r"^::: (\S+)$", page.read_text(), re.MULTILINE))
+    of_modules = {f"keras_moe.{module}" for module in modules}
+    assert said - of_modules == public
+    # Nothing public is left out by the rule that found it.
+    assert "keras_moe.routing.SoftPlan" in public
+    assert "keras_moe.visualize.report" in public
+    assert "keras_moe.ops.AUTOMATIC" in public
+
+
+def test_it_builds_and_its_links_lead_somewhere(tmp_path, monkeypatch):
+    site = tmp_path / "site"
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"]
+    command += ["--config-file", str(SITE / "mkdocs.yml")]
+    done = subprocess.run(
+        [*command, "--site-dir", str(site)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    links = load("links", monkeypatch)
+    broken, elsewhere = links.check(site)
+    assert broken == []
+    assert "https://arxiv.org/abs/2308.00951" in elsewhere
+    # What is made of other files is there.
+    assert "mot_tiny_shakespeare" in (site / "zoo.html").read_text()
+    for path in RESULTS.glob("*.csv"):
+        assert path.name in (site / "benchmarks.html").read_text()
+    assert len(list((site / "benchmarks").glob("*.svg"))) >= 10
+    assert "tf_saved_model" in (site / "backends.html").read_text()
+    # A link to nowhere is found.
+    (site / "models.html").write_text('<a href="routers.html#nowhere">')
+    (broken,) = links.check(site)[0]
+    assert broken.startswith("models.html leads to routers.html#nowhere")
+
+
+def test_docstrings_become_markdown(monkeypatch):
+    markdown = load("docstrings", monkeypatch).markdown
+    assert markdown(
+        "Does it (arXiv 2308.00951):\n\n    y = x\n\nArgs:\n    x: a word,\n"
+        "        or two.\n\nReturns:\n    A dictionary.\n\n    - `a`: one.\n\n"
+        "Mask: Boolean,\n    of two [axes](\n    here).\n\n"
+        "Example:\n\n>>> 1 + 1\n2"
+    ) == (
+        "Does it ([arXiv 2308.00951](https://arxiv.org/abs/2308.00951)):\n\n"
+        "```text\ny = x\n```\n\nArgs:\n    x: a word,\n        or two.\n\n"
+        "**Returns:**\n\nA dictionary.\n\n- `a`: one.\n\n"
+        "**Mask:** Boolean, of two [axes](here).\n\n"
+        "**Example:**\n\n```pycon\n>>> 1 + 1\n2\n```"
+    )
+
+
+def test_benchmarks_of_either_form_are_drawn(monkeypatch, tmp_path):
+    benchmarks = load("benchmarks", monkeypatch)
+    (tmp_path / "some_op-jax-1.0-cpu.csv").write_text(
+        "op,mode,tokens,dtype,of,seconds,/peer,smallest,largest\n"
+        "there,F,16,float32,peer,0.2,1.000,1.000,1.000\n"
+        "there,F,16,float32,ours,0.1,0.500,0.400,0.700\n"
+        "there,F,32,float32,ours,0.1,0.250,0.200,0.300\n"
+    )
+    (tmp_path / "wide.csv").write_text(
+        "op,mode,tokens,peer_s,ours_s,ours/peer,smallest,largest\n"
+        "back+forth,FB,8,0.2,0.1,0.5,0.4,0.7\n"
+    )
+    (tmp_path / "zero.csv").write_text("what,mb\nthis,3\n")
+    long, wide = (
+        benchmarks.read(tmp_path / name)
+        for name in ("some_op-jax-1.0-cpu.csv", "wide.csv")
+    )
+    assert benchmarks.bars(long, benchmarks.ratio_column(long)) == [
+        ("16", "ours", 0.5, 0.4, 0.7),
+        ("32", "ours", 0.25, 0.2, 0.3),
+    ]
+    assert benchmarks.bars(wide, benchmarks.ratio_column(wide)) == [
+        ("", "ours", 0.5, 0.4, 0.7)
+    ]
+    text, pictures = benchmarks.chapters(tmp_path)
+    assert set(pictures) == {
+        "benchmarks/some_op-jax-1.0-cpu-there-F.svg",
+        "benchmarks/wide-back_forth-FB.svg",
+    }
+    assert all("<svg" in picture for picture in pictures.values())
+    assert "## Some op: jax 1.0, cpu" in text and "| this | 3 |" in text
+    assert all(f"({name})" in text for name in pictures)
+
+
+def test_notebooks_become_pages(monkeypatch, tmp_path):
+    nbformat = pytest.importorskip("nbformat").v4
+    notebooks = load("notebooks", monkeypatch)
+    code = nbformat.new_code_cell("print(1)")
+    cells = [nbformat.new_markdown_cell("# A guide"), code]
+    path = tmp_path / "guide.ipynb"
+
+    def write():
+        path.write_text(
+            importlib.import_module("nbformat").writes(
+                nbformat.new_notebook(cells=cells)
+            )
+        )
+
+    write()
+    page = notebooks.page(path)
+    assert page.startswith("# A guide")
+    assert "```python\nprint(1)\n```" in page and "guides/guide.ipynb" in page
+    code.outputs = [
+        nbformat.new_output("display_data", {"image/png": "iVBORw0KGgo="})
+    ]
+    write()
+    with pytest.raises(ValueError, match="guide.ipynb must be saved without"):
+        notebooks.page(path)
+
+
+def tables():
+    """Tables of the page on migration: (peer, our layer's, pairs of names)."""
+    text = (PAGES / "migration.md").read_text()
+    for peer, ours in (
+        ("SoftRouter", layers.SoftMoE),
+        ("NoisyTopItemsPerExpertRouter", layers.ExpertChoiceMoE),
+        ("NoisyTopExpertsPerItemRouter", layers.TokenChoiceMoE),
+        ("soft-moe-pytorch", layers.SoftMoE),
+        ("`MixtralBackbone`", layers.TokenChoiceMoE),
+        ("`QwenMoeBackbone`", layers.TokenChoiceMoE),
+    ):
+        start = text.index(f"### {peer}" if "Router" in peer else f"| {peer}")
+        rows = re.search(r"(?:\|.*\n)+", text[start:])[0].splitlines()[2:]
+        pairs = [[c.strip(" `") for c in row.split("|")[1:3]] for row in rows]
+        yield peer, ours, pairs
+
+
+def test_migration_names_arguments_that_exist():
+    import keras_hub
+    from soft_moe_pytorch import SoftMoE
+
+    peers = {
+        "soft-moe-pytorch": SoftMoE,
+        "`MixtralBackbone`": keras_hub.models.MixtralBackbone,
+        "`QwenMoeBackbone`": keras_hub.models.QwenMoeBackbone,
+    }
+    for peer, ours, pairs in tables():
+        here = set(inspect.signature(ours).parameters) | {"–"}
+        assert {name for _, name in pairs} <= here, peer
+        there = [name for name, _ in pairs]
+        assert len(there) == len(set(there)) and "num_experts" in there
+        if peer in peers:
+            known = inspect.signature(peers[peer].__init__).parameters
+            assert set(there) <= set(known), peer
+        if peer == "soft-moe-pytorch":  # whose arguments are all the router's
+            assert set(there) == set(known) - {"self"}
+
+
+def test_readme_figures_are_those_of_the_records():
+    readme = (ROOT / "README.md").read_text()
+    results = readme[readme.index("## Results") : readme.index("## What each")]
+    zoo = (ROOT / "zoo" / "README.md").read_text()
+    for figure in re.findall(r"\d\.\d{4}", results):
+        assert figure in zoo
+    for name, pattern, column in (
+        ("gather", "hard_plans-*.csv", "gather/reference"),
+        ("shared_exp", "soft_routing-*.csv", "/reference"),
+    ):
+        (said,) = re.findall(
+            rf'"{name}"` \| (\d\.\d+) to (\d\.\d+) \|', results
+        )
+        found = []
+        for path in RESULTS.glob(pattern):
+            head, *rows = (line.split(",") for line in path.read_text().split())
+            for row in rows:
+                row = dict(zip(head, row))
+                if column in row and row.get("of", name) == name:
+                    found.append(float(row[column]))
+        assert said == (f"{min(found):.3f}", f"{max(found):.3f}")
