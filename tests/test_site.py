@@ -9,9 +9,11 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from keras_moe import layers
+from tests.support import numpy
 
 ROOT = pathlib.Path(__file__).parent.parent
 SITE = ROOT / "guides" / "site"
@@ -209,6 +211,39 @@ def test_migration_names_arguments_that_exist():
             assert set(there) <= set(known), peer
         if peer == "soft-moe-pytorch":  # whose arguments are all the router's
             assert set(there) == set(known) - {"self"}
+
+
+def test_normalised_gates_compute_what_mixtral_computes():
+    from keras_hub.src.models.mixtral import mixtral_decoder
+
+    text = (PAGES / "migration.md").read_text()
+    said = {}
+    for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(compile(code, "migration.md", "exec"), said)
+    ours, theirs = (
+        said["block"],
+        mixtral_decoder.MixtralSparseMoeBlock(
+            hidden_dim=16, intermediate_dim=32, num_experts=8, top_k=2
+        ),
+    )
+    theirs.build((None, None, 16))
+    bank = theirs.expert_bank
+    ours.router_kernel.assign(theirs._sparse_feedforward_gate_dense.kernel)
+    for mine, name in (("gate", "gate"), ("up", "intermediate")):
+        kernel = getattr(bank, f"_expert_feedforward_{name}_dense")
+        getattr(ours.experts, mine).kernel.assign(kernel)
+    ours.experts.down.kernel.assign(bank._expert_feedforward_output_dense)
+    tokens = said["tokens"]
+    expected, _ = theirs(tokens)
+    close = {"rtol": 1e-5, "atol": 1e-6}
+    np.testing.assert_allclose(numpy(ours(tokens)), numpy(expected), **close)
+    # The layer as it is has other gates.
+    plain = layers.TokenChoiceMoE.from_config(
+        ours.get_config() | {"capacity_factor": 4.0}
+    )
+    plain.build(tokens.shape)
+    plain.set_weights(ours.get_weights())
+    assert abs(numpy(plain(tokens)) - numpy(expected)).max() > 1e-2
 
 
 def test_readme_figures_are_those_of_the_records():
