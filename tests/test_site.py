@@ -122,30 +122,32 @@ def test_benchmarks_of_either_form_are_drawn(monkeypatch, tmp_path):
         "there,F,16,float32,peer,0.2,1.000,1.000,1.000\n"
         "there,F,16,float32,ours,0.1,0.500,0.400,0.700\n"
         "there,F,32,float32,ours,0.1,0.250,0.200,0.300\n"
+        "there,F,64,float32,ours,,,,\n"
     )
     (tmp_path / "wide.csv").write_text(
         "op,mode,tokens,peer_s,ours_s,ours/peer,smallest,largest\n"
         "back+forth,FB,8,0.2,0.1,0.5,0.4,0.7\n"
     )
-    (tmp_path / "zero.csv").write_text("what,mb\nthis,3\n")
+    (tmp_path / "two.csv").write_text("size,a/b,a/c\n8,0.5,2.0\n")
+    (tmp_path / "zero.csv").write_text("what,mb\nthis|that,3\n")
     long, wide = (
         benchmarks.read(tmp_path / name)
         for name in ("some_op-jax-1.0-cpu.csv", "wide.csv")
     )
-    assert benchmarks.bars(long, benchmarks.ratio_column(long)) == [
+    assert benchmarks.bars(long, "/peer") == [
         ("16", "ours", 0.5, 0.4, 0.7),
         ("32", "ours", 0.25, 0.2, 0.3),
     ]
-    assert benchmarks.bars(wide, benchmarks.ratio_column(wide)) == [
-        ("", "ours", 0.5, 0.4, 0.7)
-    ]
+    assert benchmarks.bars(wide, "ours/peer") == [("", "ours", 0.5, 0.4, 0.7)]
     text, pictures = benchmarks.chapters(tmp_path)
     assert set(pictures) == {
-        "benchmarks/some_op-jax-1.0-cpu-there-F.svg",
-        "benchmarks/wide-back_forth-FB.svg",
+        "benchmarks/some_op-jax-1.0-cpu-there-F-_peer.svg",
+        "benchmarks/two-two-None-a_b.svg",
+        "benchmarks/two-two-None-a_c.svg",
+        "benchmarks/wide-back_forth-FB-ours_peer.svg",
     }
     assert all("<svg" in picture for picture in pictures.values())
-    assert "## Some op: jax 1.0, cpu" in text and "| this | 3 |" in text
+    assert "## Some op: jax 1.0, cpu" in text and "| this\\|that | 3 |" in text
     assert all(f"({name})" in text for name in pictures)
 
 

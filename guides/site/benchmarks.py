@@ -1,15 +1,16 @@
 """The tables of tests/benchmarks/results as a page with plots.
 
-A table has a column of ratios, named `this/that` (two timed columns beside
-it) or `/that` (the column `of` says of whom), with its spread in `smallest`
-and `largest`; or it has none, and is shown as it is. What stands before is
-what was measured: `op`, `mode` and sizes.
+A table may have columns of ratios, named `this/that` (two timed columns beside
+it) or `/that` (the column `of` says of whom); the spread of the only one may be
+in `smallest` and `largest`. What stands before is what was measured: `op`,
+`mode` and sizes. A table without ratios is shown as it is.
 """
 
 import csv
 import functools
 import io
 import pathlib
+import re
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -26,9 +27,9 @@ def read(path: pathlib.Path) -> list[dict]:
         return list(csv.DictReader(file))
 
 
-def ratio_column(rows: list[dict]) -> str | None:
-    """The name of the column of ratios, if the table has one."""
-    return next((name for name in rows[0] if "/" in name), None)
+def ratio_columns(rows: list[dict]) -> list[str]:
+    """The names of the columns of ratios."""
+    return [name for name in rows[0] if "/" in name]
 
 
 def sizes(rows: list[dict]) -> list[str]:
@@ -48,14 +49,16 @@ def sizes(rows: list[dict]) -> list[str]:
 def bars(rows: list[dict], column: str) -> list[tuple]:
     """What to draw: (label, whose, ratio, smallest, largest) for each row."""
     ahead, _, base = column.partition("/")
+    alone = len(ratio_columns(rows)) == 1
     found = []
     for row in rows:
         whose = row.get("of", ahead)
-        if whose == base:  # itself, always 1
+        if whose == base or not row[column]:  # itself, or not measured
             continue
         label = " × ".join(row[name] for name in sizes(rows))
-        spread = [float(row.get(name) or row[column]) for name in SPREAD]
-        found.append((label, whose, float(row[column]), *spread))
+        ends = SPREAD if SPREAD[0] in row and alone else (column, column)
+        numbers = (float(row[name]) for name in (column, *ends))
+        found.append((label, whose, *numbers))
     return found
 
 
@@ -83,7 +86,8 @@ def picture(rows: list[dict], column: str) -> str:
         axis.axvline(1, color="black", linestyle="--", linewidth=1)
         axis.set_yticks(ticks, labels)
         axis.invert_yaxis()
-        what = "size" if "peak_extra_mib" in rows[0] else "time"
+        timed = any(n == "seconds" or n.endswith("_s") for n in rows[0])
+        what = "time" if timed else "size"
         axis.set_xlabel(
             f"{what}, in multiples of {column.partition('/')[2]}\n"
             f"rows: {' × '.join(sizes(rows))}"
@@ -113,7 +117,7 @@ def title(path: pathlib.Path) -> str:
 def table(rows: list[dict]) -> str:
     """The rows as a Markdown table."""
     lines = [list(rows[0]), ["---"] * len(rows[0])]
-    lines += [list(row.values()) for row in rows]
+    lines += [[c.replace("|", "\\|") for c in row.values()] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -124,14 +128,16 @@ def chapters(folder: pathlib.Path) -> tuple[str, dict[str, str]]:
     for path in sorted(folder.glob("*.csv")):
         rows = read(path)
         text.append(f"## {title(path)}")
-        column = ratio_column(rows)
-        if column is not None:
-            for op, mode in dict.fromkeys((r["op"], r["mode"]) for r in rows):
-                name = f"benchmarks/{path.stem}-{op}-{mode}.svg"
-                name = name.replace(" ", "_").replace("+", "_")
-                chosen = [r for r in rows if (r["op"], r["mode"]) == (op, mode)]
+        what = [(row.get("op", path.stem), row.get("mode")) for row in rows]
+        for op, mode in dict.fromkeys(what):
+            chosen = [r for r, w in zip(rows, what) if w == (op, mode)]
+            caption = f"{op}, {MODES.get(mode, mode)}" if mode else op
+            for column in ratio_columns(rows):
+                if not bars(chosen, column):
+                    continue
+                name = f"{path.stem}-{op}-{mode}-{column}"
+                name = f"benchmarks/{re.sub(r'[^A-Za-z0-9.-]+', '_', name)}.svg"
                 files[name] = picture(chosen, column)
-                caption = f"{op}, {MODES.get(mode, mode)}"
                 text.append(f"**{caption}**\n\n![{caption}: ratios]({name})")
         shown = table(rows).replace("\n", "\n    ")
         text.append(f'??? note "The table, {path.name}"\n\n    {shown}')
