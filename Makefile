@@ -12,7 +12,7 @@ DEMO := .venv/demo-$(KERAS_BACKEND)
 TEST := .venv/test
 DOCS := .venv/docs
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test lint bench docs notebooks clean
 .DELETE_ON_ERROR:
 
 demo: $(DEMO)/ready
@@ -42,6 +42,9 @@ docs: $(DOCS)/ready
 	  --config-file guides/site/mkdocs.yml
 	$(DOCS)/bin/python guides/site/links.py .site
 	@echo "Open .site/index.html"
+
+notebooks: $(TEST)/ready
+	$(TEST)/bin/python -m guides.build
 
 clean:
 	rm -rf .venv .site

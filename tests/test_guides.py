@@ -1,28 +1,170 @@
-"""The guides run."""
+"""The guides run, and their notebooks are what the sources make."""
 
 import importlib.util
+import os
 import pathlib
+import re
 
+import nbformat
 import pytest
+from jupyter_client import KernelManager
+from nbclient import NotebookClient
+
+from guides import build
+from tests.hub import server
+from tests.support import BACKEND
 
 GUIDES = pathlib.Path(__file__).parent.parent / "guides"
+# In which guides share a kernel: starting one takes longer than most of them.
+# The last needs its devices before the backend starts.
+KERNELS = (
+    (
+        "1_soft_moe",
+        "2_inside_a_router",
+        "3_dense_to_mixture",
+        "4_mixture_of_tokens",
+        "5_convert_and_publish",
+    ),
+    ("6_many_devices",),
+)
+# guide: (pictures, what its outputs say)
+SAID = {
+    "1_soft_moe": (
+        1,
+        r"from the layer: (0\.0|\de-06)",
+        r"dense MLP +18,154 parameters, held-out accuracy [6-9]\d\.\d%",
+        r"Soft MoE +77,868 parameters, held-out accuracy [6-9]\d\.\d%",
+    ),
+    "2_inside_a_router": (
+        5,
+        r"[89]\d% of 40 are right",
+        r"block_5 +1\.\d\d +0\.0%",
+        r"Expert Choice, not tuned: [5-9]\d% are right",
+        r"token choice, not tuned: [5-9]\d% are right",
+        r"block_5 +1\.00 +[2-7]\d\.\d%",
+    ),
+    "3_dense_to_mixture": (
+        2,
+        r"token choice largest difference of a logit 0\.000\d\d, same answer "
+        r"for 100\.0%",
+        r"Soft MoE +largest difference of a logit \d\.\d+, same answer for "
+        r"(100|[89]\d)\.\d%",
+    ),
+    "4_mixture_of_tokens": (
+        1,
+        r"2,700,928 parameters",
+        r"group +logits differ by up to [1-9]\d*\.",
+        r"self +logits differ by up to 0\.000\d\d",
+        r"argmax +logits differ by up to 0\.000\d\d",
+        r"To be, or not to be..",
+    ),
+    "5_convert_and_publish": (
+        0,
+        r"logits differ from logits_f32_dispatch by \d\.\de-0[5-9] at most",
+        r"weights\.h5 of preset …/soft_moe_tiny must have 23688 bytes; it has "
+        r"23687\.",
+        r"hf://someone/tiny@\w+ says the same: True",
+    ),
+    "6_many_devices": (
+        1,
+        r"1\.8\d billion parameters",
+        r"losses on one device \[",
+        {
+            "jax": r"moe.*/experts/up/kernel +\(8, 32, 64\) +here \(1, 32, 64",
+            "tensorflow": r"copies: 2\b",
+            "torch": r"losses with 2 processes \[",
+        }[BACKEND],
+    ),
+}
 
 
 def load(name):
-    """A guide as a module, without running it."""
+    """A script as a module, without running it."""
     spec = importlib.util.spec_from_file_location(name, GUIDES / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def test_digits_untrained(tmp_path, capsys):
-    """All but the training, which takes minutes."""
-    picture = tmp_path / "slots.png"
-    load("digits").main(["--epochs", "0", "--picture", str(picture)])
-    printed = capsys.readouterr().out
-    assert "450 held out" in printed and "Soft MoE" in printed
-    assert picture.stat().st_size > 10_000
+@pytest.fixture
+def environment(tmp_path):
+    """Of a kernel: a Hub on the loopback, where guides may publish."""
+    with server.running() as hub:
+        yield {
+            **os.environ,
+            "KERAS_BACKEND": BACKEND,
+            # Compiling takes longer than running.
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+            "HF_ENDPOINT": hub.url,
+            "HF_HUB_CACHE": str(tmp_path / "cache"),
+            "HF_HUB_DISABLE_XET": "1",
+            "KERAS_MOE_GUIDE_REPOSITORY": "someone/tiny",
+        }
+
+
+@pytest.mark.parametrize("names", KERNELS, ids=["first", "many_devices"])
+def test_guides_run(names, environment, tmp_path):
+    kernel = KernelManager(kernel_name="python3")
+    kernel.start_kernel(env=environment, cwd=str(tmp_path))
+    try:
+        for name in names:
+            notebook = build.notebook(GUIDES / f"{name}.py")
+            # Each guide for itself, with nothing but the imports of others.
+            forget = nbformat.v4.new_code_cell("%reset -f")
+            notebook.cells.insert(0, forget)
+            NotebookClient(notebook, km=kernel, timeout=600).execute()
+            check(name, notebook)
+    finally:
+        kernel.shutdown_kernel(now=True)
+
+
+def check(name, notebook):
+    """Hold a notebook that was run against what it should say."""
+    said, pictures = "", 0
+    for cell in notebook.cells:
+        for output in cell.get("outputs", ()):
+            if output.output_type == "stream" and output.name == "stdout":
+                said += output.text
+            pictures += "image/png" in output.get("data", ())
+    number, *patterns = SAID[name]
+    assert pictures == number, name
+    for pattern in patterns:
+        assert re.search(pattern, said), f"{name}: {pattern}\n{said}"
+    losses = [
+        [float(number) for number in row.split(", ")]
+        for row in re.findall(r"losses .*?\[(.*)\]", said)
+    ]
+    for row in losses:  # of the same training, on more or fewer devices
+        assert row == pytest.approx(losses[0], rel=1e-3)
+    assert (len(losses) == 2) == (name == "6_many_devices")
+
+
+def test_every_guide_is_run():
+    names = [name for names in KERNELS for name in names]
+    assert names == [source.stem for source in build.sources()]
+    assert sorted(SAID) == names
+
+
+@pytest.mark.once
+def test_notebooks_are_those_of_the_sources():
+    """`make notebooks` writes them."""
+    sources = build.sources()
+    for source in sources:
+        written = source.with_suffix(".ipynb").read_text(encoding="utf-8")
+        assert written == build.text(source), source.name
+    assert len(list(GUIDES.glob("*.ipynb"))) == len(sources)
+
+
+@pytest.mark.once
+def test_installing_is_left_to_the_reader():
+    """The one cell that installs is the one that runners leave out."""
+    for source in build.sources():
+        installing = [
+            cell.metadata.get("tags")
+            for cell in build.notebook(source).cells
+            if cell.cell_type == "code" and "pip install" in cell.source
+        ]
+        assert installing == [["skip-execution"]], source.name
 
 
 @pytest.mark.once
