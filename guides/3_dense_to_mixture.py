@@ -137,9 +137,9 @@ for name, model in (("token choice", everybody), ("Soft MoE", sparse)):
 
 # %%
 print("dense, trained on")
-dense_curve = train(dense, 1e-3, 4)
+dense_curve = train(dense, 1e-3, 3)
 print("upcycled")
-sparse_curve = train(sparse, 1e-3, 4)
+sparse_curve = train(sparse, 1e-3, 3)
 
 # %%
 figure, axis = plt.subplots(figsize=(5, 3), layout="constrained")

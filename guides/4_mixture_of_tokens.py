@@ -160,7 +160,8 @@ visualize.token_experts(tokens, plans.layers[path], plans[path])
 with contextlib.redirect_stdout(io.StringIO()):  # it prints itself
     import this
 zen = codecs.decode(this.s, "rot13")
-pieces = [zen[start : start + 120] for start in range(0, 720, 8)]
+model.preprocessor.sequence_length = 64
+pieces = [zen[start : start + 62] for start in range(0, 768, 8)]
 model.compile(
     optimizer=keras.optimizers.Adam(1e-3),
     loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -169,7 +170,7 @@ model.compile(
 _ = model.fit(pieces, batch_size=8, epochs=2, verbose=2)
 
 # %%
-print(model.generate("Beautiful is better", max_length=100))
+print(model.generate("Beautiful is better", max_length=60))
 
 # %% [markdown]
 # ## Exercises

@@ -54,6 +54,7 @@ BACKEND = keras.backend.backend()
 if BACKEND == "tensorflow":  # its devices, before anything is computed
     import tensorflow as tf
 
+    tf.get_logger().setLevel("WARNING")
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0],
         [tf.config.LogicalDeviceConfiguration() for _ in range(2)],

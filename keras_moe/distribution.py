@@ -17,8 +17,10 @@ the backends offer, with Keras 3.15:
   the batch, all with all experts. `keras.distribution` has no PyTorch backend,
   so that DTensor would have to be applied to the weights by hand.
 
-What is said of TensorFlow and PyTorch is what they and Keras document; the
-project's tests do not run it.
+`guides/6_many_devices.py` trains a small Soft MoE with `expert_parallel`,
+`MirroredStrategy` and `DistributedDataParallel`, on virtual devices of a CPU,
+to the losses of one device. Nothing was run on accelerators or on several
+machines.
 
 Routers that group tokens over the batch (Mixture of Tokens; a `group_size`)
 see the batch of the whole mesh on JAX, and that of one device on the others.

@@ -156,6 +156,13 @@ def test_notebooks_are_those_of_the_sources():
 
 
 @pytest.mark.once
+def test_readme_leads_to_every_notebook():
+    readme = (GUIDES.parent / "README.md").read_text(encoding="utf-8")
+    linked = re.findall(r"\(guides/(\w+)\.ipynb\)", readme)
+    assert linked == [source.stem for source in build.sources()]
+
+
+@pytest.mark.once
 def test_installing_is_left_to_the_reader():
     """The one cell that installs is the one that runners leave out."""
     for source in build.sources():
