@@ -31,7 +31,7 @@ KERNELS = (
 SAID = {
     "1_soft_moe": (
         1,
-        r"from the layer: (0\.0|\de-06)",
+        r"from the layer: (0\.0|\de-0[56])",
         r"dense MLP +18,154 parameters, held-out accuracy [6-9]\d\.\d%",
         r"Soft MoE +77,868 parameters, held-out accuracy [6-9]\d\.\d%",
     ),
