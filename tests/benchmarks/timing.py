@@ -8,6 +8,7 @@ a product add up. `OMP_NUM_THREADS=1` makes it the time of one core.
 
 import csv
 import importlib.metadata
+import math
 import pathlib
 import statistics
 import subprocess
@@ -113,21 +114,33 @@ def product_of(mode, multiplications):
     return product
 
 
+SHORTEST = 0.02  # seconds that a turn lasts at least
+
+
 def paired(functions: dict, arrays, turns: int) -> dict:
     """Seconds of each of the functions, one after another in each turn.
 
-    A function that has `times` stands for that many runs of it.
+    What is quick is run several times in a turn. A function that has `times`
+    stands for that many runs of it.
     """
-    for function in functions.values():  # compile
-        function(*arrays)
+    runs = {}
+    for name, function in functions.items():
+        function(*arrays)  # compile
+        runs[name] = math.ceil(SHORTEST / max(_timed(function, arrays), 1e-5))
     seconds = {name: [] for name in functions}
     for _ in range(turns):
         for name, function in functions.items():
-            start = clock()
-            function(*arrays)
-            passed = clock() - start
+            passed = _timed(function, arrays, runs[name])
             seconds[name].append(passed * getattr(function, "times", 1))
     return seconds
+
+
+def _timed(function, arrays, runs=1):
+    """Mean seconds of a run."""
+    start = clock()
+    for _ in range(runs):
+        function(*arrays)
+    return (clock() - start) / runs
 
 
 def against(seconds: dict, first: str):
