@@ -167,7 +167,7 @@ def fill(backbone, weights) -> None:
         if path in zero:
             variable.assign(np.zeros(variable.shape))
         else:
-            variable.assign(weights[path])
+            variable.assign(_copy(weights[path]))
 
 
 def task(model, backbone):
@@ -191,8 +191,13 @@ def task(model, backbone):
     in_backbone = {id(w) for w in model.backbone.weights}
     for weight in model.weights:
         if id(weight) not in in_backbone:
-            head[weight.path].assign(weight)
+            head[weight.path].assign(_copy(weight))
     return new
+
+
+def _copy(value):
+    """An array of its own: JAX deletes those of a model that trains on."""
+    return keras.ops.copy(value)
 
 
 def _classifier(model, backbone):

@@ -87,6 +87,17 @@ def test_vit_with_all_experts_is_the_dense_one(changes):
     assert kernel.shape == (3, 8, 12) and (kernel == kernel[0]).all()
 
 
+def test_the_old_model_trains_on_beside_the_new_one():
+    """They share no array: JAX deletes those that a step has replaced."""
+    old = models.MoEViTImageClassifier(dense(), 3)
+    new = keras_moe.upcycle(old, "token_choice", 2)
+    before = new.predict(IMAGES, verbose=0)
+    old.compile("sgd", "sparse_categorical_crossentropy", metrics=[])
+    old.train_on_batch(IMAGES, np.array([0, 2]))
+    assert not np.allclose(old.predict(IMAGES, verbose=0), before)
+    np.testing.assert_array_equal(new.predict(IMAGES, verbose=0), before)
+
+
 @pytest.mark.once
 def test_vit_classifier_keeps_head_and_preprocessing():
     converter = keras_hub.layers.ViTImageConverter(
