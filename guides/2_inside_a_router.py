@@ -26,6 +26,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # %%
 # %matplotlib inline
+import dataclasses
+
 import keras
 import numpy as np
 
@@ -119,25 +121,32 @@ visualize.expert_similarity(last, title="Which experts read alike")
 # corner may read more than a corner.
 
 # %%
-# One image of each of six classes, and the plan of these images alone.
-shown = [4 * label for label in (0, 1, 5, 7, 8, 9)]
-six = classifier.preprocessor(images[shown])
-with diagnostics.capture() as of_six:
-    classifier(six, training=False)
+# One image of each of six classes, and these rows of the plan.
+shown = np.array([4 * label for label in (0, 1, 5, 7, 8, 9)])
 names = [data.classes[label] for label in labels[shown]]
 grid = classifier.backbone.grid
-visualize.slot_regions(
-    images[shown], list(of_six.values())[-1], grid, titles=names
-)
+
+
+def rows(plan, *arrays):
+    """The plan of the images that are shown; `arrays` have a row for each."""
+    return dataclasses.replace(
+        plan,
+        **{
+            name: keras.ops.take(getattr(plan, name), shown, axis=0)
+            for name in arrays
+        },
+    )
+
+
+of_six = rows(last, "tokens")
+visualize.slot_regions(images[shown], of_six, grid, titles=names)
 
 # %% [markdown]
 # And how much of each patch all slots read together. 1 is what it would be if
 # all patches were read alike.
 
 # %%
-visualize.token_weights(
-    images[shown], list(of_six.values())[-1], grid, titles=names
-)
+visualize.token_weights(images[shown], of_six, grid, titles=names)
 
 # %% [markdown]
 # ## Hard routers
@@ -186,11 +195,10 @@ for name, model in hard.items():
 # right; in the middle is the number of seats of each.
 
 # %%
-with diagnostics.capture() as of_six:
-    expert_choice(six, training=False)
+last = list(hard_plans["Expert Choice"].values())[-1]
 visualize.token_weights(
     images[shown],
-    list(of_six.values())[-1],
+    rows(last, "token", "gate"),
     grid,
     titles=names,
     title="Expert Choice",
