@@ -145,6 +145,31 @@ def test_router_monitor_sees_the_trained_weights():
     assert history[key][0] != history[key][1]
 
 
+@pytest.mark.once
+def test_tensorboard_gets_what_the_router_monitor_logs(tmp_path):
+    from tensorboard.backend.event_processing import event_accumulator
+    from tensorboard.util import tensor_util
+
+    layer = layers.ExpertChoiceMoE(4, 1.0, intermediate_dim=5)
+    model = keras.Sequential([keras.Input((8, 6)), layer])
+    model.compile(loss="mse")
+    board = keras.callbacks.TensorBoard(str(tmp_path), write_graph=False)
+    history = model.fit(
+        X, X, epochs=2, verbose=0, callbacks=[RouterMonitor(X), board]
+    ).history
+    events = event_accumulator.EventAccumulator(
+        str(tmp_path / "train"), size_guidance={"tensors": 0}
+    )
+    events.Reload()
+    for fact in ("max_load", "dropped", "entropy", "similarity"):
+        name = f"{layer.path}/{fact}"
+        written = [
+            tensor_util.make_ndarray(event.tensor_proto)
+            for event in events.Tensors(f"epoch_{name}")
+        ]
+        np.testing.assert_allclose(written, history[name], rtol=1e-5)
+
+
 def test_router_monitor_without_moe_layers():
     model = keras.Sequential([keras.Input((8, 6)), keras.layers.Dense(6)])
     model.compile(loss="mse")
