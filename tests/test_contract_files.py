@@ -107,7 +107,7 @@ SIGNATURES = {
 SUPPORTED = {
     "tensorflow": {
         "tf_saved_model": {"any length": list(LAYERS)},
-        "onnx": {"any length": [k for k in LAYERS if k != "soft"]},
+        "onnx": {"any length": list(LAYERS)},
     },
     "jax": {
         "tf_saved_model": {
@@ -131,12 +131,6 @@ SUPPORTED = {
 }
 # (backend, format, signature) -> layers, error text, and the reason.
 UNSUPPORTED = {
-    ("tensorflow", "onnx", "fixed"): (
-        ["soft"],
-        "Erfc",
-        "tf2onnx writes the exact gelu with an operator that ONNX lacks; "
-        "gelu_tanh and every other activation works",
-    ),
     ("tensorflow", "torch", "fixed"): (
         ["soft", "token"],
         "requires PyTorch backend",
