@@ -215,3 +215,13 @@ def test_an_implementation_for_other_plans(backend):
     )
     with raises(text):
         moe_ops.select(moe_ops.Facts("soft"), "gather", backend)
+
+
+def test_defaults_are_told_while_a_file_is_loaded():
+    """Keras then takes objects at one address for one and the same."""
+    from keras.src.saving import serialization_lib
+
+    with serialization_lib.ObjectSharingScope():
+        for _ in range(20):
+            layer = SoftMoE(2, 1, expert=keras.layers.Dense(6))
+            assert layer.bias_initializer.get_config() == {}

@@ -118,13 +118,13 @@ class ConfiguredLayer(keras.layers.Layer):
                 "expert must be a Keras layer that maps (batch, tokens, "
                 f"features) to the same shape; {checks.received(self.expert)}."
             )
-        config = self._expert_config()
         for name, default in EXPERT_DEFAULTS.items():
-            if config[name] != _config_of(name, default):
+            value = getattr(self, name)
+            if not _same(name, value, default):
                 raise ValueError(
                     f"{name} must be left at its default, {default!r}, when "
                     "expert is given, which brings its own; received "
-                    f"{config[name]!r}."
+                    f"{_config_of(name, value)!r}."
                 )
         return ClonedExperts(self.num_experts, self.expert, **place)
 
@@ -191,8 +191,8 @@ def _next_name(class_name):
     return f"{name}_{used}" if used else name
 
 
-def _config_of(name, value):
-    """The entry of a layer's config for the argument `name`."""
+def _room(name):
+    """The module that `get`s and `serialize`s the argument `name`, if any."""
     for ending, room in (
         ("activation", activations),
         ("initializer", keras.initializers),
@@ -200,6 +200,29 @@ def _config_of(name, value):
         ("constraint", keras.constraints),
     ):
         if name.endswith(ending):
-            value = room.get(value)
-            return None if value is None else room.serialize(value)
-    return value
+            return room
+    return None
+
+
+def _config_of(name, value):
+    """The entry of a layer's config for the argument `name`."""
+    room = _room(name)
+    if room is None:
+        return value
+    value = room.get(value)
+    return None if value is None else room.serialize(value)
+
+
+def _same(name, value, default):
+    """Whether `value` is what the argument `name` is by default.
+
+    Serialised forms do not tell: while a file is loaded, Keras marks those of
+    objects at one address as shared, and a temporary object's is free again.
+    """
+    room = _room(name)
+    if room is not None:
+        value, default = room.get(value), room.get(default)
+    if not hasattr(default, "get_config"):
+        return value == default
+    same_class = type(value) is type(default)
+    return same_class and value.get_config() == default.get_config()
