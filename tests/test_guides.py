@@ -7,7 +7,6 @@ import re
 
 import nbformat
 import pytest
-from jupyter_client import KernelManager
 from nbclient import NotebookClient
 
 from guides import build
@@ -104,24 +103,31 @@ def environment(tmp_path):
 
 @pytest.mark.parametrize("names", KERNELS, ids=["first", "many_devices"])
 def test_guides_run(names, environment, tmp_path):
-    kernel = KernelManager(kernel_name="python3")
-    kernel.start_kernel(env=environment, cwd=str(tmp_path))
-    try:
-        for name in names:
-            notebook = build.notebook(GUIDES / f"{name}.py")
-            # Each guide for itself, with nothing but the imports of others.
-            forget = nbformat.v4.new_code_cell("%reset -f")
-            notebook.cells.insert(0, forget)
-            NotebookClient(notebook, km=kernel, timeout=600).execute()
-            check(name, notebook)
-    finally:
-        kernel.shutdown_kernel(now=True)
+    cells = {name: cells_of(name) for name in names}
+    together = nbformat.v4.new_notebook(cells=sum(cells.values(), []))
+    client = NotebookClient(
+        together,
+        kernel_name="python3",
+        timeout=600,
+        resources={"metadata": {"path": str(tmp_path)}},
+    )
+    client.execute(env=environment)
+    for name in names:
+        check(name, cells[name])
 
 
-def check(name, notebook):
-    """Hold a notebook that was run against what it should say."""
+def cells_of(name):
+    """A guide's cells, after one that forgets all names of the one before."""
+    cells = build.notebook(GUIDES / f"{name}.py").cells
+    for cell in cells:
+        cell.id = f"{name}-{cell.id}"
+    return [nbformat.v4.new_code_cell("%reset -f"), *cells]
+
+
+def check(name, cells):
+    """Hold cells that were run against what they should say."""
     said, pictures = "", 0
-    for cell in notebook.cells:
+    for cell in cells:
         for output in cell.get("outputs", ()):
             if output.output_type == "stream" and output.name == "stdout":
                 said += output.text
