@@ -54,8 +54,12 @@ class FeedForwardExperts(keras.layers.Layer):
 
     def build(self, slots_shape):
         features, hidden = slots_shape[-1], self.intermediate_dim
-        outer = (self.num_experts, None, features)
-        inner = (self.num_experts, None, hidden)
+        # Where experts are spread over devices, slots keep their four axes:
+        # XLA gathers what a reshape merges.
+        self.spread = keras.distribution.distribution() is not None
+        before = (None,) if self.spread else ()
+        outer = (*before, self.num_experts, None, features)
+        inner = (*before, self.num_experts, None, hidden)
         self.up = self._projection("up", hidden)
         self.up.build(outer)
         if self.gated:
@@ -69,9 +73,13 @@ class FeedForwardExperts(keras.layers.Layer):
         kernel = self.kernel_initializer
         if not isinstance(kernel, PerExpert):
             kernel = PerExpert(kernel)
+        if self.spread:
+            equation, shape = "gesd,edf->gesf", (self.num_experts, None)
+        else:
+            equation, shape = "end,edf->enf", (None,)
         return keras.layers.EinsumDense(
-            "end,edf->enf",
-            output_shape=(None, features),
+            equation,
+            output_shape=(*shape, features),
             bias_axes="ef" if self.use_bias else None,
             kernel_initializer=kernel,
             bias_initializer=self.bias_initializer,
@@ -84,7 +92,9 @@ class FeedForwardExperts(keras.layers.Layer):
         )
 
     def call(self, slots, training=None):
-        rows, restore = by_expert(slots)  # (E,N,D)
+        rows, restore = slots, lambda rows: rows
+        if not self.spread:
+            rows, restore = by_expert(slots)  # (E,N,D)
         activation = gelu.quickest(self.activation)
         if self.gated:
             hidden = activation(self.gate(rows)) * self.up(rows)
