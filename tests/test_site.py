@@ -1,6 +1,7 @@
 """The site of the documentation: it builds, leads somewhere and is whole."""
 
 import ast
+import csv
 import importlib
 import inspect
 import os
@@ -263,9 +264,7 @@ def test_readme_figures_are_those_of_the_records():
         )
         found = []
         for path in RESULTS.glob(pattern):
-            head, *rows = (line.split(",") for line in path.read_text().split())
-            for row in rows:
-                row = dict(zip(head, row))
+            for row in csv.DictReader(path.read_text().splitlines()):
                 if "/reference" in row and row["of"] == name:
                     found.append(float(row["/reference"]))
         assert said == (f"{min(found):.3f}", f"{max(found):.3f}")

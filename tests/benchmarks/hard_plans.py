@@ -25,23 +25,20 @@ def rows():
         plan = routing.expert_choice(gates, tokens // experts)
         inputs = rng.normal(size=(groups, tokens, FEATURES)).astype("float32")
         arrays = timing.tensors((inputs, plan.gate))
-        for mode, wrap in timing.MODES.items():
-            functions = {
-                name: wrap(make(name, plan.token, tokens))
-                for name in ("reference", "gather")
-            }
-            seconds = timing.paired(functions, arrays, turns=9)
-            for columns in timing.against(seconds, "reference"):
-                yield {
-                    "op": "hard dispatch+combine",
-                    "mode": mode,
-                    "groups": groups,
-                    "tokens": tokens,
-                    "experts": experts,
-                    "features": FEATURES,
-                    "dtype": "float32",
-                    **columns,
-                }
+        functions = {
+            name: make(name, plan.token, tokens)
+            for name in ("reference", "gather")
+        }
+        sizes = {
+            "groups": groups,
+            "tokens": tokens,
+            "experts": experts,
+            "features": FEATURES,
+            "dtype": "float32",
+        }
+        yield from timing.compared(
+            "hard dispatch+combine", sizes, functions, arrays, turns=9
+        )
 
 
 def make(name, token, num_tokens):

@@ -8,7 +8,6 @@ as many as the tokens ask for in all (`capacity 1`), or twice as many.
 
 import functools
 
-import keras
 from tqdm import tqdm
 
 from keras_moe import layers
@@ -31,20 +30,17 @@ def mixture_rows():
         shape = (batch, tokens, features)
         ours, arrays = timing.layer_of_arrays(layer, shape)
         formulas = functools.partial(plain.mixture_of_tokens, group_size=group)
-        for mode, wrap in timing.MODES.items():
-            functions = {"plain": wrap(formulas), "MixtureOfTokens": wrap(ours)}
-            seconds = timing.paired(functions, arrays, turns=9)
-            for columns in timing.against(seconds, "plain"):
-                yield {
-                    "op": "Mixture of Tokens layer",
-                    "mode": mode,
-                    "batch": batch,
-                    "tokens": tokens,
-                    "features": features,
-                    "experts": experts,
-                    "group_size": group,
-                    **columns,
-                }
+        functions = {"plain": formulas, "MixtureOfTokens": ours}
+        sizes = {
+            "batch": batch,
+            "tokens": tokens,
+            "features": features,
+            "experts": experts,
+            "group_size": group,
+        }
+        yield from timing.compared(
+            "Mixture of Tokens layer", sizes, functions, arrays, turns=9
+        )
 
 
 def choice_rows():
@@ -90,7 +86,6 @@ def token_choice(experts, hidden, factor):
         activation="silu",
         gated=True,
         use_bias=False,
-        kernel_initializer=keras.initializers.GlorotUniform(),
     )
 
 

@@ -8,16 +8,16 @@ PyTorch `soft-moe-pytorch` is the layer of that package from PyPI.
 
 import functools
 
-import keras
 from tqdm import tqdm
 
 from keras_moe import layers
 from tests.benchmarks import plain
 from tests.benchmarks import timing
+from tests.benchmarks.soft_routing import FEATURES
+from tests.benchmarks.soft_routing import SIZES
+from tests.benchmarks.soft_routing import row
 
-FEATURES = 384
-# groups, tokens, experts, slots of each
-SIZES = ((16, 196, 28, 7), (4, 1024, 32, 32), (4, 196, 196, 1))
+OP = "Soft MoE layer"
 # As many slots, tokens and multiplications, on ever more experts; of as many
 # hidden features as features, so that all of them fit into memory.
 EXPERTS = tuple((4, 1024, n, 1024 // n) for n in (8, 32, 128, 512, 1024))
@@ -28,7 +28,8 @@ def rows():
         for mode in timing.MODES:
             functions, arrays = competitors(size, mode)
             seconds = timing.paired(functions, arrays, turns=5)
-            yield from table(size, mode, seconds, "plain")
+            for columns in timing.against(seconds, "plain"):
+                yield row(size, mode, columns, OP)
 
 
 def experts_rows():
@@ -41,7 +42,7 @@ def experts_rows():
             functions[name] = functools.partial(wrap(layer), *arrays)
         seconds = timing.paired(functions, (), turns=5)
         for size, columns in zip(EXPERTS, timing.against(seconds, "8 experts")):
-            yield row(size, mode, columns)
+            yield row(size, mode, columns, OP)
 
 
 def competitors(size, mode):
@@ -86,23 +87,3 @@ def peer(experts, slots, mode):
         return torch.autograd.grad(value, [tokens, *weights])
 
     return forward if mode == "F" else forward_backward
-
-
-def table(size, mode, seconds, first):
-    for columns in timing.against(seconds, first):
-        yield row(size, mode, columns)
-
-
-def row(size, mode, columns):
-    groups, tokens, experts, slots = size
-    return {
-        "op": "Soft MoE layer",
-        "mode": mode,
-        "groups": groups,
-        "tokens": tokens,
-        "experts": experts,
-        "slots": slots,
-        "features": FEATURES,
-        "dtype": keras.config.floatx(),
-        **columns,
-    }

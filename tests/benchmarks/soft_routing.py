@@ -23,13 +23,12 @@ from tests.benchmarks import timing
 FEATURES = 384
 NAMES = ("reference", "shared_exp", "streaming")
 # groups, tokens, experts, slots of each
-SIZES = ((16, 196, 28, 7), (4, 1024, 32, 32))
-ONE_SLOT = ((4, 196, 196, 1),)
+SIZES = ((16, 196, 28, 7), (4, 1024, 32, 32), (4, 196, 196, 1))
 MEMORY = (1024, 4096, 16384)  # tokens of one group, as many slots
 
 
 def rows():
-    for size in tqdm(SIZES + ONE_SLOT, desc=timing.BACKEND):
+    for size in tqdm(SIZES, desc=timing.BACKEND):
         arrays = make_arrays(*size)
         for mode, wrap in timing.MODES.items():
             functions = {name: wrap(make(name)) for name in NAMES}

@@ -154,6 +154,15 @@ def against(seconds: dict, first: str):
         yield columns
 
 
+def compared(op, sizes, functions, arrays, turns):
+    """Rows of F and FB: functions of the same arrays against the first."""
+    for mode, wrap in MODES.items():
+        wrapped = {name: wrap(one) for name, one in functions.items()}
+        seconds = paired(wrapped, arrays, turns)
+        for columns in against(seconds, next(iter(functions))):
+            yield {"op": op, "mode": mode, **sizes, **columns}
+
+
 def in_fresh_process(module: str, *arguments) -> dict:
     """Columns that `python -m module arguments` prints, by `print_peak`."""
     command = [sys.executable, "-m", module, *map(str, arguments)]
