@@ -8,6 +8,18 @@ from tests.support import BACKEND
 
 # Of the three, the one that tests marked `once` run on: it starts quickest.
 ONCE_ON = "torch"
+# On JAX most of the time goes into compiling small programs that run once, and
+# half of that into making them quick. Fast paths are held against the reference
+# in this file, as users have them.
+OPTIMIZED = ("test_soft_routing",)
+
+
+def pytest_runtest_setup(item):
+    if BACKEND == "jax":
+        import jax
+
+        quick = item.path.stem not in OPTIMIZED
+        jax.config.update("jax_disable_most_optimizations", quick)
 
 
 def pytest_collection_modifyitems(config, items):

@@ -1,7 +1,5 @@
 """Run functions and layers on any backend, compiled, and get numpy back."""
 
-import contextlib
-
 import keras
 import numpy as np
 
@@ -13,26 +11,6 @@ def numpy(structure):
     return keras.tree.map_structure(keras.ops.convert_to_numpy, structure)
 
 
-@contextlib.contextmanager
-def quick_compilation():
-    """Compile without most optimisations, for code that runs only once.
-
-    On JAX, where compiling takes longer than running: half to a third.
-    """
-    if BACKEND != "jax":
-        yield
-        return
-    import jax
-
-    flag = "jax_disable_most_optimizations"
-    before = jax.config.read(flag)
-    jax.config.update(flag, True)
-    try:
-        yield
-    finally:
-        jax.config.update(flag, before)
-
-
 def run(function, *arrays):
     """`function` of the arrays as tensors, compiled where that is faster.
 
@@ -41,8 +19,7 @@ def run(function, *arrays):
     if BACKEND == "jax":
         import jax
 
-        with quick_compilation():
-            return numpy(jax.jit(function)(*arrays))
+        return numpy(jax.jit(function)(*arrays))
     arrays = [
         None if a is None else keras.ops.convert_to_tensor(a) for a in arrays
     ]
@@ -69,8 +46,7 @@ def compiled(function):
             None if a is None else keras.ops.convert_to_tensor(a)
             for a in arrays
         ]
-        with quick_compilation():
-            return numpy(function(*tensors))
+        return numpy(function(*tensors))
 
     return call
 
@@ -92,8 +68,7 @@ def value_and_grads(function, *arrays):
         grad = jax.value_and_grad(
             pair, argnums=tuple(range(len(arrays))), has_aux=True
         )
-        with quick_compilation():
-            (value, more), grads = jax.jit(grad)(*arrays)
+        (value, more), grads = jax.jit(grad)(*arrays)
     elif BACKEND == "tensorflow":
         import tensorflow as tf
 

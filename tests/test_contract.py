@@ -23,16 +23,9 @@ from tests.contract_table import make_model
 from tests.contract_table import randomize
 from tests.contract_table import tokens_of
 from tests.support import BACKEND
-from tests.support import quick_compilation
 from tests.support import weight_name
 
 every_layer = pytest.mark.parametrize("label", LAYERS)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    with quick_compilation():
-        yield
 
 
 CLASSES = sorted({row.cls for row in LAYERS.values()}, key=str)

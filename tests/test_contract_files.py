@@ -13,15 +13,8 @@ from tests.contract_table import make_model
 from tests.contract_table import randomize
 from tests.contract_table import tokens_of
 from tests.support import BACKEND
-from tests.support import quick_compilation
 
 every_layer = pytest.mark.parametrize("label", LAYERS)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    with quick_compilation():
-        yield
 
 
 HARD = [k for k in LAYERS if k.startswith(("choice", "token"))]

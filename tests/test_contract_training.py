@@ -22,16 +22,9 @@ from tests.contract_table import randomize
 from tests.contract_table import tokens_of
 from tests.support import BACKEND
 from tests.support import layer_grads
-from tests.support import quick_compilation
 from tests.support import weight_name
 
 every_layer = pytest.mark.parametrize("label", LAYERS)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    with quick_compilation():
-        yield
 
 
 def dtype_of(tensor):

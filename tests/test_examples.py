@@ -13,7 +13,6 @@ import pytest
 import keras_moe
 from conversion.__main__ import parser
 from keras_moe import __main__ as package
-from tests.support import quick_compilation
 from zoo.__main__ import parser as zoo_parser
 
 ROOT = pathlib.Path(keras_moe.__file__).parent.parent
@@ -112,11 +111,8 @@ def test_pages_with_examples():
 @pytest.mark.parametrize("page", PAGES)
 def test_page_examples(page):
     said = {}  # an example goes on from the ones before it
-    with quick_compilation():
-        for code in re.findall(
-            r"```python\n(.*?)```", texts()[page], re.DOTALL
-        ):
-            exec(compile(code, page, "exec"), said)
+    for code in re.findall(r"```python\n(.*?)```", texts()[page], re.DOTALL):
+        exec(compile(code, page, "exec"), said)
     assert PAGES[page](said)
 
 

@@ -94,6 +94,7 @@ def test_it_builds_and_its_links_lead_somewhere(tmp_path, monkeypatch):
         assert path.name in (site / "benchmarks.html").read_text()
     assert len(list((site / "benchmarks").glob("*.svg"))) >= 10
     assert "tf_saved_model" in (site / "backends.html").read_text()
+    assert "soft_moe_s16" in (site / "devices.html").read_text()
     # A link to nowhere is found.
     (site / "models.html").write_text('<a href="routers.html#nowhere">')
     (broken,) = links.check(site)[0]
@@ -114,6 +115,33 @@ def test_docstrings_become_markdown(monkeypatch):
         "**Mask:** Boolean, of two [axes](here).\n\n"
         "**Example:**\n\n```pycon\n>>> 1 + 1\n2\n```"
     )
+
+
+def test_curves_of_tokens_and_of_experts(monkeypatch):
+    curves = load("curves", monkeypatch)
+    rows = [
+        {"tokens": n, "mode": m, "of": of, "seconds": s}
+        for n, m, of, s in (
+            ("64", "F", "ours", "0.1"),
+            ("128", "F", "ours", "0.2"),
+            ("64", "F", "peer", "0.3"),
+            ("128", "F", "peer", ""),
+        )
+    ]
+    assert curves.lines(rows, "tokens", "seconds") == {
+        ("ours", "F"): ([64, 128], [0.1, 0.2]),
+        ("peer", "F"): ([64], [0.3]),
+    }
+    # A competitor that is the number to the right has no line of its own.
+    rows = [{**row, "of": f"{row['tokens']} tokens"} for row in rows[:2]]
+    assert curves.lines(rows, "tokens", "seconds") == {
+        ("", "F"): ([64, 128], [0.1, 0.2]),
+    }
+    benchmarks = load("benchmarks", monkeypatch)
+    _, files = benchmarks.chapters(RESULTS)
+    for op in curves.CURVES:
+        drawn = [f for name, f in files.items() if f"/{op}-" in name]
+        assert drawn and all("<svg" in file for file in drawn)
 
 
 def test_benchmarks_of_either_form_are_drawn(monkeypatch, tmp_path):

@@ -7,6 +7,7 @@ import sys
 
 from zoo import hub_commands
 from zoo import recipe as recipes
+from zoo import transition_commands
 from zoo.errors import DataError
 from zoo.errors import PublishError
 
@@ -45,42 +46,21 @@ def parser():
     compare = commands.add_parser(
         "compare", help="hold a recipe's runs against those of its twin"
     )
-    mixing = commands.add_parser(
-        "mixing", help="measure each inference_mixing of a Mixture of Tokens"
-    )
-    mixing.add_argument("--preset", help="name or folder, instead of NAME")
-    mixing.add_argument(
-        "--data", metavar="FOLDER", help="where the data set lies"
-    )
-    tune = commands.add_parser(
-        "tune", help="tune a Mixture of Tokens for one inference_mixing"
-    )
-    tune.add_argument("--mode", choices=("self", "argmax"), default="self")
-    tune.add_argument("--steps", type=int, default=200)
-    tune.add_argument("--learning-rate", type=float, default=5e-4)
-    for command in (
-        train,
-        evaluate,
-        pack,
-        record,
-        step_time,
-        compare,
-        mixing,
-        tune,
-    ):
+    for command in (train, evaluate, pack, record, step_time, compare):
         command.add_argument("name", metavar="NAME", help="of a recipe")
-    for command in (train, evaluate, pack, record, compare, tune):
+    for command in (train, evaluate, pack, record, compare):
         command.add_argument(
             "--runs",
             type=pathlib.Path,
             default=pathlib.Path("runs"),
             help="folder of all runs (runs)",
         )
-    for command in (train, evaluate, pack, tune):
+    for command in (train, evaluate, pack):
         command.add_argument("--seed", type=int, default=0)
         command.add_argument(
             "--data", metavar="FOLDER", help="where the data set lies"
         )
+    transition_commands.add(commands)
     hub_commands.add(commands)
     return root
 
@@ -208,49 +188,6 @@ def _compare(arguments):
         )
 
 
-def _mixture(name):
-    recipe = recipes.load(name)
-    if recipe.backbone.get("router") != "mixture_of_tokens":
-        raise recipes.RecipeError(
-            f"NAME must be a Mixture of Tokens; {recipe.name} is none."
-        )
-    return recipe
-
-
-def _tune(arguments):
-    from zoo import transition
-
-    recipe = _mixture(arguments.name)
-    _, _, folder = _folders(arguments)
-    tuned = transition.tune(
-        recipe,
-        folder,
-        arguments.mode,
-        arguments.steps,
-        arguments.learning_rate,
-        arguments.seed,
-        arguments.data,
-    )
-    print(f"Preset: {tuned}")
-
-
-def _mixing(arguments):
-    from keras_moe.models.presets import write_json
-    from zoo import mixing
-    from zoo import results
-
-    recipe = _mixture(arguments.name)
-    found = mixing.compare(
-        recipe, arguments.preset or recipe.name, arguments.data
-    )
-    write_json(results.path_of(f"mixing_{recipe.name}"), found)
-    for mode, row in found.items():
-        print(
-            f"{mode:<8} {row['bits_per_byte']:.3f} bits per byte, "
-            f"{row['time']:.2f} times the time"
-        )
-
-
 COMMANDS = {
     "train": _train,
     "evaluate": _evaluate,
@@ -258,8 +195,7 @@ COMMANDS = {
     "record": _record,
     "step-time": _step_time,
     "compare": _compare,
-    "mixing": _mixing,
-    "tune": _tune,
+    **transition_commands.COMMANDS,
     **hub_commands.COMMANDS,
 }
 

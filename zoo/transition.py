@@ -1,8 +1,9 @@
-"""Transition tuning: a trained Mixture of Tokens learns to work unmixed.
+"""Transition tuning: a trained model learns to work with other routing.
 
-While it is trained, a model mixes tokens of different texts; at inference it
-need not (`inference_mixing`). A few steps in which it computes as it will at
-inference close part of the gap.
+A Mixture of Tokens mixes tokens of different texts while it is trained; at
+inference it need not (`inference_mixing`). A few steps in which it computes as
+it will at inference close part of the gap (`tune`), and so do a few steps after
+a router was turned into another one (`turn`).
 """
 
 import dataclasses
@@ -10,6 +11,7 @@ import pathlib
 
 import keras
 
+import keras_moe
 from keras_moe.models import MoTCausalLM
 from keras_moe.models.presets import write_json
 from zoo import data as datasets
@@ -17,6 +19,7 @@ from zoo import text
 from zoo.train import History
 from zoo.train import Progress
 from zoo.train import compiled
+from zoo.train import task_of
 
 # Added to the seed: other examples than in the training before.
 TUNING = 1_000_000
@@ -74,3 +77,64 @@ def tune(recipe, run, mode, steps, learning_rate, seed=0, data_folder=None):
         {"mode": mode, "steps": steps, "learning_rate": learning_rate},
     )
     return folder
+
+
+def turn(recipe, preset, router, options, folder, steps, learning_rate, **how):
+    """Turn the router of a preset into another one, and tune the result.
+
+    Args:
+        recipe: what the preset was trained by.
+        preset: name or folder.
+        router: what `keras_moe.upcycle` turns it into.
+        options: arguments of the new router.
+        folder: where the preset is written that comes of it.
+        steps: of tuning.
+        learning_rate: peak, after which it falls to zero.
+        how: `seed` of the examples; `data_folder`, where the data set lies.
+
+    Returns:
+        A dictionary of what was done, and the figure on test data that the
+        recipe's task has, before, after the turn, and after tuning.
+    """
+    task = task_of(recipe)
+    parts = datasets.load(recipe.data, how.get("data_folder"))
+    folder = pathlib.Path(folder)
+    model = task.CLASS.from_preset(str(preset))
+
+    def measured():
+        return task.evaluate(model, parts["test"], recipe)[task.METRIC]
+
+    figures = {"before": measured()}
+    model = keras_moe.upcycle(model, router, router_options=options)
+    figures["turned"] = measured()
+    recipe = dataclasses.replace(recipe, learning_rate=learning_rate)
+    batches = task.Batches(
+        parts["train"], recipe, TUNING + how.get("seed", 0), 1
+    )
+    batches.steps = steps
+    compiled(task, recipe, model, steps).fit(
+        batches,
+        steps_per_epoch=steps,
+        shuffle=False,
+        verbose=0,
+        callbacks=[
+            Progress(
+                f"{recipe.name} turned into {router}",
+                batches,
+                History(folder.with_suffix(".json")),
+            )
+        ],
+    )
+    figures["tuned"] = measured()
+    model.save_to_preset(folder)
+    return {
+        "recipe": recipe.name,
+        "router": router,
+        "router_options": options,
+        "steps": steps,
+        "learning_rate": learning_rate,
+        "metric": task.METRIC,
+        **figures,
+        "backend": keras.backend.backend(),
+        "keras_moe": keras_moe.__version__,
+    }

@@ -12,6 +12,7 @@ import io
 import pathlib
 import re
 
+import curves
 import matplotlib
 from matplotlib.figure import Figure
 
@@ -121,6 +122,17 @@ def table(rows: list[dict]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def turned_table(rows: list[dict]) -> str:
+    """A line for each column, where rows are few; without lines of zeros."""
+    lines = [
+        [name.replace("_", " "), *(row[name] for row in rows)]
+        for name in rows[0]
+        if any(row[name] not in ("0", "0.0") for row in rows)
+    ]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 @functools.cache  # for the text and, elsewhere, for the pictures
 def chapters(folder: pathlib.Path) -> tuple[str, dict[str, str]]:
     """A chapter for each table, and its pictures by their paths in the site."""
@@ -128,6 +140,16 @@ def chapters(folder: pathlib.Path) -> tuple[str, dict[str, str]]:
     for path in sorted(folder.glob("*.csv")):
         rows = read(path)
         text.append(f"## {title(path)}")
+        op = path.stem.partition("-")[0]
+        if op in curves.CURVES:
+            name = f"benchmarks/{path.stem}-against.svg"
+            right, panels = curves.CURVES[op]
+            style = {"rc": STYLE, "colours": COLOURS}
+            files[name] = curves.picture(rows, right, panels, style)
+            text.append(f"![{', '.join(panels.values())}]({name})")
+            shown = table(rows).replace("\n", "\n    ")
+            text.append(f'??? note "The table, {path.name}"\n\n    {shown}')
+            continue
         what = [(row.get("op", path.stem), row.get("mode")) for row in rows]
         for op, mode in dict.fromkeys(what):
             chosen = [r for r, w in zip(rows, what) if w == (op, mode)]

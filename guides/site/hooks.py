@@ -42,4 +42,8 @@ def on_files(files, config):
 def on_page_markdown(markdown, page, config, files):
     if page.file.src_uri == "benchmarks.md":
         return f"{markdown}\n\n{benchmarks.chapters(RESULTS)[0]}\n"
+    if page.file.src_uri == "devices.md":
+        (path,) = RESULTS.glob("expert_parallel_compiled-*.csv")
+        shown = benchmarks.turned_table(benchmarks.read(path))
+        return markdown.replace("<!-- expert parallel -->", shown)
     return markdown

@@ -92,6 +92,9 @@ IMPLEMENTATIONS = {
 # measured; on PyTorch .81 and .79 where weights take 16 MiB, but .99 to 1.08
 # where they take 0.6 and 2.4 MiB:
 # tests/benchmarks/results/soft_routing-*.csv, all rows of 5 turns.
+# On TPUs (compiled, not run) the compiler's estimate for shared_exp is .50 to
+# .76 of that for the plain formulas:
+# tests/benchmarks/results/soft_routing_compiled-jax-*-tpu.csv, v5e and v6e.
 # streaming is for memory, and slower (0.9 to 1.7): it is taken by the bytes
 # alone; tests/test_soft_routing.py shows that it holds no array of weights.
 #

@@ -3,10 +3,13 @@
 MLPs of four times the features with exact GELU. Forward (F), or with the
 gradients of the tokens and all weights (FB). `products` is what one large
 product takes for as many multiplications as the layer's own products; on
-PyTorch `soft-moe-pytorch` is the layer of that package from PyPI.
+PyTorch `soft-moe-pytorch` and `soft-moe` are the layers of these packages from
+PyPI (`pip install --no-deps` does for both).
 """
 
 import functools
+import importlib.util
+import pathlib
 
 from tqdm import tqdm
 
@@ -59,7 +62,8 @@ def competitors(size, mode):
         mode, groups * once_for_each_group
     )
     if timing.BACKEND == "torch":
-        functions["soft-moe-pytorch"] = peer(experts, slots, mode)
+        for name, layer in peers(experts, slots).items():
+            functions[name] = peer(layer, mode)
     return functions, arrays
 
 
@@ -70,12 +74,37 @@ def build(size, hidden=4 * FEATURES):
     return timing.layer_of_arrays(layer, (groups, tokens, FEATURES))
 
 
-def peer(experts, slots, mode):
-    """The layer of `soft-moe-pytorch`, with weights of its own."""
+def peers(experts, slots):
+    """Layers of other packages, of the same sizes."""
     import torch
     from soft_moe_pytorch import SoftMoE
 
-    layer = SoftMoE(FEATURES, num_experts=experts, num_slots=slots)
+    def mlp():
+        return torch.nn.Sequential(
+            torch.nn.Linear(FEATURES, 4 * FEATURES),
+            torch.nn.GELU(),
+            torch.nn.Linear(4 * FEATURES, FEATURES),
+        )
+
+    # The package itself would import timm, for models that are not used here.
+    folder = importlib.util.find_spec("soft_moe").submodule_search_locations[0]
+    path = pathlib.Path(folder) / "soft_moe.py"
+    spec = importlib.util.spec_from_file_location("soft_moe_layer", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    wrapper = module.SoftMoELayerWrapper(FEATURES, experts, slots, mlp)
+    return {
+        "soft-moe-pytorch": SoftMoE(
+            FEATURES, num_experts=experts, num_slots=slots
+        ),
+        "soft-moe": wrapper,
+    }
+
+
+def peer(layer, mode):
+    """A layer with weights of its own as a function of tokens."""
+    import torch
+
     weights = [p for p in layer.parameters() if p.requires_grad]
 
     def forward(tokens, *others):

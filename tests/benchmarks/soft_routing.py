@@ -23,7 +23,12 @@ from tests.benchmarks import timing
 FEATURES = 384
 NAMES = ("reference", "shared_exp", "streaming")
 # groups, tokens, experts, slots of each
-SIZES = ((16, 196, 28, 7), (4, 1024, 32, 32), (4, 196, 196, 1))
+SIZES = (
+    (16, 196, 28, 7),
+    (4, 1024, 32, 32),
+    (1, 4096, 32, 128),
+    (4, 196, 196, 1),
+)
 MEMORY = (1024, 4096, 16384)  # tokens of one group, as many slots
 
 

@@ -8,7 +8,6 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from tests.support import BACKEND
-from tests.support import quick_compilation
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
 _COMPILED = {}  # models of one configuration share a program on JAX
@@ -30,9 +29,8 @@ def logits(backbone, ids, mask=None):
                 return _logits(backbone, ids, mask)
 
         _COMPILED[key] = jax.jit(run)
-    with quick_compilation():
-        values = [weight.value for weight in backbone.weights]
-        return np.asarray(_COMPILED[key](values, ids, mask))
+    values = [weight.value for weight in backbone.weights]
+    return np.asarray(_COMPILED[key](values, ids, mask))
 
 
 def _logits(backbone, ids, mask):

@@ -6,14 +6,7 @@ import pytest
 from huggingface_hub import constants
 from huggingface_hub.utils import disable_progress_bars
 
-from tests import support
 from tests.hub import server
-
-
-@pytest.fixture(scope="session", autouse=True)
-def compile_quickly():
-    with support.quick_compilation():
-        yield
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Cards from records, and presets on the Hub that are what was measured."""
+"""Presets on the Hub that are what was measured."""
 
 import json
 
@@ -6,151 +6,21 @@ import pytest
 from huggingface_hub import ModelCard
 
 from keras_moe.models import presets
+from tests.hub.records import PICTURE
+from tests.hub.records import REPO
+from tests.hub.records import TEXT
+from tests.hub.records import VISION
+from tests.hub.records import recorded as recorded
 from tests.hub.server import Fault
 from zoo import card as cards
 from zoo import data as datasets
 from zoo import picture
 from zoo import publish
-from zoo import recipe as recipes
 from zoo import table
 from zoo.__main__ import main
 from zoo.train import task_of
 
 pytestmark = pytest.mark.once
-
-REPO = "someone/mot"
-TEXT = recipes.load("mot_tiny_shakespeare")
-VISION = recipes.load("soft_moe_vit_tiny_fashion_mnist")
-MIXING = {
-    "group": {"bits_per_byte": 2.1234, "time": 1.0},
-    "self": {"bits_per_byte": 2.3456, "time": 1.25},
-}
-
-
-def record_of(recipe, metric, value):
-    """A record in the form that `zoo.results` writes."""
-    training = {"epochs": 8, "seconds": 600, "backend": "jax"}
-    if recipe is TEXT:  # not in the first records
-        training["steps"] = 2000
-    training |= {"keras": "3.13.0", "keras_moe": "0.1.0"}
-    return {
-        "recipe": recipe.name,
-        "data": recipe.data,
-        "metric": metric,
-        "test_examples": 10000,
-        "parameters": 1234567,
-        "seeds": {"0": value, "1": value + 0.01},
-        "mean": value + 0.005,
-        "standard_deviation": 0.0071,
-        "training": {"0": training, "1": training},
-        "preset": {"seed": 1, metric: value, "of": "preset", "bytes": 2500000},
-    }
-
-
-PICTURE = b"what the routers do"
-
-
-@pytest.fixture(autouse=True)
-def recorded(records, monkeypatch):
-    """Results of two recipes and of inference_mixing, in their own folder."""
-    # Folders here hold no model.
-    monkeypatch.setattr(picture, "draw", lambda recipe, preset: PICTURE)
-    folder = records
-    for recipe, metric, value in (
-        (TEXT, "bits_per_byte", 2.5),
-        (VISION, "accuracy", 0.91),
-    ):
-        content = record_of(recipe, metric, value)
-        presets.write_json(folder / f"{recipe.name}.json", content)
-    presets.write_json(folder / f"mixing_{TEXT.name}.json", MIXING)
-    return folder
-
-
-# === Cards ===
-
-
-def test_card_of_a_language_model():
-    text = cards.of(TEXT, REPO)
-    data = ModelCard(text).data
-    assert data.library_name == "keras-hub"
-    assert data.pipeline_tag == "text-generation"
-    assert data.license == "apache-2.0" and data.datasets == ["shakespeare"]
-    assert data.model_name == TEXT.name
-    (result,) = data.eval_results
-    assert result.metric_type == "bits_per_byte" and result.metric_value == 2.5
-    for part in (
-        "1,234,567 parameters, 2.5 MB",
-        "| 2 trained models, in float32 | 2.5050 ± 0.0071 |",
-        'MoTCausalLM.from_preset("hf://someone/mot")',
-        "keras_hub.models.CausalLM.from_preset",
-        "letters of one colour share",
-        "python -m zoo train mot_tiny_shakespeare --seed 1",
-        "| steps | 2,000 |",
-        "| learning rate | 0.002 |",
-        "depends on its batch-mates",
-        "| `self` | 2.346 | 1.25 |",
-        "arXiv:2310.15961",
-        "The data: mit.",
-    ):
-        assert part in text, text
-    for backend in ("jax", "tensorflow", "torch"):
-        assert f'"{backend}"' in text
-
-
-def test_card_of_a_classifier(capsys):
-    main(["card", VISION.name])
-    text = capsys.readouterr().out
-    data = ModelCard(text).data
-    assert data.pipeline_tag == "image-classification"
-    assert f'MoEViTImageClassifier.from_preset("{VISION.name}")' in text
-    assert "arXiv:2308.00951" in text
-    assert "keras_hub" not in text.partition("# Soft MoE")[2]
-    assert f"({picture.NAME})" in text and "in red" in text
-    assert "| epochs | 8 |" in text and "| steps |" not in text
-    assert "batch-mates" not in text and "inference_mixing" not in text
-    # Every line of a table belongs to it, without blank lines between.
-    lines = text.splitlines()
-    rows = [n for n, line in enumerate(lines) if line.startswith("|")]
-    gaps = sum(b - a > 1 for a, b in zip(rows, rows[1:]))
-    assert gaps == 1 and "\n\n\n" not in text
-
-
-def test_card_with_its_picture(tmp_path, capsys):
-    main(["card", VISION.name, "--out", str(tmp_path / "card")])
-    assert "README.md" in capsys.readouterr().out
-    assert (tmp_path / "card" / picture.NAME).read_bytes() == PICTURE
-    text = (tmp_path / "card" / "README.md").read_text()
-    assert text == cards.of(VISION)
-
-
-def test_card_of_what_was_not_measured(recorded):
-    with pytest.raises(SystemExit, match="nothing is recorded of a preset"):
-        main(["card", "gpt_tiny_shakespeare"])
-
-
-# === The table ===
-
-
-def test_table(tmp_path, monkeypatch):
-    monkeypatch.setattr(table, "PATH", tmp_path / "README.md")
-    with pytest.raises(SystemExit, match="stale; run `python -m zoo table`"):
-        main(["table", "--check"])
-    main(["table"])
-    main(["table", "--check"])
-    text = table.PATH.read_text()
-    assert "| 1,234,567 | bits per byte | 2 | 2.5050 ± 0.0071 |" in text
-    assert "| `gpt_tiny_shakespeare` |" in text and "not measured" in text
-    table.PATH.write_text(text.replace("2.5050", "1.5050"))
-    with pytest.raises(SystemExit, match="stale"):
-        main(["table", "--check"])
-
-
-def test_the_table_of_the_repository_is_current(monkeypatch):
-    monkeypatch.undo()
-    assert table.is_current(), "run `python -m zoo table`"
-
-
-# === Publishing ===
 
 
 @pytest.fixture

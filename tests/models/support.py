@@ -5,7 +5,6 @@ import numpy as np
 
 from keras_moe import models
 from tests.support import BACKEND
-from tests.support import quick_compilation
 
 # Four patches in a row, three rows.
 TINY = {
@@ -84,10 +83,9 @@ def evaluate(model, images, training=False):
 
         states = [v.value for v in model.non_trainable_variables]
         weights = [v.value for v in model.trainable_variables]
-        with quick_compilation():
-            outputs, _ = jax.jit(
-                lambda *arrays: model.stateless_call(*arrays, training=training)
-            )(weights, states, images)
+        outputs, _ = jax.jit(
+            lambda *arrays: model.stateless_call(*arrays, training=training)
+        )(weights, states, images)
     return keras.ops.convert_to_numpy(keras.ops.cast(outputs, "float32"))
 
 

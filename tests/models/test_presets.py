@@ -20,15 +20,8 @@ from tests.models.support import images_of
 from tests.models.support import make_backbone
 from tests.models.support import make_classifier
 from tests.models.support import randomize
-from tests.support import quick_compilation
 
 WEIGHTS = ["model.weights.h5", "task.weights.h5"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    with quick_compilation():
-        yield
 
 
 @pytest.fixture(scope="module")

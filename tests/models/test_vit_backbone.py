@@ -17,15 +17,8 @@ from tests.models.support import evaluate
 from tests.models.support import images_of
 from tests.models.support import make_backbone
 from tests.models.support import randomize
-from tests.support import quick_compilation
 
 every_router = pytest.mark.parametrize("router", ROUTERS)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    with quick_compilation():
-        yield
 
 
 # === What KerasHub asks of every backbone ===

@@ -19,14 +19,6 @@ from tests.models.support import make_classifier
 from tests.models.support import make_preprocessor
 from tests.models.support import pixels_of
 from tests.models.support import randomize
-from tests.support import quick_compilation
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    with quick_compilation():
-        yield
-
 
 # === What KerasHub asks of every task ===
 

@@ -104,3 +104,18 @@ def test_trains_and_is_measured(plays, tmp_path):
     tuned = evaluate.evaluate(SMALL, folder, plays)["bits_per_byte"]
     assert tuned < modes["argmax"]["bits_per_byte"]
     assert loaded.generate("to ", max_length=6).startswith("to ")
+    found = transition.turn(
+        SMALL,
+        tmp_path / "run" / "preset",
+        "token_choice",
+        {"top_k": 1},
+        tmp_path / "turned",
+        30,
+        1e-2,
+        data_folder=plays,
+    )
+    assert found["before"] == pytest.approx(result["bits_per_byte"], abs=1e-4)
+    assert found["tuned"] < found["turned"]
+    assert found["metric"] == "bits_per_byte"
+    turned = MoTCausalLM.from_preset(str(tmp_path / "turned"))
+    assert turned.backbone.router == "token_choice"

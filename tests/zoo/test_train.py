@@ -13,6 +13,7 @@ from keras_moe.models import MoEViTImageClassifier
 from zoo import data as datasets
 from zoo import evaluate
 from zoo import recipe as recipes
+from zoo import results
 from zoo import train
 from zoo import vision
 from zoo.__main__ import main
@@ -153,3 +154,27 @@ def test_command_line_names_what_is_wrong(tmp_path, capsys):
         main(["train", "gpt"])
     with pytest.raises(SystemExit, match="dataset-fashion-mnist"):
         main(["train", SOFT.name, "--data", str(tmp_path)])
+
+
+@pytest.mark.once
+def test_a_router_is_turned_and_tuned(
+    data_folder, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    main(
+        ["turn", SOFT.name, "--router", "expert_choice", "--steps", "1"]
+        + ["--options", '{"capacity_factor": 1.0}']
+        + ["--data", str(data_folder), "--runs", str(tmp_path / "runs")]
+    )
+    written = json.loads(
+        (tmp_path / f"turned_{SOFT.name}_expert_choice.json").read_text()
+    )
+    assert f"accuracy: {written['before']:.4f} before" in (
+        capsys.readouterr().out
+    )
+    folder = tmp_path / "runs" / SOFT.name / "turned-expert_choice"
+    turned = MoEViTImageClassifier.from_preset(str(folder))
+    assert turned.backbone.router == "expert_choice"
+    assert turned.backbone.router_options == written["router_options"] | {
+        "num_experts": 16
+    }

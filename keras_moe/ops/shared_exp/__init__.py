@@ -8,9 +8,10 @@ sums, and no softmax needs its largest logit first:
 
 Soft MoE's logits are products of unit vectors times `scale`, hence bounded by
 |scale|. Whether that is at most 40 is decided inside the compiled program; if
-not, P is the logits themselves, c and r their logsumexp, and the weights are
-exp(P - c) and exp(P - r): two exponentials, for any logits. Gradients are
-written by hand: of all arrays (T,N), only P is kept for them.
+not, the weights are two softmaxes: on TensorFlow and PyTorch P is the logits
+themselves, c and r their logsumexp, and the weights exp(P - c) and exp(P - r);
+on JAX each step computes its weights anew. Gradients are written by hand: of
+all arrays (T,N), only P is kept for them.
 
 Statically, a plan with noise, with temperatures, without normalised factors,
 and float16, which cannot hold the sums, take the reference's formulas; so do,
@@ -55,23 +56,32 @@ def prepare(plan, dtype):
     flat = ops.reshape(plan.slots, (features, -1))
     known = isinstance(plan.bound, (int, float))
     beyond = None if known else room.is_beyond(plan.bound)
-    sums = room.exponentials(plan.tokens, flat, plan.mask, beyond)
-    return Exponentials(*sums, beyond, seats)
+    logits = Logits(plan.tokens, flat, plan.mask, beyond)
+    return Exponentials(*room.exponentials(*logits), logits, seats)
+
+
+class Logits(NamedTuple):
+    """Factors (G,T,D) and (D,N) of L, a mask (G,T), and if L is beyond ±40."""
+
+    tokens: Any
+    slots: Any
+    mask: Any
+    beyond: Any
 
 
 class Exponentials(NamedTuple):
-    """P (G,T,N), its sums (G,N) and (G,T), and whether logits are beyond."""
+    """P (G,T,N), its sums c (G,N) and r (G,T), and what they are made of."""
 
     values: Any
     over_tokens: Any
     over_slots: Any
-    beyond: Any
+    logits: Any
     seats: Any
 
     def dispatch(self, tokens):
         """(G,T,D) -> (G,E,S,D)."""
         slots = room.to_slots(
-            tokens, self.values, self.over_tokens, self.beyond
+            tokens, self.values, self.over_tokens, self.logits
         )
         return ops.reshape(slots, (-1, *self.seats, tokens.shape[-1]))
 
@@ -80,5 +90,5 @@ class Exponentials(NamedTuple):
         experts, seats = self.seats
         flat = (-1, experts * seats, slots.shape[-1])
         return room.to_tokens(
-            ops.reshape(slots, flat), self.values, self.over_slots, self.beyond
+            ops.reshape(slots, flat), self.values, self.over_slots, self.logits
         )

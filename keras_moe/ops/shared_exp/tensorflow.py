@@ -66,14 +66,14 @@ def exponentials(tokens, slots, mask, beyond):
     return outputs_and_gradient(tokens, slots)
 
 
-def to_slots(tokens, values, over_tokens, beyond):
+def to_slots(tokens, values, over_tokens, logits):
     """(G,T,D), P, c -> (G,N,D)."""
-    return _mix(1, tokens, values, over_tokens, beyond)
+    return _mix(1, tokens, values, over_tokens, logits.beyond)
 
 
-def to_tokens(slots, values, over_slots, beyond):
+def to_tokens(slots, values, over_slots, logits):
     """(G,N,D), P, r -> (G,T,D)."""
-    return _mix(2, slots, values, over_slots, beyond)
+    return _mix(2, slots, values, over_slots, logits.beyond)
 
 
 def _mix(axis, inputs, values, sums, beyond):

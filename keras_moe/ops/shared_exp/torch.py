@@ -61,14 +61,14 @@ class _Exponentials(torch.autograd.Function):
         return by_token, by_slot, None, None
 
 
-def to_slots(tokens, values, over_tokens, beyond):
+def to_slots(tokens, values, over_tokens, logits):
     """(G,T,D), P, c -> (G,N,D)."""
-    return _Mix.apply(1, tokens, values, over_tokens, beyond)
+    return _Mix.apply(1, tokens, values, over_tokens, logits.beyond)
 
 
-def to_tokens(slots, values, over_slots, beyond):
+def to_tokens(slots, values, over_slots, logits):
     """(G,N,D), P, r -> (G,T,D)."""
-    return _Mix.apply(2, slots, values, over_slots, beyond)
+    return _Mix.apply(2, slots, values, over_slots, logits.beyond)
 
 
 class _Mix(torch.autograd.Function):

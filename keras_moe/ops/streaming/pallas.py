@@ -1,14 +1,17 @@
 """Streaming on TPUs: the flash attention kernels that come with JAX.
 
-Forward and backward in blocks of 512 rows and 512 columns. Compiled for TPU
-v5e and v6e and run in interpret mode; not run on a TPU
-(tests/benchmarks/tpu_streaming.py).
+Forward and backward in blocks of 512 rows and 512 columns, 256 where vectors
+are long. Compiled for TPU v5e and v6e and run in interpret mode; not run on a
+TPU (tests/benchmarks/tpu_streaming.py).
 """
 
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import flash_attention
 
 BLOCK = 512
+# Beyond so many features, gradients in such blocks do not fit into the memory
+# of a core (16 MiB).
+FEATURES = 512
 LANES = 128  # what features and short sequences are filled up to
 
 
@@ -19,7 +22,7 @@ def attend(queries, keys, values, mask):
     """
     groups, rows, features = queries.shape
     columns = keys.shape[1]
-    by_row, by_column = _block(rows), _block(columns)
+    by_row, by_column = _block(rows, features), _block(columns, features)
     if mask is None:
         mask = jnp.ones((groups, columns), bool)
     # Equal numbers attend to each other; what is filled up or masked has 0.
@@ -45,9 +48,10 @@ def attend(queries, keys, values, mask):
     return jnp.where(mask.any(1)[:, None, None], outputs, 0.0)
 
 
-def _block(length):
-    """512, or what covers a shorter sequence."""
-    return min(BLOCK, -(-length // LANES) * LANES)
+def _block(length, features):
+    """512 or 256, or what covers a shorter sequence."""
+    largest = BLOCK if features <= FEATURES else BLOCK // 2
+    return min(largest, -(-length // LANES) * LANES)
 
 
 def _fill(array, axis, multiple):

@@ -1,0 +1,157 @@
+"""Compile a Soft MoE's training step with its experts spread over TPUs.
+
+    pip install "jax[tpu]==0.10.2" keras keras-hub tensorflow-cpu
+    KERAS_BACKEND=jax JAX_PLATFORMS=cpu python -m tests.benchmarks.tpu_experts
+
+Nothing is run, and no weight is made. A row is the step of the paper's S/16
+(906 million parameters in 128 experts, with AdamW, in `mixed_bfloat16`) on a
+mesh: how many exchanges between devices of each kind the program has and how
+many MiB a device receives in them, and what memory it takes on each device.
+`largest_gather_mib` would be that of all experts' weights, had the compiler
+preferred to bring these together.
+"""
+
+import concurrent.futures
+import math
+import re
+
+import jax
+import keras
+import numpy as np
+from jax.experimental import topologies
+from tqdm import tqdm
+
+from keras_moe import distribution
+from keras_moe import models
+from tests.benchmarks import timing
+
+ARCHITECTURE, IMAGES_PER_DEVICE, CLASSES = "soft_moe_s16", 16, 1000
+TOPOLOGY = "v5e:2x4"
+MESHES = ((1, 8), (2, 4))  # data x expert
+KINDS = (
+    "all-to-all",
+    "all-reduce",
+    "all-gather",
+    "reduce-scatter",
+    "collective-permute",
+)
+BYTES = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "pred": 1, "u8": 1}
+
+
+def rows():
+    topology = topologies.get_topology_desc(
+        platform="tpu", topology_name=TOPOLOGY
+    )
+    for shape in tqdm(MESHES, desc="TPU"):
+        # A thread of its own: what is not initialised goes with it.
+        with concurrent.futures.ThreadPoolExecutor(max_workers=1) as thread:
+            program = thread.submit(
+                compiled, np.array(topology.devices).reshape(shape)
+            ).result()
+        yield {
+            "chips": TOPOLOGY,
+            "data_x_expert": "x".join(map(str, shape)),
+            "model": ARCHITECTURE,
+            "images_per_device": IMAGES_PER_DEVICE,
+            **memory(program),
+            **exchanges(program.as_text()),
+        }
+
+
+def compiled(devices):
+    """The training step on a mesh of devices that need not be there."""
+    mesh = jax.sharding.Mesh(devices, (distribution.DATA, distribution.EXPERT))
+    spread = distribution.expert_parallel(
+        devices.shape[1], devices=[str(d) for d in devices.flat]
+    )
+    spread.device_mesh._backend_mesh = mesh
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    optimizer = keras.optimizers.AdamW(1e-3)  # counts its steps from now on
+    with keras.StatelessScope(initialize_variables=False), spread.scope():
+        model = make(optimizer)
+        state = [
+            [absent(variable, spread, mesh) for variable in variables]
+            for variables in (
+                model.trainable_variables,
+                model.non_trainable_variables,
+                model.optimizer.variables,
+                model.metrics_variables,
+            )
+        ]
+        count = IMAGES_PER_DEVICE * devices.size
+        batch = [
+            jax.ShapeDtypeStruct(
+                shape,
+                dtype,
+                sharding=spread.get_data_layout(shape).backend_layout,
+            )
+            for shape, dtype in (
+                ((count, 224, 224, 3), "float32"),
+                ((count,), "int32"),
+            )
+        ]
+        step = jax.jit(model.train_step, donate_argnums=0)
+        return step.lower(tuple(state), tuple(batch)).compile()
+
+
+def make(optimizer):
+    backbone = models.MoEViTBackbone.from_architecture(ARCHITECTURE)
+    task = models.MoEViTImageClassifier(backbone, CLASSES, compile=False)
+    model = keras.Model(task.input, task.output)
+    model.compile(
+        optimizer,
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    for variable in model.variables:
+        variable._initialize_layout()  # as with a value; moments follow it
+    optimizer.build(model.trainable_variables)
+    return model
+
+
+def absent(variable, spread, mesh):
+    """The place of a variable's value: shape, dtype, devices."""
+    layout = spread.get_variable_layout(variable)
+    sharding = (
+        jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        if layout is None
+        else layout.backend_layout
+    )
+    return jax.ShapeDtypeStruct(
+        tuple(variable.shape), variable.dtype, sharding=sharding
+    )
+
+
+def memory(program):
+    """MiB on each device: state and batch, and what the step adds."""
+    found = program.memory_analysis()
+    return {
+        "arguments_mib": found.argument_size_in_bytes // 2**20,
+        "temporary_mib": found.temp_size_in_bytes // 2**20,
+    }
+
+
+def exchanges(text):
+    """How many exchanges of each kind, and the MiB that they bring."""
+    columns = {}
+    for kind in KINDS:
+        found = re.findall(rf"= (.+?) {kind}(?:-start)?\(", text)
+        sizes = [mib(result) for result in found]
+        columns[kind] = len(sizes)
+        columns[f"{kind}_mib"] = f"{sum(sizes):.1f}"
+        if kind == "all-gather":
+            columns["largest_gather_mib"] = f"{max(sizes, default=0):.1f}"
+    return columns
+
+
+def mib(result):
+    """Of an HLO type, such as `(f32[8,4]{1,0}, f32[2]{0})`."""
+    parts = re.findall(r"(\w+)\[([\d,]*)\]", result)
+    size = sum(
+        BYTES[dtype] * math.prod(int(n) for n in shape.split(",") if n)
+        for dtype, shape in parts
+    )
+    return size / 2**20
+
+
+if __name__ == "__main__":
+    timing.write("expert_parallel_compiled", rows(), device="tpu")

@@ -1,0 +1,121 @@
+"""Commands of `python -m zoo` that give trained models other routing."""
+
+import json
+import pathlib
+
+from zoo import recipe as recipes
+
+
+def add(commands) -> None:
+    """Add the commands' parsers."""
+    mixing = commands.add_parser(
+        "mixing", help="measure each inference_mixing of a Mixture of Tokens"
+    )
+    mixing.add_argument("--preset", help="name or folder, instead of NAME")
+    tune = commands.add_parser(
+        "tune", help="tune a Mixture of Tokens for one inference_mixing"
+    )
+    tune.add_argument("--mode", choices=("self", "argmax"), default="self")
+    turn = commands.add_parser(
+        "turn",
+        help="turn the packaged preset's router into another one, and tune",
+    )
+    turn.add_argument(
+        "--router",
+        choices=("expert_choice", "token_choice"),
+        required=True,
+    )
+    turn.add_argument(
+        "--options",
+        type=json.loads,
+        default={},
+        help="arguments of the new router, as JSON",
+    )
+    for command in (tune, turn):
+        command.add_argument("--steps", type=int, default=200)
+        command.add_argument("--learning-rate", type=float, default=5e-4)
+    for command in (mixing, tune, turn):
+        command.add_argument("name", metavar="NAME", help="of a recipe")
+        command.add_argument(
+            "--data", metavar="FOLDER", help="where the data set lies"
+        )
+    for command in (tune, turn):
+        command.add_argument("--seed", type=int, default=0)
+        command.add_argument(
+            "--runs",
+            type=pathlib.Path,
+            default=pathlib.Path("runs"),
+            help="folder of all runs (runs)",
+        )
+
+
+def _mixture(name):
+    recipe = recipes.load(name)
+    if recipe.backbone.get("router") != "mixture_of_tokens":
+        raise recipes.RecipeError(
+            f"NAME must be a Mixture of Tokens; {recipe.name} is none."
+        )
+    return recipe
+
+
+def _tune(arguments):
+    from zoo import transition
+
+    recipe = _mixture(arguments.name)
+    folder = arguments.runs / recipe.name / f"seed-{arguments.seed}"
+    tuned = transition.tune(
+        recipe,
+        folder,
+        arguments.mode,
+        arguments.steps,
+        arguments.learning_rate,
+        arguments.seed,
+        arguments.data,
+    )
+    print(f"Preset: {tuned}")
+
+
+def _turn(arguments):
+    from keras_moe.models.presets import write_json
+    from zoo import results
+    from zoo import transition
+
+    recipe = recipes.load(arguments.name)
+    found = transition.turn(
+        recipe,
+        recipe.name,
+        arguments.router,
+        arguments.options,
+        arguments.runs / recipe.name / f"turned-{arguments.router}",
+        arguments.steps,
+        arguments.learning_rate,
+        seed=arguments.seed,
+        data_folder=arguments.data,
+    )
+    write_json(
+        results.path_of(f"turned_{recipe.name}_{arguments.router}"), found
+    )
+    print(
+        f"{found['metric'].replace('_', ' ')}: {found['before']:.4f} before, "
+        f"{found['turned']:.4f} turned, {found['tuned']:.4f} tuned"
+    )
+
+
+def _mixing(arguments):
+    from keras_moe.models.presets import write_json
+    from zoo import mixing
+    from zoo import results
+
+    recipe = _mixture(arguments.name)
+    found = mixing.compare(
+        recipe, arguments.preset or recipe.name, arguments.data
+    )
+    write_json(results.path_of(f"mixing_{recipe.name}"), found)
+    for mode, row in found.items():
+        print(
+            f"{mode:<8} {row['bits_per_byte']:.3f} bits per byte, "
+            f"{row['time']:.2f} times the time"
+        )
+
+
+COMMANDS = {"mixing": _mixing, "tune": _tune, "turn": _turn}
