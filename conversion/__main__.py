@@ -4,8 +4,9 @@ import argparse
 import re
 import sys
 
-POSITIONS = ("learned", "sincos2d", "none")
-POOLINGS = ("gap", "token", "map")
+from conversion import options
+from conversion.errors import ConversionError
+
 TEXTS = "token_ids and logits"
 
 
@@ -16,15 +17,6 @@ def image_size(text):
             f"must be HEIGHTxWIDTH, such as 224x224; received {text!r}"
         )
     return int(match[1]), int(match[2])
-
-
-def positive(text):
-    number = int(text) if text.isdecimal() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(
-            f"must be a positive integer; received {text!r}"
-        )
-    return number
 
 
 def parser():
@@ -84,7 +76,7 @@ def _add_vmoe(commands):
     )
     vmoe.add_argument(
         "--num-heads",
-        type=positive,
+        type=int,
         metavar="N",
         help="checked against the checkpoint, which tells it",
     )
@@ -97,9 +89,11 @@ def _add_vmoe(commands):
     )
     vmoe.add_argument(
         "--top-k",
-        type=positive,
+        type=int,
         metavar="K",
-        help="token choice: experts that each token asks for",
+        help="token choice: experts that each token asks for; without it, "
+        "a router that chooses is taken for Expert Choice, as the weights do "
+        "not tell",
     )
     vmoe.add_argument(
         "--capacity-factor",
@@ -109,19 +103,19 @@ def _add_vmoe(commands):
     )
     vmoe.add_argument(
         "--capacity-rounding",
-        choices=("round", "ceil"),
-        help="Expert Choice: how seats are rounded (round)",
+        choices=options.choices(options.VmoeOptions, "capacity_rounding"),
+        help="how seats are rounded (Expert Choice: round, token choice: ceil)",
     )
     vmoe.add_argument(
         "--capacity-multiple-of",
-        type=positive,
+        type=int,
         metavar="M",
         help="seats are raised to a multiple of M (4, vmoe's default; 1 for "
         "Expert Choice that rounds)",
     )
     vmoe.add_argument(
         "--group-size",
-        type=positive,
+        type=int,
         metavar="T",
         help="tokens that are routed together (those of one image)",
     )
@@ -132,12 +126,12 @@ def _add_vmoe(commands):
     )
     vmoe.add_argument(
         "--positions",
-        choices=POSITIONS,
+        choices=options.choices(options.VmoeOptions, "positions"),
         help="needed where the checkpoint has no learned ones",
     )
     vmoe.add_argument(
         "--pooling",
-        choices=POOLINGS,
+        choices=options.choices(options.VmoeOptions, "pooling"),
         help="checked against the checkpoint, which tells it",
     )
     _add_record_and_check(
@@ -178,25 +172,25 @@ def _add_llm_random(commands):
     command.add_argument("out", metavar="OUT_PRESET", help="folder to write")
     command.add_argument(
         "--model-type",
-        choices=("gpt", "bert"),
+        choices=options.choices(options.LlmRandomOptions, "model_type"),
         help="whether attention is causal (gpt) or not (bert)",
     )
     command.add_argument(
         "--num-heads",
-        type=positive,
+        type=int,
         metavar="N",
         help="heads of attention; rotary models tell it",
     )
     command.add_argument(
         "--group-size",
-        type=positive,
+        type=int,
         metavar="T",
         help="Mixture of Tokens: tokens mixed together",
     )
     command.add_argument(
         "--sparsity-dim",
         type=int,
-        choices=(0, 1),
+        choices=options.choices(options.LlmRandomOptions, "sparsity_dim"),
         help="Mixture of Tokens: 0 mixes across the batch, 1 along the "
         "sequence",
     )
@@ -208,14 +202,16 @@ def _add_llm_random(commands):
     )
     command.add_argument(
         "--learned-temperature",
-        choices=("fixed", "plain", "positive"),
+        choices=options.choices(
+            options.LlmRandomOptions, "learned_temperature"
+        ),
         help="Mixture of Tokens with learned temperatures: how the class "
         "uses its parameter t, as t (plain), as exp(t - 1) (positive), or "
         "not at all (fixed)",
     )
     command.add_argument(
         "--emit-softmax-over",
-        choices=("experts", "tokens"),
+        choices=options.choices(options.LlmRandomOptions, "emit_softmax_over"),
         help="Mixture of Tokens: what the weights of what comes back sum to "
         "one over",
     )
@@ -227,12 +223,12 @@ def _add_llm_random(commands):
     )
     command.add_argument(
         "--softmax-over",
-        choices=("experts", "tokens"),
+        choices=options.choices(options.LlmRandomOptions, "softmax_over"),
         help="Expert Choice: what the gates sum to one over",
     )
     command.add_argument(
         "--group-by-batch",
-        choices=("yes", "no"),
+        choices=options.choices(options.LlmRandomOptions, "group_by_batch"),
         help="Expert Choice: whether the tokens at one position of the batch "
         "compete (yes), or all of its tokens (no)",
     )
@@ -241,8 +237,6 @@ def _add_llm_random(commands):
 
 def main(arguments=None):
     arguments = vars(parser().parse_args(arguments))
-    from conversion.errors import ConversionError
-
     command = arguments.pop("command")
     source, out = arguments.pop("source"), arguments.pop("out")
     keywords = {
@@ -250,20 +244,21 @@ def main(arguments=None):
     }
     try:
         if command == "vmoe":
+            given = options.VmoeOptions(**arguments)
+            given.check()  # before anything slow
             from conversion import convert
-            from conversion import vmoe
 
-            options = vmoe.Options(**arguments)
-            convert.convert_vmoe(source, out, options, **keywords)
+            convert.convert_vmoe(source, out, given, **keywords)
         elif command == "mot":
             from conversion import mot
 
             mot.convert_mot(source, out, **keywords)
         else:
+            given = options.LlmRandomOptions(**arguments)
+            given.check()
             from conversion import llm_random
 
-            options = llm_random.Options(**arguments)
-            llm_random.convert_llm_random(source, out, options, **keywords)
+            llm_random.convert_llm_random(source, out, given, **keywords)
     except (ConversionError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
 

@@ -7,24 +7,12 @@ import numpy as np
 
 from conversion import llm_random_names as names
 from conversion.errors import ConversionError
+from conversion.options import LlmRandomOptions as Options
+from conversion.options import flag
+
+__all__ = ["Options", "Plan", "deduce"]
 
 BLOCK = re.compile(r"encoder\.blocks\.block_(\d+)\.")
-
-
-@dataclasses.dataclass
-class Options:
-    """What the command line gives; `None` is deduced or asked for."""
-
-    model_type: str | None = None
-    num_heads: int | None = None
-    group_size: int | None = None
-    sparsity_dim: int | None = None
-    temperature: float | None = None
-    learned_temperature: str | None = None
-    emit_softmax_over: str | None = None
-    topk_fraction: float | None = None
-    softmax_over: str | None = None
-    group_by_batch: str | None = None
 
 
 @dataclasses.dataclass
@@ -56,9 +44,10 @@ def deduce(checkpoint, options):
 
     Raises:
         ConversionError: for a checkpoint of another model, an option that
-            contradicts it, or options that are needed and missing; these are
-            all named at once.
+            cannot be or contradicts it, or options that are needed and
+            missing; these are all named at once.
     """
+    options.check()
     shapes = checkpoint.shapes()
     vocabulary, features = _shape(shapes, names.TOKENS, 2)
     _shape(shapes, names.HEAD, 2)
@@ -218,14 +207,10 @@ def _feed_forward(shapes, blocks, placement):
     }
 
 
-def _option(name):
-    return f"--{name.replace('_', '-')}"
-
-
 def _asked(options, **hints):
     """What to ask for of the options named, with a hint for each."""
     return [
-        f"{_option(name)} {hint}"
+        f"{flag(name)} {hint}"
         for name, hint in hints.items()
         if getattr(options, name) is None
     ]
@@ -240,7 +225,7 @@ def _refuse_foreign_options(options, router):
     for name in foreign:
         if getattr(options, name) is not None:
             raise ConversionError(
-                f"{_option(name)} is not of this checkpoint, whose "
+                f"{flag(name)} is not of this checkpoint, whose "
                 f"router is {router}."
             )
 

@@ -5,29 +5,16 @@ import math
 import re
 
 from conversion.errors import ConversionError
+from conversion.options import VmoeOptions as Options
+from conversion.options import flag
 from keras_moe.models import architectures
+
+__all__ = ["Options", "Plan", "deduce", "parameters"]
 
 BLOCK = re.compile(r"Encoder/encoderblock_(\d+)/")
 # vmoe raises capacities to a multiple of 4 unless told otherwise; its Expert
 # Choice configurations of the Soft MoE paper round, to a multiple of 1.
 MULTIPLE = {"token_choice": 4, "ceil": 4, "round": 1}
-
-
-@dataclasses.dataclass
-class Options:
-    """What the command line gives; `None` is deduced or asked for."""
-
-    architecture: str | None = None
-    num_heads: int | None = None
-    image_size: tuple | None = None
-    top_k: int | None = None
-    capacity_factor: float | None = None
-    capacity_rounding: str | None = None
-    capacity_multiple_of: int | None = None
-    group_size: int | None = None
-    batch_priority: bool = False
-    positions: str | None = None
-    pooling: str | None = None
 
 
 @dataclasses.dataclass
@@ -61,8 +48,9 @@ def deduce(shapes, options):
 
     Raises:
         ConversionError: for a checkpoint of another model, an option that
-            contradicts it, or one that is needed and missing.
+            cannot be or contradicts it, or one that is needed and missing.
     """
+    options.check()
     for needed in ("embedding/kernel", "Encoder/encoder_norm/scale"):
         if needed not in shapes:
             raise ConversionError(
@@ -194,7 +182,7 @@ def _positions(shapes, options, notes):
 def _image_size(shapes, options, patch, class_token, named, notes):
     if options.image_size is not None:
         sides = tuple(options.image_size)
-        if any(s % p for s, p in zip(sides, patch)) or min(sides) < 1:
+        if any(s % p for s, p in zip(sides, patch)):
             raise ConversionError(
                 f"--image-size {sides[0]}x{sides[1]} must be a multiple of "
                 f"the patch, {patch[0]}x{patch[1]}."
@@ -255,11 +243,8 @@ def _router(shapes, moe, options, named, notes):
         router = kind = "token_choice"
         router_options["top_k"] = top_k
         router_options["batch_priority"] = options.batch_priority
-        if options.capacity_rounding == "round":
-            raise ConversionError(
-                "--capacity-rounding round is of Expert Choice; token choice "
-                "(--top-k) rounds up."
-            )
+        if options.capacity_rounding == "round":  # else it rounds up
+            router_options["capacity_rounding"] = "round"
     else:
         router, kind = "expert_choice", rounding
         router_options["capacity_rounding"] = rounding
@@ -273,6 +258,12 @@ def _router(shapes, moe, options, named, notes):
         or MULTIPLE[kind]
     )
     notes.append(f"router: {router}, {router_options}, as given")
+    if not (top_k or known):
+        notes.append(
+            "router: Expert Choice is taken as --top-k is not given; the "
+            "weights do not tell it from token choice, which --top-k N would "
+            "make it"
+        )
     return router, router_options
 
 
@@ -285,8 +276,8 @@ def _refuse_router_options(options):
     ):
         if getattr(options, name) is not None:
             raise ConversionError(
-                f"--{name.replace('_', '-')} is of routers that choose; this "
-                "checkpoint has none, it is Soft MoE or dense."
+                f"{flag(name)} is of routers that choose; this checkpoint has "
+                "none, it is Soft MoE or dense."
             )
     if options.batch_priority:
         raise ConversionError(
@@ -302,8 +293,6 @@ def _group(options, router_options, tokens, notes):
             + ("" if size else " (the checkpoint does not say; --group-size)")
         )
         return
-    if size < 1:
-        raise ConversionError(f"--group-size must be positive, not {size}.")
     notes.append(f"group size: {size} tokens, as given; an image has {tokens}")
     router_options["group_size"] = size
 

@@ -41,9 +41,9 @@ from keras_moe import visualize
 # ## The model and the images
 #
 # A Soft MoE vision transformer of six blocks ships with the package; it has
-# learned Fashion-MNIST. Its last three blocks have 16 experts with one slot
-# each instead of an MLP. An image of 28 x 28 pixels is 16 tokens, patches of 7
-# x 7. Of the 300 test images that ship too, take four of each class.
+# learned Fashion-MNIST. Its last three blocks have 16 experts with three slots
+# each instead of an MLP. An image of 28 x 28 pixels is 49 tokens, patches of 4
+# x 4. Of the 300 test images that ship too, take four of each class.
 
 # %%
 classifier = models.MoEViTImageClassifier.from_preset(
@@ -99,10 +99,11 @@ table(plans)
 
 # %% [markdown]
 # Soft MoE drops nothing, by construction: each token receives a mixture of all
-# slots. Both last numbers are near 1 here: in this small model every slot reads
-# nearly the mean of an image, and every token takes nearly the mean of the
-# slots. What the experts make of it differs, and what is read differs by a
-# little, from patch to patch and from block to block.
+# slots. But it is no even mixture: an entropy of 1 would say that every token
+# takes the mean of all slots, and a similarity of 1 that every slot reads the
+# same. From block to block tokens spread over fewer experts (the entropy
+# falls), some of which are asked for more than others (the load), and in the
+# last block experts read more alike than in the first.
 
 # %%
 last = list(plans.values())[-1]
@@ -159,7 +160,7 @@ visualize.token_weights(images[shown], of_six, grid, titles=names)
 # - **Token choice**: each token asks for its best expert. An expert that too
 #   many ask for turns the late ones away, and its neighbours have free seats.
 #
-# Both have one seat for each token here, as many as there were slots.
+# Both have about one seat for each token here, as there were slots.
 
 # %%
 expert_choice = keras_moe.upcycle(
@@ -185,7 +186,7 @@ for name, model in hard.items():
 # In the table look at *largest load* and *dropped*. Expert Choice fills all
 # seats (the load is exactly 1) and yet drops tokens, since popular tokens take
 # several seats. With token choice most tokens ask for the same few experts,
-# which have one seat each for this image: the others are turned away while
+# which have four seats each for this image: the others are turned away while
 # seats elsewhere stay empty. A dropped token is not lost: it skips the experts
 # of this block, as a block adds what they say to the token. And experts differ
 # now in what they read, since they must: the similarity is near 0.

@@ -166,10 +166,8 @@ def _slots(router, options, tokens):
         experts,
         options.get("capacity_factor", 1.0),
         top_k=options.get("top_k", 1),
-        rounding=(
-            "ceil"
-            if router == "token_choice"
-            else options.get("capacity_rounding", "round")
+        rounding=options.get(
+            "capacity_rounding", "ceil" if router == "token_choice" else "round"
         ),
         multiple_of=options.get("capacity_multiple_of", 1),
     )

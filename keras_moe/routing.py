@@ -10,10 +10,12 @@ for every router (`keras_moe.ops.reference`).
 """
 
 import math
+import numbers
 
 import keras
 from keras import ops
 
+from keras_moe import checks
 from keras_moe.capped_choice import assign_capped
 from keras_moe.plans import HardPlan as HardPlan
 from keras_moe.plans import SoftPlan as SoftPlan
@@ -144,7 +146,9 @@ def expert_capacity(
     Raises:
         ValueError: if S comes out below 1, or if jax does not know T.
     """
-    if isinstance(num_tokens, int):
+    checks.integer("num_experts", num_experts)
+    checks.choice("rounding", rounding, ("ceil", "round"))
+    if isinstance(num_tokens, numbers.Integral):
         exact = num_tokens * top_k * capacity_factor / num_experts
         seats = math.ceil(exact) if rounding == "ceil" else round(exact)
         seats = -(-seats // multiple_of) * multiple_of
@@ -228,6 +232,11 @@ def token_choice(
         mask: `None` or Boolean (G,T); a `False` token asks for nothing.
     """
     num_experts = gates.shape[2]
+    if not 1 <= top_k <= num_experts:
+        raise ValueError(
+            "top_k must be an integer from 1 to the number of experts, "
+            f"{num_experts}; received {top_k!r}."
+        )
     num_tokens = ops.shape(gates)[1]
     pairs = num_tokens * top_k
     best = descending(ops.stop_gradient(gates))[:, :, :top_k]  # (G,T,k)

@@ -70,6 +70,12 @@ ONE_LAYER = [
     (TokenChoiceMoE, "top_k", "must not exceed num_experts", [5]),
     (TokenChoiceMoE, "capacity_factor", ABOVE_ZERO, [0, -1.0, "1", None]),
     (TokenChoiceMoE, "capacity_multiple_of", POSITIVE, [0, 4.0, None]),
+    (
+        TokenChoiceMoE,
+        "capacity_rounding",
+        "must be one of 'ceil', 'round'",
+        ["floor", None],
+    ),
     (TokenChoiceMoE, "batch_priority", FLAG, [1, "yes", None]),
     (TokenChoiceMoE, "group_size", POSITIVE, [0, 4.0, "4", True]),
     (TokenChoiceMoE, "noise_std", NUMBER, [-1.0, "1", None]),

@@ -61,6 +61,19 @@ def test_mask_of_another_shape(cls, shape):
         make(cls)(TOKENS, mask=np.ones(shape, "bool"))
 
 
+@LAYERS
+def test_mask_of_numbers(cls):
+    layer = make(cls)
+    mask = [[True] * 5 + [False] * 3] * 2
+    one, other = (
+        keras.ops.convert_to_numpy(layer(TOKENS, mask=m))
+        for m in (mask, np.array(mask, "int32"))
+    )
+    np.testing.assert_array_equal(one, other)
+    with raises("mask must be Boolean, or integers that are 0 where a token"):
+        layer(TOKENS, mask=np.full((2, 8), 0.5, "float32"))
+
+
 @pytest.mark.parametrize("cls", [ExpertChoiceMoE, TokenChoiceMoE])
 def test_group_size_that_does_not_divide(cls):
     with raises(

@@ -37,7 +37,7 @@ SAID = {
     "2_inside_a_router": (
         5,
         r"[89]\d% of 40 are right",
-        r"block_5 +1\.\d\d +0\.0%",
+        r"block_5 +[2-4]\.\d\d +0\.0%",
         r"Expert Choice, not tuned: [5-9]\d% are right",
         r"token choice, not tuned: [5-9]\d% are right",
         r"block_5 +1\.00 +[2-7]\d\.\d%",

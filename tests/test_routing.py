@@ -81,6 +81,17 @@ def test_capacity_below_one_raises():
     )
 
 
+def test_arguments_of_routing_are_named():
+    with pytest.raises(ValueError, match="rounding must be one of 'ceil', "):
+        routing.expert_capacity(10, 4, 1.0, rounding="floor")
+    with pytest.raises(ValueError, match="num_experts must be an integer of"):
+        routing.expert_capacity(10, 0, 1.0)
+    assert routing.expert_capacity(np.int64(8), 4, 1.0) == 2
+    gates = np.full((1, 3, 2), 0.5, "float32")
+    with pytest.raises(ValueError, match="number of experts, 2; received 3"):
+        routing.token_choice(gates, 3, 1)
+
+
 # Seats -----------------------------------------------------------------------
 
 SHAPES = [(2, 6, 3), (1, 11, 4), (2, 1, 2)]

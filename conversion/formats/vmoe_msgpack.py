@@ -1,12 +1,11 @@
 """vmoe's sharded checkpoints: PREFIX.index and PREFIX.data-00000-of-0000N.
 
 The index is a tree whose leaves say the shape, the dtype and, for each slice
-of the array, the shard that holds it. Leaves are numbered in a walk of the
-tree with keys in the order of strings. A shard maps a leaf's number to its
-chunks. Only one leaf is held in memory at a time.
+of the array, the shard that holds it. Leaves are numbered (`vmoe_leaves`). A
+shard maps a leaf's number to its chunks. Only one leaf is held in memory at a
+time.
 """
 
-import dataclasses
 import math
 import pathlib
 
@@ -15,22 +14,12 @@ import msgpack
 import numpy as np
 
 from conversion.errors import ConversionError
+from conversion.formats import vmoe_leaves
 
 NDARRAY, SHAPED, SLICE, ND_SLICE, ENTRY = 1, 4, 5, 6, 8
 CHUNK_MARKER = "__msgpack_array_chunk_a87ca2__"
 VERSION = "20220622"
 MAX_BUFFER = 2**32 - 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Leaf:
-    """Where one array lies: `slices[i]` is in shard `shards[i]`."""
-
-    number: int
-    shape: tuple
-    dtype: np.dtype
-    slices: tuple
-    shards: tuple
 
 
 class Checkpoint:
@@ -69,16 +58,21 @@ class Checkpoint:
         for file in self.files:
             if not file.is_file():
                 raise ConversionError(f"shard {file} is missing.")
+        tree = index["index"]
+        old_state = version is None and vmoe_leaves.is_training_state(tree)
         try:
-            self.leaves = _number_leaves(index["index"])
+            self.leaves = vmoe_leaves.number_leaves(tree, old_state)
         except (ValueError, TypeError, KeyError, IndexError) as error:
             raise ConversionError(
                 f"{self.index_file} is damaged: {error}"
             ) from error
         for path, leaf in self.leaves.items():
-            _check_tiles(path, leaf, count)
+            vmoe_leaves.check_tiles(path, leaf, count)
         self._places = [_places(file) for file in self.files]
-        self._check_places()
+        if old_state:
+            self._check_order()
+        else:
+            self._check_places()
 
     def shapes(self):
         """{path: shape} of all arrays."""
@@ -91,9 +85,18 @@ class Checkpoint:
         """One array, put together from its chunks."""
         leaf = self.leaves[path]
         array = np.empty(leaf.shape, leaf.dtype)
-        wanted = {s: sorted(_of_shard(leaf, s)) for s in set(leaf.shards)}
-        for shard, slices in wanted.items():
-            found = []
+        for nd_slice, piece in self._pieces(path):
+            array[tuple(slice(*pair) for pair in nd_slice)] = piece
+        return array
+
+    def _pieces(self, path):
+        """Yield (slice, its part) of one leaf, which the index must agree to.
+
+        That everything was there is only known behind the last one.
+        """
+        leaf = self.leaves[path]
+        for shard in sorted(set(leaf.shards)):
+            slices, found = sorted(leaf.of_shard(shard)), []
             for nd_slice, chunk in self._chunks(shard, leaf.number, path):
                 shape = tuple(stop - start for start, stop in nd_slice)
                 if chunk.dtype != leaf.dtype or chunk.size != math.prod(shape):
@@ -104,14 +107,31 @@ class Checkpoint:
                     )
                 found.append(nd_slice)
                 if nd_slice in slices:
-                    where = tuple(slice(*pair) for pair in nd_slice)
-                    array[where] = chunk.reshape(shape)
+                    yield nd_slice, chunk.reshape(shape)
             if sorted(found) != slices:
                 raise ConversionError(
                     f"{self.files[shard]} must hold the slices {slices} of "
                     f"{path}; it holds {sorted(found)}."
                 )
-        return array
+
+    def _check_order(self):
+        """Hold all arrays of an old training state against the index.
+
+        Its numbers follow from Python classes that the file does not name, so
+        they are only believed if every array then is what the index says.
+        """
+        try:
+            self._check_places()
+            for path in self.leaves:
+                for _ in self._pieces(path):
+                    pass
+        except ConversionError as error:
+            raise ConversionError(
+                f"{self.index_file} has no version, and so the order of the "
+                "arrays in its training state is ambiguous. Nothing is read, "
+                f"as the order {', '.join(vmoe_leaves.STATE)} does not fit: "
+                f"{error}"
+            ) from error
 
     def _check_places(self):
         for shard, places in enumerate(self._places):
@@ -146,54 +166,6 @@ class Checkpoint:
                 raise ConversionError(
                     f"{file} is damaged at {path}: {error}"
                 ) from error
-
-
-def _of_shard(leaf, shard):
-    return [s for s, i in zip(leaf.slices, leaf.shards) if i == shard]
-
-
-def _number_leaves(tree, path=()):
-    leaves = {}
-
-    def walk(node, path):
-        if isinstance(node, dict):
-            for key in sorted(node):
-                walk(node[key], (*path, key))
-        elif node is not None:
-            shape, dtype, slices, shards = node
-            leaves["/".join(path)] = Leaf(
-                len(leaves), shape, dtype, slices, shards
-            )
-
-    walk(tree, path)
-    return leaves
-
-
-def _check_tiles(path, leaf, shard_count):
-    """The slices must cover the array once; equal volume and no overlap."""
-    volume, seen = 0, []
-    for nd_slice in leaf.slices:
-        inside = len(nd_slice) == len(leaf.shape) and all(
-            0 <= start < stop <= size
-            for (start, stop), size in zip(nd_slice, leaf.shape)
-        )
-        overlaps = any(
-            all(a < d and c < b for (a, b), (c, d) in zip(nd_slice, other))
-            for other in seen
-        )
-        if not inside or overlaps:
-            raise ConversionError(
-                f"the index cuts {path}, {leaf.shape}, wrongly: {nd_slice}."
-            )
-        seen.append(nd_slice)
-        volume += math.prod(stop - start for start, stop in nd_slice)
-    if volume != math.prod(leaf.shape) or len(leaf.slices) != len(leaf.shards):
-        raise ConversionError(f"the index does not cover {path} once.")
-    if not all(0 <= shard < shard_count for shard in leaf.shards):
-        raise ConversionError(
-            f"the index puts {path} in shards {leaf.shards}; there are "
-            f"{shard_count}."
-        )
 
 
 def _places(file):

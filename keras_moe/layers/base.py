@@ -65,6 +65,7 @@ class MoELayer(ConfiguredLayer):
         return ops.einsum("gtd,de->gte", tokens, self.router_kernel)
 
     def _checked_mask(self, mask, inputs):
+        mask = ops.convert_to_tensor(mask)
         expected = tuple(inputs.shape[:-1])
         came = tuple(mask.shape)
         fits = len(came) == len(expected) and all(
@@ -74,6 +75,12 @@ class MoELayer(ConfiguredLayer):
             raise ValueError(
                 "mask must have the shape of inputs without the features, "
                 f"{expected}; received shape {came}."
+            )
+        dtype = keras.backend.standardize_dtype(mask.dtype)
+        if "float" in dtype:
+            raise ValueError(
+                "mask must be Boolean, or integers that are 0 where a token is "
+                f"masked; received {dtype}."
             )
         return ops.cast(mask, "bool")
 

@@ -36,7 +36,8 @@ class TokenChoiceMoE(MoELayer):
     Args:
         num_experts: E, the number of experts.
         top_k: how many experts a token asks for, at most E.
-        capacity_factor: S = ceil(T · top_k · capacity_factor / E).
+        capacity_factor: S = T · top_k · capacity_factor / E, rounded.
+        capacity_rounding: `"ceil"`, or `"round"`, which takes halves to even.
         capacity_multiple_of: S is raised to a multiple of this.
         batch_priority: whether the tokens with the largest best gate sit
             first (batch priority routing), instead of the earlier ones.
@@ -116,6 +117,7 @@ class TokenChoiceMoE(MoELayer):
         top_k: int,
         *,
         capacity_factor: float = 1.0,
+        capacity_rounding: str = "ceil",
         capacity_multiple_of: int = 1,
         batch_priority: bool = False,
         group_size: int | None = None,
@@ -171,6 +173,9 @@ class TokenChoiceMoE(MoELayer):
         self.capacity_factor = checks.real(
             "capacity_factor", capacity_factor, exclusive=True
         )
+        self.capacity_rounding = checks.choice(
+            "capacity_rounding", capacity_rounding, ("ceil", "round")
+        )
         self.capacity_multiple_of = checks.integer(
             "capacity_multiple_of", capacity_multiple_of
         )
@@ -216,6 +221,7 @@ class TokenChoiceMoE(MoELayer):
             self.num_experts,
             self.capacity_factor,
             top_k=self.top_k,
+            rounding=self.capacity_rounding,
             multiple_of=self.capacity_multiple_of,
         )
 
@@ -240,6 +246,7 @@ class TokenChoiceMoE(MoELayer):
         config.update(
             top_k=self.top_k,
             capacity_factor=self.capacity_factor,
+            capacity_rounding=self.capacity_rounding,
             capacity_multiple_of=self.capacity_multiple_of,
             batch_priority=self.batch_priority,
             group_size=self.group_size,

@@ -8,6 +8,12 @@ from keras_moe import activations
 PACKAGE = "keras_moe"
 
 
+def at_least_float32(tensor) -> str:
+    """The dtype for sums that half precision is too coarse for."""
+    dtype = keras.backend.standardize_dtype(tensor.dtype)
+    return "float64" if dtype == "float64" else "float32"
+
+
 def add_projections(layer, features, head_dim, use_bias=True):
     """Give an attention layer `query`, `key`, `value` and `out`, all built.
 
@@ -108,7 +114,8 @@ class Attention(keras.layers.Layer):
     def _mix_with_dropout(self, queries, keys, values):
         scale = queries.shape[-1] ** -0.5
         logits = ops.einsum("bqnh,btnh->bnqt", queries * scale, keys)
-        weights = ops.softmax(ops.cast(logits, "float32"), axis=-1)
+        logits = ops.cast(logits, at_least_float32(logits))
+        weights = ops.softmax(logits, axis=-1)
         weights = ops.cast(weights, values.dtype)
         weights = self.attention_dropout(weights, training=True)
         return ops.einsum("bnqt,btnh->bqnh", weights, values)

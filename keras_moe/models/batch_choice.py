@@ -1,10 +1,13 @@
 """Expert Choice over a whole batch, as llm-random's language models have it."""
 
+import math
+
 import keras
 from keras import ops
 
 from keras_moe import checks
 from keras_moe import layers
+from keras_moe import routing
 from keras_moe.plans import MASKED
 from keras_moe.plans import softmax
 
@@ -35,7 +38,9 @@ class BatchExpertChoice(layers.ExpertChoiceMoE):
     Args:
         num_experts: E, the number of experts.
         capacity_factor: how many experts take a token on average; llm-random
-            gives the share of tokens that one expert takes, this / E.
+            gives the share of tokens that one expert takes, this / E. An
+            expert takes round(share · T) of T tokens that compete, halves to
+            even.
         group_axis: who competes: `"all"` tokens of the batch, or those at
             one position of the `"batch"`.
         softmax_over: what the gates sum to one over, the `"tokens"` that
@@ -118,6 +123,40 @@ class BatchExpertChoice(layers.ExpertChoiceMoE):
         tokens = ops.reshape(tokens, (1, -1, shape[-1]))
         mask = None if mask is None else ops.reshape(mask, (1, -1))
         return tokens, mask, lambda out: ops.reshape(out, shape)
+
+    def capacity(self, num_tokens):
+        """S, the seats of each expert, for groups of `num_tokens`."""
+        share = self._share()
+        if not isinstance(num_tokens, int):
+            # With one expert the factor is the share itself.
+            seats = routing.expert_capacity(
+                num_tokens, 1, share, rounding="round"
+            )
+            return ops.minimum(seats, num_tokens)
+        seats = round(share * num_tokens)
+        if not 1 <= seats <= num_tokens:
+            raise ValueError(
+                "capacity_factor must give every expert at least one seat and "
+                "not more seats than tokens compete; received "
+                f"capacity_factor={self.capacity_factor}, which gives {seats} "
+                f"seats with {num_tokens} tokens and {self.num_experts} "
+                "experts."
+            )
+        return seats
+
+    def _share(self):
+        """The share of tokens that one expert takes, as llm-random has it.
+
+        It was multiplied by E for `capacity_factor`, and dividing does not
+        always bring the same number back: 0.05 · 6 / 6 is a little more. Of 50
+        tokens that share would be more than 2.5, and an expert would take 3
+        instead of 2. So where only an error of rounding is between the
+        quotient and a decimal number, that number is meant.
+        """
+        quotient = self.capacity_factor / self.num_experts
+        decimal = round(quotient, 12)
+        near = math.isclose(decimal, quotient, rel_tol=1e-15)
+        return decimal if near else quotient
 
     def gates(self, logits, mask):
         if self.softmax_over == "experts":

@@ -98,21 +98,9 @@ class TransformerBlock(keras.layers.Layer):
             return FeedForward(self.mlp_dim, **shared, **place)
         options = {"intermediate_dim": self.mlp_dim, **shared}
         options.update(self.router_options, **place | {"name": "moe"})
-        if options.get("expert") is not None:
-            raise ValueError(
-                "router_options must not hold expert; received "
-                f"{options['expert']!r}."
-            )
         if self.router == "soft":
             options.pop("group_size", None)
-        try:
-            return ROUTERS[self.router](**options)
-        except TypeError as error:
-            raise ValueError(
-                f"router_options must be arguments of {self.router!r}, "
-                f"{ROUTERS[self.router].__name__}; received "
-                f"{self.router_options!r}: {error}"
-            ) from error
+        return ROUTERS[self.router](**options)
 
     def call(self, tokens, training=None):
         branch = self.attention(self.attention_norm(tokens), training=training)

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_moe.models.attention import add_projections
+from keras_moe.models.attention import at_least_float32
 
 PACKAGE = "keras_moe"
 HIDDEN = -1e9  # a logit of a token that is not seen; finite on purpose
@@ -18,11 +19,12 @@ def rotate(heads, positions, base=10_000.0):
         base: of the wave lengths.
     """
     half = heads.shape[-1] // 2
-    steps = ops.arange(0, half, dtype="float32") / half
-    omega = ops.power(ops.cast(base, "float32"), -steps)  # (H/2,)
-    angles = ops.cast(positions, "float32")[:, None] * omega  # (T,H/2)
+    dtype = at_least_float32(heads)
+    steps = ops.arange(0, half, dtype=dtype) / half
+    omega = ops.power(ops.cast(base, dtype), -steps)  # (H/2,)
+    angles = ops.cast(positions, dtype)[:, None] * omega  # (T,H/2)
     angles = ops.concatenate([angles, angles], axis=-1)[None, :, None, :]
-    wide = ops.cast(heads, "float32")
+    wide = ops.cast(heads, dtype)
     turned = ops.concatenate([-wide[..., half:], wide[..., :half]], axis=-1)
     wide = wide * ops.cos(angles) + turned * ops.sin(angles)
     return ops.cast(wide, heads.dtype)
@@ -102,7 +104,7 @@ class CausalAttention(keras.layers.Layer):
     def _mix(self, queries, keys, values, places, padding_mask, training):
         scale = self.scale * queries.shape[-1] ** -0.5
         logits = ops.einsum("bqnh,btnh->bnqt", queries * scale, keys)
-        logits = ops.cast(logits, "float32")
+        logits = ops.cast(logits, at_least_float32(logits))
         seen = None
         if self.causal:
             keys_at = ops.arange(0, ops.shape(keys)[1], dtype="int32")

@@ -39,6 +39,10 @@ class MoTCausalLM(language_task.LanguageTask, keras_hub.models.CausalLM):
     `padding_mask` (batch, tokens), integers. Output: (batch, tokens,
     vocabulary_size), logits of the next token in the compute dtype.
 
+    With `router="expert_choice"` tokens of a text compete, the later ones too,
+    so such a model is causal only where every expert seats all of them
+    (`capacity_factor` = E); otherwise `generate` refuses.
+
     Raises:
         ValueError: for a backbone that is not causal, or a preprocessor of
             longer sequences or a larger vocabulary.
@@ -171,9 +175,23 @@ class MoTCausalLM(language_task.LanguageTask, keras_hub.models.CausalLM):
 
         Raises:
             ValueError: for a prompt without any token, ids outside the
-                vocabulary, or more tokens than the backbone has positions.
+                vocabulary, or more tokens than the backbone has positions;
+                and for a router with which earlier tokens depend on later ones.
         """
         checks.optional_integer("max_length", max_length)
+        options = self.backbone.router_options
+        if self.backbone.router == "expert_choice" and (
+            options["capacity_factor"] < options["num_experts"]
+        ):
+            raise ValueError(
+                "generate needs a router that knows a token's experts before "
+                "later tokens are there; the backbone has router="
+                "'expert_choice', whose tokens compete, with "
+                f"capacity_factor={options['capacity_factor']} (all tokens "
+                "find a seat only from num_experts, "
+                f"{options['num_experts']}, on). "
+                "keras_moe.upcycle(model, 'token_choice') gives it another."
+            )
         return super().generate(
             inputs, max_length, stop_token_ids, strip_prompt
         )

@@ -6,6 +6,7 @@ from keras import ops
 from keras_moe import activations
 from keras_moe import layers as moe_layers
 from keras_moe.models.attention import FeedForward
+from keras_moe.models.attention import at_least_float32
 from keras_moe.models.batch_choice import BatchExpertChoice
 from keras_moe.models.causal_attention import CausalAttention
 
@@ -40,11 +41,14 @@ class RMSNorm(keras.layers.Layer):
         self.built = True
 
     def call(self, tokens):
-        wide = ops.cast(tokens, "float32")
-        mean = ops.mean(ops.square(wide), axis=-1, keepdims=True)
+        dtype = at_least_float32(tokens)
+        wide = ops.cast(tokens, dtype)
+        # `ops.mean` of float64 is computed in float32.
+        mean = ops.sum(ops.square(wide), axis=-1, keepdims=True)
+        mean = mean / tokens.shape[-1]
         wide = wide * ops.rsqrt(mean + self.epsilon)
-        wide = wide * ops.cast(self.gamma, "float32")
-        return ops.cast(wide + ops.cast(self.beta, "float32"), tokens.dtype)
+        wide = wide * ops.cast(self.gamma, dtype)
+        return ops.cast(wide + ops.cast(self.beta, dtype), tokens.dtype)
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -151,12 +155,30 @@ class DecoderBlock(keras.layers.Layer):
         if not pre:
             tokens = self.attention_norm(tokens)
         branch = self.mlp(
-            self.mlp_norm(tokens) if pre else tokens, training=training
+            self.mlp_norm(tokens) if pre else tokens,
+            training=training,
+            **self.mlp_mask(padding_mask, cache, index),
         )
         tokens = tokens + self.branch_dropout(branch, training=training)
         if not pre:
             tokens = self.mlp_norm(tokens)
         return tokens if cache is None else (tokens, cache)
+
+    def mlp_mask(self, padding_mask, cache, index):
+        """The MoE layer's `mask`, if it has one: padding takes no seat.
+
+        Published models mix padding like tokens (`padding="zeros"`, and Expert
+        Choice over the batch). Of a cache's later places, all are tokens.
+        """
+        options = self.router_options
+        as_tokens = (
+            self.router in (None, "batch_expert_choice")
+            or options.get("padding") == "zeros"
+        )
+        whole = cache is None or isinstance(index, int)
+        if padding_mask is None or as_tokens or not whole:
+            return {}
+        return {"mask": ops.cast(padding_mask, "bool")}
 
     def compute_output_shape(self, input_shape):
         return input_shape

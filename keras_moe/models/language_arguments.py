@@ -1,7 +1,5 @@
 """Arguments of `MoTBackbone`: checked, and brought into one form."""
 
-import inspect
-
 import keras
 import numpy as np
 
@@ -119,19 +117,5 @@ def router_options(router, options) -> dict:
     options = router_arguments.options_of(router, options)
     if router is None:
         return options
-    cls = ROUTERS[router]
-    parameters = inspect.signature(cls).parameters
-    known = [name for name in parameters if name not in NOT_OPTIONS]
-    needed = [
-        name
-        for name, parameter in parameters.items()
-        if parameter.default is parameter.empty
-    ]
-    if not set(needed) <= set(options) <= set(known):
-        raise ValueError(
-            f"router_options must be arguments of {router!r}, "
-            f"{cls.__name__}: {', '.join(needed)}, and if wanted "
-            f"{', '.join(n for n in known if n not in needed)}; received "
-            f"{options!r}."
-        )
+    router_arguments.check_known(router, ROUTERS[router], options, NOT_OPTIONS)
     return options

@@ -3,7 +3,8 @@
 A folder of it holds `config.json` with `"model_type": "mot"`, safetensors, and
 perhaps GPT-2's tokenizer files (`mot_tokenizer_files`). Its linear weights are
 input-major, attention packs queries, keys and values side by side, and every
-block has experts without biases.
+block has experts without biases. All names of weights but the head's begin with
+`transformer.`, or none does, where the model was saved without its head.
 """
 
 import functools
@@ -37,7 +38,8 @@ ACTIVATIONS = {
     "swish": "silu",
 }
 HEAD = "lm_head.weight"
-EMBEDDING = "transformer.wte.weight"
+FRONT = "transformer."
+EMBEDDING = f"{FRONT}wte.weight"
 # Causal masks, which files of GPT-2's time hold beside the weights.
 BUFFERS = (".attn.bias", ".attn.masked_bias")
 
@@ -93,15 +95,27 @@ class Folder:
         self.files = Checkpoint(folder)
         shapes = self.files.shapes()
         self.left_out = sorted(n for n in shapes if n.endswith(BUFFERS))
-        # A tied head may be there too; it must be equal to the embedding.
         self.tied = checks.flag(
             "tie_word_embeddings of config.json", config["tie_word_embeddings"]
         )
+        front = FRONT if any(n.startswith(FRONT) for n in shapes) else ""
+        self.embedding = f"{front}wte.weight"
         if self.tied and HEAD in shapes:
-            self.left_out.append(HEAD)
-        self.backbone = _backbone_arguments(config, shapes)
+            # The two are one array, of which a file may keep either name, or
+            # both; then they must be equal.
+            if self.embedding in shapes:
+                self.left_out.append(HEAD)
+            else:
+                self.embedding = HEAD
+        self.backbone = _backbone_arguments(
+            config, shapes, front, self.embedding
+        )
         self.sources = _sources(
-            self.backbone["num_layers"], self.backbone["num_heads"], self.tied
+            self.backbone["num_layers"],
+            self.backbone["num_heads"],
+            self.tied,
+            front,
+            self.embedding,
         )
 
     def shapes(self):
@@ -112,11 +126,11 @@ class Folder:
     def read(self, name):
         """One tensor; the embedding is held against a head tied to it."""
         array = self.files.read(name)
-        if name == EMBEDDING and HEAD in self.left_out:
+        if name == self.embedding and HEAD in self.left_out:
             head = self.files.read(HEAD)
             if not np.array_equal(head, array):
                 raise ValueError(
-                    f"{HEAD} must be equal to {EMBEDDING}, to which "
+                    f"{HEAD} must be equal to {name}, to which "
                     "tie_word_embeddings of config.json ties it; it is not."
                 )
         return array
@@ -126,10 +140,10 @@ class Folder:
         foreign_weights.fill(backbone, self.sources, self)
 
 
-def _backbone_arguments(config, shapes):
+def _backbone_arguments(config, shapes, front, embedding):
     """Arguments of `MoTBackbone` for a configuration and weight shapes."""
-    lin1 = "transformer.h.0.mlp.lin1"
-    expected = {EMBEDDING: 2, "transformer.wpe.weight": 2, lin1: 3}
+    places, lin1 = f"{front}wpe.weight", f"{front}h.0.mlp.lin1"
+    expected = {embedding: 2, places: 2, lin1: 3}
     for name, rank in expected.items():
         if len(shapes.get(name, ())) != rank:
             raise ValueError(
@@ -137,8 +151,13 @@ def _backbone_arguments(config, shapes):
                 f"{shapes.get(name, 'no such tensor')}."
             )
     experts, _, size = shapes[lin1]
-    vocabulary, features = shapes[EMBEDDING]
-    blocks = {n.split(".")[2] for n in shapes if n.startswith("transformer.h.")}
+    vocabulary, features = shapes[embedding]
+    block = f"{front}h."
+    blocks = {
+        n.removeprefix(block).split(".")[0]
+        for n in shapes
+        if n.startswith(block)
+    }
 
     def integer(name, told=None):
         """A number of the configuration, which shapes may tell too."""
@@ -187,9 +206,7 @@ def _backbone_arguments(config, shapes):
         "num_heads": heads,
         "hidden_dim": features,
         "mlp_dim": size,
-        "max_sequence_length": integer(
-            "n_positions", shapes["transformer.wpe.weight"][0]
-        ),
+        "max_sequence_length": integer("n_positions", shapes[places][0]),
         "router": "mixture_of_tokens",
         "router_options": {
             "num_experts": experts,
@@ -223,19 +240,19 @@ def _backbone_arguments(config, shapes):
     }
 
 
-def _sources(num_layers, num_heads, tied):
+def _sources(num_layers, num_heads, tied, front, embedding):
     sources = {
-        "token_embedding/embeddings": Source(EMBEDDING),
-        "position_embedding/embeddings": Source("transformer.wpe.weight"),
-        "norm/gamma": Source("transformer.ln_f.weight"),
-        "norm/beta": Source("transformer.ln_f.bias"),
+        "token_embedding/embeddings": Source(embedding),
+        "position_embedding/embeddings": Source(f"{front}wpe.weight"),
+        "norm/gamma": Source(f"{front}ln_f.weight"),
+        "norm/beta": Source(f"{front}ln_f.bias"),
     }
     if not tied:
         sources["token_embedding/reverse_embeddings"] = Source(
             HEAD, np.transpose
         )
     for index in range(num_layers):
-        theirs, ours = f"transformer.h.{index}.", f"block_{index}/"
+        theirs, ours = f"{front}h.{index}.", f"block_{index}/"
         for place, name in enumerate(("query", "key", "value")):
             take = functools.partial(_heads, place=place, count=num_heads)
             for end, kind in (("weight", "kernel"), ("bias", "bias")):

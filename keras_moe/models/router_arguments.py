@@ -1,5 +1,7 @@
 """Arguments that all backbones with routers have: checked alike."""
 
+import inspect
+
 import numpy as np
 
 from keras_moe import checks
@@ -31,6 +33,32 @@ def no_moe_layers(layers) -> ValueError:
         "moe_layers must be left out where router=None, the dense model; "
         f"received {layers!r}."
     )
+
+
+def check_known(router, cls, options, refused, more=()) -> None:
+    """Raise an error unless `options` are arguments of a router's layer.
+
+    Args:
+        router: its name.
+        cls: the layer.
+        options: what was given.
+        refused: arguments of the layer that the model gives it.
+        more: names of options beside the layer's arguments.
+    """
+    parameters = inspect.signature(cls).parameters
+    known = [name for name in (*parameters, *more) if name not in refused]
+    needed = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty
+    ]
+    if not set(needed) <= set(options) <= set(known):
+        raise ValueError(
+            f"router_options must be arguments of {router!r}, "
+            f"{cls.__name__}: {', '.join(needed)}, and if wanted "
+            f"{', '.join(n for n in known if n not in needed)}; received "
+            f"{options!r}."
+        )
 
 
 def options_of(router, options) -> dict:

@@ -10,6 +10,7 @@ import torch
 from conversion.__main__ import main
 from keras_moe.models import MoTBackbone
 from keras_moe.models import MoTCausalLM
+from keras_moe.models.batch_choice import BatchExpertChoice
 from tests.conversion import texts
 
 CHECKPOINTS = sorted(p.name for p in (texts.GOLDEN / "llm_random").iterdir())
@@ -110,3 +111,22 @@ def test_logits_of_checkpoints(name, tmp_path):
     np.testing.assert_allclose(found, wanted["logits"], atol=2e-4)
     record = json.loads((tmp_path / "out" / "conversion.json").read_text())
     assert record["prefix"] == PREFIXES[name]
+
+
+def test_seats_of_expert_choice_are_those_of_the_reference(tmp_path):
+    """An exact half of a token: round(0.05 * 50) is 2, as Python rounds."""
+    state, _ = load("F4_expert_choice")
+    for name, tensor in state.items():  # six experts, as 0.05 * 4 / 4 is 0.05
+        if name.endswith("gating.gate"):
+            state[name] = torch.cat([tensor, tensor[:, :2]], 1)
+        elif ".expert_inner_function." in name:
+            state[name] = torch.cat([tensor, tensor[:2]])
+    options = MODELS["F4_expert_choice"].replace("0.25", "0.05")
+    convert(write(tmp_path / "2.pt", state), tmp_path / "out", options)
+    backbone = MoTCausalLM.from_preset(tmp_path / "out").backbone
+    seats = {
+        layer.capacity(50)
+        for layer in backbone._flatten_layers()
+        if isinstance(layer, BatchExpertChoice)
+    }
+    assert seats == {2}

@@ -251,7 +251,7 @@ WRONG = [
     (STATE, {"num_heads": 5}, "--num-heads must divide 24"),
     (STATE, {"topk_fraction": 0.5}, "--topk-fraction is not of this"),
     (STATE, {"learned_temperature": "plain"}, "--learned-temperature is not"),
-    (STATE, {"group_size": 0}, "group_size must be an integer"),
+    (STATE, {"group_size": 0}, "--group-size must be a positive integer"),
     (LEARNED, {}, "give --learned-temperature"),
     (LEARNED, {"learned_temperature": "plain"}, "--temperature must be left"),
 ]

@@ -78,7 +78,33 @@ def _twice(tensors):
     return {**tensors, "lm_head.weight": head}
 
 
+def _bare(tensors):
+    return {k.removeprefix("transformer."): v for k, v in tensors.items()}
+
+
+def _head_only(tensors):
+    """The one array of a tied model, by the head's name."""
+    tensors = dict(tensors)
+    tensors["lm_head.weight"] = tensors.pop("transformer.wte.weight")
+    return tensors
+
+
 FORMS = {
+    "no prefix": {"tensors": _bare(texts.arrays())},
+    "no prefix, shards": {"tensors": _bare(texts.arrays()), "shards": 2},
+    "no prefix, tied head too": {"tensors": _bare(_twice(texts.arrays()))},
+    "no prefix, masks": {
+        "tensors": {
+            **_bare(texts.arrays()),
+            "h.0.attn.bias": np.ones((1, 1, 6, 6), "uint8"),
+        }
+    },
+    "embedding by the head's name": {"tensors": _head_only(texts.arrays())},
+    "the same, tied by config": {
+        "tensors": _head_only(texts.arrays()),
+        "config": {"tie_word_embeddings": True},
+    },
+    "the same without a prefix": {"tensors": _bare(_head_only(texts.arrays()))},
     "shards": {"shards": 3},
     "tied head too": {"tensors": _twice(texts.arrays())},
     "defaults": {
@@ -99,6 +125,15 @@ FORMS = {
 def test_forms(form, plain, tmp_path):
     folder = texts.write_mot(tmp_path / "in", **FORMS[form])
     texts.equal(MoTBackbone.from_preset(folder), plain)
+
+
+def test_command_on_other_names(plain, tmp_path):
+    tensors = _bare(_head_only(texts.arrays()))
+    source = texts.write_mot(tmp_path / "in", tensors=tensors)
+    main(["mot", str(source), str(tmp_path / "out")])
+    texts.equal(MoTCausalLM.from_preset(tmp_path / "out").backbone, plain)
+    record = json.loads((tmp_path / "out" / "conversion.json").read_text())
+    assert record["arrays"] == len(tensors) and record["left_out"] == []
 
 
 def test_head_of_its_own_and_half_precision(plain, tmp_path, capsys):

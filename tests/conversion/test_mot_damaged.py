@@ -178,6 +178,10 @@ def _without(name):
     return {k: v for k, v in ARRAYS.items() if k != name}
 
 
+def _bare(tensors):
+    return {k.removeprefix("transformer."): v for k, v in tensors.items()}
+
+
 F32 = np.zeros((4,), "float32")
 WEIGHTS = {
     "a tensor short": (_without(f"{BLOCK}ln_2.bias"), "missing .*ln_2.bias"),
@@ -207,6 +211,34 @@ WEIGHTS = {
         _with("lm_head.weight", np.zeros((11, 4), "float32")),
         "lm_head.weight must be equal to transformer.wte.weight",
     ),
+    "a prefix of one tensor only": (
+        _with("ln_f.bias", F32),
+        "not used .'ln_f.bias'",
+    ),
+    "one tensor without its prefix": (
+        {**_without("transformer.ln_f.bias"), "ln_f.bias": F32},
+        "missing .'transformer.ln_f.bias'., not used .'ln_f.bias'",
+    ),
+    "no prefix, a tensor more": (
+        {**_bare(ARRAYS), "extra.bias": F32},
+        "not used .'extra.bias'",
+    ),
+    "no prefix, a tensor short": (
+        _bare(_without(f"{BLOCK}ln_2.bias")),
+        "missing .'h.0.ln_2.bias'",
+    ),
+    "no prefix, a tied head that differs": (
+        {**_bare(ARRAYS), "lm_head.weight": np.zeros((11, 4), "float32")},
+        "lm_head.weight must be equal to wte.weight",
+    ),
+    "only a head, of one axis": (
+        {**_without("transformer.wte.weight"), "lm_head.weight": F32},
+        "must have lm_head.weight with 2 axes",
+    ),
+    "neither embedding nor head": (
+        _without("transformer.wte.weight"),
+        "must have transformer.wte.weight with 2 axes; it has no such",
+    ),
 }
 
 
@@ -215,6 +247,13 @@ def test_weights(kind, source):
     tensors, match = WEIGHTS[kind]
     texts.write_mot(source, tensors=tensors)
     refused(source, match)
+
+
+def test_head_alone_is_no_embedding_of_an_untied_model(source):
+    tensors = _without("transformer.wte.weight")
+    tensors["lm_head.weight"] = ARRAYS["transformer.wte.weight"]
+    texts.write_mot(source, {"tie_word_embeddings": False}, tensors)
+    refused(source, "must have transformer.wte.weight with 2 axes")
 
 
 @pytest.mark.parametrize("kind", ["a tensor short", "not finite"])

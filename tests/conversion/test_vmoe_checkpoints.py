@@ -12,6 +12,7 @@ from conversion.__main__ import main
 from conversion.errors import ConversionError
 from conversion.formats import orbax
 from conversion.formats import vmoe_msgpack
+from keras_moe import layers
 from keras_moe.models import MoEViTImageClassifier
 from keras_moe.models import presets
 from keras_moe.models import resize_positions
@@ -149,25 +150,63 @@ def test_orbax_step_is_found_from_each_folder_above():
         orbax.find_state(CKPT / "G_vmoe_soft_12_blocks")
 
 
+# What tells a router that chooses is alike for its two kinds.
+SHAPES = {
+    "embedding/kernel": (32, 32, 3, 512),
+    "Encoder/encoder_norm/scale": (512,),
+    "Encoder/posembed_input/pos_embedding": (1, 50, 512),
+    "cls": (1, 1, 512),
+    "head/kernel": (512, 1000),
+    "Encoder/encoderblock_0/SelfAttention/query/kernel": (512, 8, 64),
+    "Encoder/encoderblock_0/Moe/Mlp/Dense_0/kernel": (8, 512, 2048),
+    "Encoder/encoderblock_0/Moe/Router/dense/kernel": (512, 8),
+}
+
+
 def test_architecture_gives_what_shapes_do_not_tell():
-    shapes = {
-        "embedding/kernel": (32, 32, 3, 512),
-        "Encoder/encoder_norm/scale": (512,),
-        "Encoder/posembed_input/pos_embedding": (1, 50, 512),
-        "cls": (1, 1, 512),
-        "head/kernel": (512, 1000),
-        "Encoder/encoderblock_0/SelfAttention/query/kernel": (512, 8, 64),
-        "Encoder/encoderblock_0/Moe/Mlp/Dense_0/kernel": (8, 512, 2048),
-        "Encoder/encoderblock_0/Moe/Router/dense/kernel": (512, 8),
-    }
     options = vmoe.Options(architecture="vmoe_s32_last2")
-    plan = vmoe.deduce(shapes, options)
+    plan = vmoe.deduce(SHAPES, options)
     assert plan.backbone["router"] == "token_choice"
     assert plan.backbone["image_shape"] == (224, 224, 3)
     chosen = plan.backbone["router_options"]
     assert (chosen["top_k"], chosen["capacity_factor"]) == (2, 1.05)
     assert chosen["capacity_multiple_of"] == 4
     assert plan.classifier["pooling"] == "token"
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"capacity_factor": 1.0}, True),
+        ({"capacity_factor": 1.0, "top_k": 2}, False),
+        ({"architecture": "vmoe_s32_last2"}, False),
+    ],
+)
+def test_router_that_weights_do_not_tell(options, said):
+    """Expert Choice is taken, and it is said that this was a choice."""
+    plan = vmoe.deduce(SHAPES, vmoe.Options(**options))
+    router = "expert_choice" if said else "token_choice"
+    assert plan.backbone["router"] == router
+    notes = [n for n in plan.notes if "weights do not tell" in n]
+    assert len(notes) == said
+    assert all("--top-k N would make it" in note for note in notes)
+
+
+def test_token_choice_that_rounds(tmp_path, capsys):
+    prefix = CKPT / "G_vmoe_tokenchoice_params_released_style" / "ckpt_2"
+    given = "--top-k 2 --capacity-factor 1.05 --capacity-rounding round"
+    main(["vmoe", str(prefix), str(tmp_path / "out"), *given.split()])
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    chosen = config["config"]["router_options"]
+    assert (chosen["top_k"], chosen["capacity_rounding"]) == (2, "round")
+    assert chosen["capacity_multiple_of"] == 4
+    model = MoEViTImageClassifier.from_preset(str(tmp_path / "out"))
+    rounding = {
+        layer.capacity_rounding
+        for layer in model.backbone._flatten_layers()
+        if isinstance(layer, layers.TokenChoiceMoE)
+    }
+    assert rounding == {"round"}
 
 
 def test_help_explains_each_option(capsys):

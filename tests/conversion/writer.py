@@ -53,6 +53,7 @@ def checkpoint(
     shards=2,
     parts=2,
     version="20220622",
+    order=None,
     edit_index=None,
     edit_shard=None,
     edit_array=None,
@@ -65,11 +66,14 @@ def checkpoint(
         shards: number of data files.
         parts: slices of arrays whose first axis this divides.
         version: of the index, `None` for an old one without it.
+        order: all paths in the order of their numbers, by default that of
+            strings.
         edit_index: changes the dictionary of the index before it is written.
         edit_shard: changes shard 0's dictionary.
         edit_array: changes a path's bytes: (path, array) → array to write.
     """
-    order = sorted(arrays, key=lambda path: path.split("/"))
+    if order is None:
+        order = sorted(arrays, key=lambda path: path.split("/"))
     contents = [{"__msgpack_array_chunk_a87ca2__": True} for _ in range(shards)]
     entries, turn = {}, 0
     for number, path in enumerate(order):

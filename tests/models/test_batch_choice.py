@@ -51,6 +51,35 @@ def test_outputs_of_the_reference(name):
     np.testing.assert_allclose(found, arrays["outputs"], atol=1e-5)
 
 
+SHARES = (0.05, 0.15, 0.25, 0.35, 0.45, 0.07, 0.125, 1 / 6, 1 / 3, 0.5)
+
+
+@pytest.mark.parametrize("experts", [3, 4, 6, 7, 10, 12, 64])
+def test_seats_are_a_rounded_share_of_the_tokens(experts):
+    """Halves too, which a share that is off by a rounding error moves."""
+    for share in SHARES:
+        layer = BatchExpertChoice(experts, share * experts, intermediate_dim=4)
+        for tokens in range(10, 400):
+            wanted = round(share * tokens)
+            if wanted:
+                assert layer.capacity(tokens) == wanted, (share, tokens)
+
+
+def test_seats_of_a_length_known_only_later():
+    layer = BatchExpertChoice(6, 0.05 * 6, intermediate_dim=4)
+    assert layer.capacity(50) == 2
+    if keras.backend.backend() != "jax":  # there it must be known
+        tokens = keras.ops.convert_to_tensor(50, "int32")
+        assert int(layer.capacity(tokens)) == 2
+
+
+@pytest.mark.parametrize("factor, seats", [(0.1, 0), (4.5, 9)])
+def test_seats_that_cannot_be(factor, seats):
+    layer = BatchExpertChoice(4, factor, intermediate_dim=4)
+    with pytest.raises(ValueError, match=f"which gives {seats} seats"):
+        layer.capacity(8)
+
+
 @pytest.mark.parametrize("axis", ["all", "batch"])
 def test_masked_tokens_are_as_if_absent(axis):
     layer = make(group_axis=axis, output_norm=False)

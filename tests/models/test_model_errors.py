@@ -57,12 +57,12 @@ BACKBONE = [
     (
         "router_options",
         "must be arguments of 'soft', SoftMoE",
-        [{}, {"num_experts": 2, "slots_per_expert": 1, "top_k": 2}],
-    ),
-    (
-        "router_options",
-        "must not hold expert",
-        [{"num_experts": 2, "slots_per_expert": 1, "expert": "dense"}],
+        [
+            {},
+            {"num_experts": 2, "slots_per_expert": 1, "top_k": 2},
+            {"num_experts": 2, "slots_per_expert": 1, "expert": "dense"},
+            {"num_experts": 2, "slots_per_expert": 1, "dtype": "float64"},
+        ],
     ),
     ("qk_norm", FLAG, [1, "yes", None]),
     (
