@@ -99,7 +99,8 @@ def ideal(chip, mode):
 
 def facts(program):
     text = program.as_text()
-    shapes = re.findall(r"= \w+\[([\d,]+)\]", text)
+    # A bitcast is another view of what is there.
+    shapes = re.findall(r"= \w+\[([\d,]+)\]\S* (?!bitcast\()", text)
     sizes = [math.prod(map(int, shape.split(","))) for shape in shapes]
     temporary = program.memory_analysis().temp_size_in_bytes
     return {
