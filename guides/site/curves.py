@@ -30,7 +30,7 @@ SAID = {"F": "forward", "FB": "forward and backward"}
 def lines(rows: list[dict], right: str, up: str) -> dict:
     """{(competitor, mode): ([x…], [y…])}, of what was measured."""
     places = len({row[right] for row in rows})
-    counted = len({row["of"] for row in rows}) == places
+    counted = places == len({(row[right], row["of"]) for row in rows})
     found = {}
     for row in rows:
         if row[up]:

@@ -1,5 +1,6 @@
 """Pages of the site that are made of other files of the repository."""
 
+import json
 import pathlib
 
 import benchmarks
@@ -39,9 +40,29 @@ def on_files(files, config):
     return files
 
 
+def turned() -> str:
+    """A table of the presets whose routers were turned and tuned."""
+    rows = []
+    for path in sorted((ROOT / "zoo" / "results").glob("turned_*.json")):
+        found = json.loads(path.read_text())
+        rows.append(
+            {
+                "preset": f"`{found['recipe']}`",
+                "to": f"`{found['router']}`",
+                "figure": found["metric"].replace("_", " "),
+                "before": f"{found['before']:.3f}",
+                "turned": f"{found['turned']:.3f}",
+                "tuned, steps": f"{found['tuned']:.3f}, {found['steps']}",
+            }
+        )
+    return benchmarks.table(rows)
+
+
 def on_page_markdown(markdown, page, config, files):
     if page.file.src_uri == "benchmarks.md":
         return f"{markdown}\n\n{benchmarks.chapters(RESULTS)[0]}\n"
+    if page.file.src_uri == "upcycling.md":
+        return markdown.replace("<!-- turned -->", turned())
     if page.file.src_uri == "devices.md":
         (path,) = RESULTS.glob("expert_parallel_compiled-*.csv")
         shown = benchmarks.turned_table(benchmarks.read(path))
