@@ -37,10 +37,12 @@ TEXTS = {
 
 
 def vit(**changes):
+    keras.utils.set_random_seed(0)
     return support.randomize(keras_hub.models.ViTBackbone(**VIT, **changes))
 
 
 def dense(**changes):
+    keras.utils.set_random_seed(0)
     return support.randomize(models.MoEViTBackbone(**{**VIT, **changes}))
 
 
