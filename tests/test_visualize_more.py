@@ -133,8 +133,8 @@ def test_report_of_a_classifier(tmp_path, monkeypatch):
     text, number = pictures(page)
     assert "<h1>Routers of MoEViTImageClassifier</h1>" in text
     assert "batch of 3" in text
-    # Three layers: load, similarity, experts' regions, weights.
-    assert number == 3 * 4 and text.count("<h2>") == 3
+    # Three layers: load, similarity, regions of experts and slots, weights.
+    assert number == 3 * 5 and text.count("<h2>") == 3
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
 
 
