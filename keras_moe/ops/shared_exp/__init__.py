@@ -8,10 +8,10 @@ sums, and no softmax needs its largest logit first:
 
 Soft MoE's logits are products of unit vectors times `scale`, hence bounded by
 |scale|. Whether that is at most 40 is decided inside the compiled program; if
-not, the weights are two softmaxes: on TensorFlow and PyTorch P is the logits
-themselves, c and r their logsumexp, and the weights exp(P - c) and exp(P - r);
-on JAX each step computes its weights anew. Gradients are written by hand: of
-all arrays (T,N), only P is kept for them.
+not, the weights are two softmaxes. Mostly P is the logits themselves then, c
+and r their logsumexp, and the weights exp(P - c) and exp(P - r); with JAX on
+accelerators each step computes its weights anew. Gradients are written by hand:
+of all arrays (T,N), only P is kept for them.
 
 Statically, a plan with noise, with temperatures, without normalised factors,
 and float16, which cannot hold the sums, take the reference's formulas; so do,

@@ -1,7 +1,7 @@
 """One exponential on accelerators: `lax.cond` around small results alone.
 
-Letters: g groups, t tokens, n slots, d features. `beyond` is a Boolean scalar,
-or `None` where the logits are known not to be; it has no gradient.
+`beyond` is a Boolean scalar, or `None` where the logits are known not to be; it
+has no gradient.
 
 P never enters a branch: it would be written out as it is, and compilers could
 not join its products with what is before and after them. So the formulas with
@@ -14,7 +14,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from keras_moe.ops.shared_exp.limits import MASKED
+from keras_moe.ops.shared_exp import jax_formulas
 
 # === P and its sums ===
 
@@ -27,14 +27,7 @@ def exponentials(tokens, slots, mask, beyond):
     return _exponentials(tokens, slots, mask)
 
 
-@jax.custom_vjp
-def _exponentials(tokens, slots, mask):
-    values = jnp.exp(jnp.einsum("gtd,dn->gtn", tokens, slots))
-    if mask is not None:
-        values = jnp.where(mask[:, :, None], values, 0.0)
-    sums = (values.sum(1), values.sum(2))
-    # Zero only where all is masked; then so is what is divided by it.
-    return values, *(s + (s == 0) for s in sums)
+_exponentials = jax.custom_vjp(jax_formulas.exponentials)
 
 
 def _exponentials_forward(tokens, slots, mask):
@@ -44,11 +37,8 @@ def _exponentials_forward(tokens, slots, mask):
 
 def _exponentials_backward(kept, grads):
     tokens, slots, values = kept
-    grad, by_tokens, by_slots = grads
-    logits = values * (grad + by_tokens[:, None] + by_slots[:, :, None])
-    by_token = jnp.einsum("gtn,dn->gtd", logits, slots)
-    by_slot = jnp.einsum("gtd,gtn->dn", tokens, logits)
-    return by_token, by_slot, None
+    logits = jax_formulas.by_logits(values, *grads)
+    return (*jax_formulas.by_factors(logits, tokens, slots), None)
 
 
 _exponentials.defvjp(_exponentials_forward, _exponentials_backward)
@@ -57,18 +47,10 @@ _exponentials.defvjp(_exponentials_forward, _exponentials_backward)
 # === What P weighs ===
 
 
-EQUATIONS = {
-    1: ("gtn,gtd->gnd", "gtn,gnd->gtd", "gtd,gnd->gtn"),
-    2: ("gtn,gnd->gtd", "gtn,gtd->gnd", "gnd,gtd->gtn"),
-}
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def mix(axis, inputs, values, sums, logits):
     """Sum `inputs` over this axis of P, weighed by P over its sums."""
-    forth, _, _ = EQUATIONS[axis]
-    mixed = jnp.einsum(forth, values.astype(inputs.dtype), inputs)
-    outputs = (mixed / sums[:, :, None]).astype(inputs.dtype)
+    outputs = jax_formulas.mix(axis, inputs, values, sums)
     if logits.beyond is None:
         return outputs
     return jax.lax.cond(
@@ -80,13 +62,11 @@ def mix(axis, inputs, values, sums, logits):
 
 def _by_softmax(axis, inputs, tokens, slots, mask):
     """The same for logits of any size."""
-    logits = jnp.einsum("gtd,dn->gtn", tokens, slots)
-    if mask is not None:
-        logits = jnp.where(mask[:, :, None], logits, MASKED)
+    logits = jax_formulas.masked_logits(tokens, slots, mask)
     weights = jax.nn.softmax(logits, axis)
     if mask is not None:  # where all is masked, nothing weighs anything
         weights = jnp.where(mask[:, :, None], weights, 0.0)
-    return jnp.einsum(EQUATIONS[axis][0], weights.astype(inputs.dtype), inputs)
+    return jax_formulas.weigh(axis, inputs, weights)
 
 
 def _mix_forward(axis, inputs, values, sums, logits):
@@ -96,12 +76,9 @@ def _mix_forward(axis, inputs, values, sums, logits):
 
 def _mix_backward(axis, kept, grad):
     inputs, values, sums, logits, outputs = kept
-    _, back, outer = EQUATIONS[axis]
-    scaled = grad / sums[:, :, None]
-    rounded = scaled.astype(inputs.dtype)
-    by_inputs = jnp.einsum(back, values.astype(inputs.dtype), rounded)
-    by_values = jnp.einsum(outer, inputs, rounded).astype(values.dtype)
-    by_sums = -(outputs * scaled).sum(-1)
+    by_inputs, by_values, by_sums = jax_formulas.by_mixed(
+        axis, inputs, values, sums, outputs, grad
+    )
     factors = (logits.tokens, logits.slots)
     by_factors = (None, None)
     if logits.beyond is not None:

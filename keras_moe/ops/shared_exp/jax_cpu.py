@@ -1,7 +1,7 @@
 """One exponential on CPUs, with JAX: `custom_vjp` around `lax.cond`.
 
-Letters: g groups, t tokens, n slots, d features. `beyond` is a Boolean scalar,
-or `None` where the logits are known not to be; it has no gradient.
+`beyond` is a Boolean scalar, or `None` where the logits are known not to be; it
+has no gradient.
 """
 
 import functools
@@ -9,8 +9,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from keras_moe.ops.shared_exp import jax_formulas
 from keras_moe.ops.shared_exp.limits import LOWEST
-from keras_moe.ops.shared_exp.limits import MASKED
 
 
 def either(beyond, stable, fast, *arrays):
@@ -27,21 +27,12 @@ def either(beyond, stable, fast, *arrays):
 def exponentials(tokens, slots, mask, beyond):
     """(G,T,D), (D,N), (G,T) -> P (G,T,N), its sums c (G,N) and r (G,T)."""
 
-    def fast(tokens, slots, mask):
-        values = jnp.exp(jnp.einsum("gtd,dn->gtn", tokens, slots))
-        if mask is not None:
-            values = jnp.where(mask[:, :, None], values, 0.0)
-        sums = (values.sum(1), values.sum(2))
-        # Zero only where all is masked; then so is what is divided by it.
-        return values, *(s + (s == 0) for s in sums)
-
-    def stable(tokens, slots, mask):
-        logits = jnp.einsum("gtd,dn->gtn", tokens, slots)
-        if mask is not None:
-            logits = jnp.where(mask[:, :, None], logits, MASKED)
+    def stable(*factors):
+        logits = jax_formulas.masked_logits(*factors)
         sums = (jax.nn.logsumexp(logits, axis=a) for a in (1, 2))
         return logits, *(jnp.maximum(s, LOWEST) for s in sums)
 
+    fast = jax_formulas.exponentials
     return either(beyond, stable, fast, tokens, slots, mask)
 
 
@@ -52,15 +43,12 @@ def _exponentials_forward(tokens, slots, mask, beyond):
 
 def _exponentials_backward(kept, grads):
     tokens, slots, beyond, values = kept
-    grad, by_tokens, by_slots = grads
-
-    def fast():
-        return values * (grad + by_tokens[:, None] + by_slots[:, :, None])
-
-    logits = either(beyond, lambda: grad, fast)
-    by_token = jnp.einsum("gtn,dn->gtd", logits, slots)
-    by_slot = jnp.einsum("gtd,gtn->dn", tokens, logits)
-    return by_token, by_slot, None, None
+    logits = either(
+        beyond,
+        lambda: grads[0],
+        lambda: jax_formulas.by_logits(values, *grads),
+    )
+    return (*jax_formulas.by_factors(logits, tokens, slots), None, None)
 
 
 exponentials.defvjp(_exponentials_forward, _exponentials_backward)
@@ -76,24 +64,14 @@ def mix(axis, inputs, values, sums, logits):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _mix(axis, inputs, values, sums, beyond):
-    forth, _, _ = EQUATIONS[axis]
-
     def fast():
-        weights = values.astype(inputs.dtype)
-        mixed = jnp.einsum(forth, weights, inputs)
-        return (mixed / sums[:, :, None]).astype(inputs.dtype)
+        return jax_formulas.mix(axis, inputs, values, sums)
 
     def stable():
         weights = jnp.exp(values - jnp.expand_dims(sums, axis))
-        return jnp.einsum(forth, weights.astype(inputs.dtype), inputs)
+        return jax_formulas.weigh(axis, inputs, weights)
 
     return either(beyond, stable, fast)
-
-
-EQUATIONS = {
-    1: ("gtn,gtd->gnd", "gtn,gnd->gtd", "gtd,gnd->gtn"),
-    2: ("gtn,gnd->gtd", "gtn,gtd->gnd", "gnd,gtd->gtn"),
-}
 
 
 def _mix_forward(axis, inputs, values, sums, beyond):
@@ -103,16 +81,12 @@ def _mix_forward(axis, inputs, values, sums, beyond):
 
 def _mix_backward(axis, kept, grad):
     inputs, values, sums, beyond, outputs = kept
-    _, back, outer = EQUATIONS[axis]
 
     def fast():
-        scaled = grad / sums[:, :, None]
-        rounded = scaled.astype(inputs.dtype)
-        by_inputs = jnp.einsum(back, values.astype(inputs.dtype), rounded)
-        by_values = jnp.einsum(outer, inputs, rounded).astype(values.dtype)
-        return by_inputs, by_values, -(outputs * scaled).sum(-1)
+        return jax_formulas.by_mixed(axis, inputs, values, sums, outputs, grad)
 
     def stable():
+        _, back, outer = jax_formulas.EQUATIONS[axis]
         weights = jnp.exp(values - jnp.expand_dims(sums, axis))
         by_inputs = jnp.einsum(back, weights.astype(inputs.dtype), grad)
         by_values = jnp.einsum(outer, inputs, grad).astype(values.dtype)
