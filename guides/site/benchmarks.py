@@ -8,19 +8,17 @@ in `smallest` and `largest`. What stands before is what was measured: `op`,
 
 import csv
 import functools
-import io
 import pathlib
 import re
 
 import curves
+import drawing
 import matplotlib
+from drawing import COLOURS
+from drawing import MODES
 from matplotlib.figure import Figure
 
-# Fixed ids, or a picture would differ from build to build.
-STYLE = {"svg.hashsalt": "keras_moe", "font.size": 9}
-COLOURS = ("#3949ab", "#fb8c00", "#00897b", "#8e24aa", "#6d4c41", "#c0ca33")
 SPREAD = ("smallest", "largest")
-MODES = {"F": "forward", "FB": "forward and backward"}
 
 
 def read(path: pathlib.Path) -> list[dict]:
@@ -68,7 +66,7 @@ def picture(rows: list[dict], column: str) -> str:
     drawn = bars(rows, column)
     labels = list(dict.fromkeys(bar[0] for bar in drawn))
     whose = list(dict.fromkeys(bar[1] for bar in drawn))
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(drawing.STYLE):
         height = 1.1 + 0.24 * len(drawn) + 0.14 * len(labels)
         figure = Figure(figsize=(5.6, height))
         axis = figure.subplots()
@@ -101,11 +99,7 @@ def picture(rows: list[dict], column: str) -> str:
         axis.legend(
             loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False
         )
-        file = io.StringIO()
-        figure.savefig(
-            file, format="svg", bbox_inches="tight", metadata={"Date": None}
-        )
-    return file.getvalue()
+        return drawing.svg(figure, bbox_inches="tight")
 
 
 def title(path: pathlib.Path) -> str:
@@ -117,19 +111,24 @@ def title(path: pathlib.Path) -> str:
 
 def table(rows: list[dict]) -> str:
     """The rows as a Markdown table."""
-    lines = [list(rows[0]), ["---"] * len(rows[0])]
-    lines += [[c.replace("|", "\\|") for c in row.values()] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    cells = [[c.replace("|", "\\|") for c in row.values()] for row in rows]
+    return _markdown([list(rows[0]), *cells])
 
 
-def turned_table(rows: list[dict]) -> str:
+def transposed_table(rows: list[dict]) -> str:
     """A line for each column, where rows are few; without lines of zeros."""
     lines = [
         [name.replace("_", " "), *(row[name] for row in rows)]
         for name in rows[0]
         if any(row[name] not in ("0", "0.0") for row in rows)
     ]
-    lines.insert(1, ["---"] * len(lines[0]))
+    return _markdown(lines)
+
+
+def _markdown(lines: list[list[str]]) -> str:
+    """Lines of cells, the first of them the head, as a table."""
+    rule = ["---"] * len(lines[0])
+    lines = [lines[0], rule, *lines[1:]]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -141,26 +140,33 @@ def chapters(folder: pathlib.Path) -> tuple[str, dict[str, str]]:
         rows = read(path)
         text.append(f"## {title(path)}")
         op = path.stem.partition("-")[0]
-        if op in curves.CURVES:
-            name = f"benchmarks/{path.stem}-against.svg"
-            right, panels = curves.CURVES[op]
-            style = {"rc": STYLE, "colours": COLOURS}
-            files[name] = curves.picture(rows, right, panels, style)
-            text.append(f"![{', '.join(panels.values())}]({name})")
-            shown = table(rows).replace("\n", "\n    ")
-            text.append(f'??? note "The table, {path.name}"\n\n    {shown}')
-            continue
-        what = [(row.get("op", path.stem), row.get("mode")) for row in rows]
-        for op, mode in dict.fromkeys(what):
-            chosen = [r for r, w in zip(rows, what) if w == (op, mode)]
-            caption = f"{op}, {MODES.get(mode, mode)}" if mode else op
-            for column in ratio_columns(rows):
-                if not bars(chosen, column):
-                    continue
-                name = f"{path.stem}-{op}-{mode}-{column}"
-                name = f"benchmarks/{re.sub(r'[^A-Za-z0-9.-]+', '_', name)}.svg"
-                files[name] = picture(chosen, column)
-                text.append(f"**{caption}**\n\n![{caption}: ratios]({name})")
+        draw = _curves if op in curves.CURVES else _bars
+        for name, content, shown in draw(path.stem, rows):
+            files[name] = content
+            text.append(shown)
         shown = table(rows).replace("\n", "\n    ")
         text.append(f'??? note "The table, {path.name}"\n\n    {shown}')
     return "\n\n".join(text), files
+
+
+def _curves(stem, rows):
+    """Path, content and Markdown of a table's one picture of curves."""
+    right, panels = curves.CURVES[stem.partition("-")[0]]
+    name = f"benchmarks/{stem}-against.svg"
+    content = curves.picture(rows, right, panels)
+    yield name, content, f"![{', '.join(panels.values())}]({name})"
+
+
+def _bars(stem, rows):
+    """Path, content and Markdown of a table's pictures of ratios."""
+    what = [(row.get("op", stem), row.get("mode")) for row in rows]
+    for op, mode in dict.fromkeys(what):
+        chosen = [r for r, w in zip(rows, what) if w == (op, mode)]
+        caption = f"{op}, {MODES.get(mode, mode)}" if mode else op
+        for column in ratio_columns(rows):
+            if not bars(chosen, column):
+                continue
+            name = f"{stem}-{op}-{mode}-{column}"
+            name = f"benchmarks/{re.sub(r'[^A-Za-z0-9.-]+', '_', name)}.svg"
+            shown = f"**{caption}**\n\n![{caption}: ratios]({name})"
+            yield name, picture(chosen, column), shown

@@ -5,9 +5,10 @@ and the columns that go up, each a panel with its title. A line is a competitor
 in a mode, or a mode alone where competitors are counted to the right.
 """
 
-import io
-
+import drawing
 import matplotlib
+from drawing import COLOURS
+from drawing import MODES
 from matplotlib.figure import Figure
 
 CURVES = {
@@ -24,7 +25,6 @@ CURVES = {
     ),
 }
 DASHES = {"F": "--", "FB": "-"}
-SAID = {"F": "forward", "FB": "forward and backward"}
 
 
 def lines(rows: list[dict], right: str, up: str) -> dict:
@@ -41,9 +41,9 @@ def lines(rows: list[dict], right: str, up: str) -> dict:
     return found
 
 
-def picture(rows: list[dict], right: str, panels: dict, style: dict) -> str:
+def picture(rows: list[dict], right: str, panels: dict) -> str:
     """An SVG with a panel for each column."""
-    with matplotlib.rc_context(style["rc"]):
+    with matplotlib.rc_context(drawing.STYLE):
         figure = Figure(figsize=(3.6 * len(panels), 3.4), layout="constrained")
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for axis, (up, title) in zip(axes, panels.items()):
@@ -55,8 +55,8 @@ def picture(rows: list[dict], right: str, panels: dict, style: dict) -> str:
                     DASHES[mode],
                     marker="o",
                     markersize=3,
-                    color=style["colours"][names.index(name)],
-                    label=f"{name} {SAID[mode]}".strip(),
+                    color=COLOURS[names.index(name)],
+                    label=f"{name} {MODES[mode]}".strip(),
                 )
             ticks = sorted({int(row[right]) for row in rows})
             axis.set_xscale("log", base=2)
@@ -76,6 +76,4 @@ def picture(rows: list[dict], right: str, panels: dict, style: dict) -> str:
             fontsize=7,
             handlelength=3.5,
         )
-        file = io.StringIO()
-        figure.savefig(file, format="svg", metadata={"Date": None})
-    return file.getvalue()
+        return drawing.svg(figure)

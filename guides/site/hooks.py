@@ -65,6 +65,6 @@ def on_page_markdown(markdown, page, config, files):
         return markdown.replace("<!-- turned -->", turned())
     if page.file.src_uri == "devices.md":
         (path,) = RESULTS.glob("expert_parallel_compiled-*.csv")
-        shown = benchmarks.turned_table(benchmarks.read(path))
+        shown = benchmarks.transposed_table(benchmarks.read(path))
         return markdown.replace("<!-- expert parallel -->", shown)
     return markdown
