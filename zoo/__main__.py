@@ -1,10 +1,10 @@
 """python -m zoo: train, measure and pack presets."""
 
 import argparse
-import pathlib
 import statistics
 import sys
 
+from zoo import arguments as shared
 from zoo import hub_commands
 from zoo import recipe as recipes
 from zoo import transition_commands
@@ -47,19 +47,12 @@ def parser():
         "compare", help="hold a recipe's runs against those of its twin"
     )
     for command in (train, evaluate, pack, record, step_time, compare):
-        command.add_argument("name", metavar="NAME", help="of a recipe")
+        shared.add_name(command)
     for command in (train, evaluate, pack, record, compare):
-        command.add_argument(
-            "--runs",
-            type=pathlib.Path,
-            default=pathlib.Path("runs"),
-            help="folder of all runs (runs)",
-        )
+        shared.add_runs(command)
     for command in (train, evaluate, pack):
-        command.add_argument("--seed", type=int, default=0)
-        command.add_argument(
-            "--data", metavar="FOLDER", help="where the data set lies"
-        )
+        shared.add_seed(command)
+        shared.add_data(command)
     transition_commands.add(commands)
     hub_commands.add(commands)
     return root

@@ -3,6 +3,7 @@
 import pathlib
 import sys
 
+from zoo import arguments as shared
 from zoo import recipe as recipes
 from zoo.sources import SOURCES
 
@@ -55,9 +56,7 @@ def add(commands) -> None:
             type=pathlib.Path,
             help="instead of that of the package",
         )
-    publish.add_argument(
-        "--data", metavar="FOLDER", help="where the data set lies"
-    )
+    shared.add_data(publish)
     publish.add_argument(
         "--yes", action="store_true", help="upload, in one commit"
     )

@@ -81,6 +81,19 @@ class TextRecipe(Recipe):
     steps_per_epoch: int
 
 
+def dense_twin(recipe: Recipe, name: str, title: str, mlp_dim: int) -> Recipe:
+    """The same recipe for a model without routers, of other MLPs."""
+    routed = ("router", "moe_layers", "router_options")
+    kept = {k: v for k, v in recipe.backbone.items() if k not in routed}
+    return dataclasses.replace(
+        recipe,
+        name=name,
+        title=title,
+        backbone={**kept, "mlp_dim": mlp_dim},
+        twin=None,
+    )
+
+
 def names() -> list[str]:
     """Names of all recipes."""
     found = pkgutil.iter_modules(recipes.__path__)

@@ -55,21 +55,14 @@ def tune(recipe, run, mode, steps, learning_rate, seed=0, data_folder=None):
     model = MoTCausalLM.from_preset(str(run / "preset"))
     model.inference_mixing = mode
     batches = text.Batches(parts["train"], recipe, TUNING + seed, 1)
-    tuned = compiled(text, recipe, model, steps, AsAtInference)
     folder = run / f"tuned-{mode}"
-    tuned.fit(
+    _fit(
+        compiled(text, recipe, model, steps, AsAtInference),
         batches,
-        shuffle=False,
-        verbose=0,
+        f"{recipe.name} tuned for {mode}",
+        run / f"tuned-{mode}.json",
         validation_data=text.examples(parts["validation"], recipe),
         validation_batch_size=text.EVALUATION_BATCH,
-        callbacks=[
-            Progress(
-                f"{recipe.name} tuned for {mode}",
-                batches,
-                History(run / f"tuned-{mode}.json"),
-            )
-        ],
     )
     model.save_to_preset(folder)
     write_json(
@@ -79,7 +72,29 @@ def tune(recipe, run, mode, steps, learning_rate, seed=0, data_folder=None):
     return folder
 
 
-def turn(recipe, preset, router, options, folder, steps, learning_rate, **how):
+def _fit(model, batches, title, record, **validation):
+    """Train for one epoch of batches, with a bar and a history."""
+    model.fit(
+        batches,
+        steps_per_epoch=batches.steps,
+        shuffle=False,
+        verbose=0,
+        callbacks=[Progress(title, batches, History(record))],
+        **validation,
+    )
+
+
+def turn(
+    recipe,
+    preset,
+    router,
+    options,
+    folder,
+    steps,
+    learning_rate,
+    seed=0,
+    data_folder=None,
+):
     """Turn the router of a preset into another one, and tune the result.
 
     Args:
@@ -90,14 +105,15 @@ def turn(recipe, preset, router, options, folder, steps, learning_rate, **how):
         folder: where the preset is written that comes of it.
         steps: of tuning.
         learning_rate: peak, after which it falls to zero.
-        how: `seed` of the examples; `data_folder`, where the data set lies.
+        seed: of the examples.
+        data_folder: where the data set lies, see `zoo.data`.
 
     Returns:
         A dictionary of what was done, and the figure on test data that the
         recipe's task has, before, after the turn, and after tuning.
     """
     task = task_of(recipe)
-    parts = datasets.load(recipe.data, how.get("data_folder"))
+    parts = datasets.load(recipe.data, data_folder)
     folder = pathlib.Path(folder)
     model = task.CLASS.from_preset(str(preset))
 
@@ -108,22 +124,13 @@ def turn(recipe, preset, router, options, folder, steps, learning_rate, **how):
     model = keras_moe.upcycle(model, router, router_options=options)
     figures["turned"] = measured()
     recipe = dataclasses.replace(recipe, learning_rate=learning_rate)
-    batches = task.Batches(
-        parts["train"], recipe, TUNING + how.get("seed", 0), 1
-    )
+    batches = task.Batches(parts["train"], recipe, TUNING + seed, 1)
     batches.steps = steps
-    compiled(task, recipe, model, steps).fit(
+    _fit(
+        compiled(task, recipe, model, steps),
         batches,
-        steps_per_epoch=steps,
-        shuffle=False,
-        verbose=0,
-        callbacks=[
-            Progress(
-                f"{recipe.name} turned into {router}",
-                batches,
-                History(folder.with_suffix(".json")),
-            )
-        ],
+        f"{recipe.name} turned into {router}",
+        folder.with_suffix(".json"),
     )
     figures["tuned"] = measured()
     model.save_to_preset(folder)

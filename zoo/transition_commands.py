@@ -1,8 +1,8 @@
 """Commands of `python -m zoo` that give trained models other routing."""
 
 import json
-import pathlib
 
+from zoo import arguments as shared
 from zoo import recipe as recipes
 
 
@@ -35,18 +35,11 @@ def add(commands) -> None:
         command.add_argument("--steps", type=int, default=200)
         command.add_argument("--learning-rate", type=float, default=5e-4)
     for command in (mixing, tune, turn):
-        command.add_argument("name", metavar="NAME", help="of a recipe")
-        command.add_argument(
-            "--data", metavar="FOLDER", help="where the data set lies"
-        )
+        shared.add_name(command)
+        shared.add_data(command)
     for command in (tune, turn):
-        command.add_argument("--seed", type=int, default=0)
-        command.add_argument(
-            "--runs",
-            type=pathlib.Path,
-            default=pathlib.Path("runs"),
-            help="folder of all runs (runs)",
-        )
+        shared.add_seed(command)
+        shared.add_runs(command)
 
 
 def _mixture(name):

@@ -1,19 +1,11 @@
 """The dense twin of the Soft MoE ViT: wider MLPs, for an equal step time."""
 
-import dataclasses
-
+from zoo.recipe import dense_twin
 from zoo.recipes.soft_moe_vit_tiny_short import RECIPE as SOFT
 
-_BACKBONE = {
-    key: value
-    for key, value in SOFT.backbone.items()
-    if key not in ("router", "moe_layers", "router_options")
-}
-
-RECIPE = dataclasses.replace(
+RECIPE = dense_twin(
     SOFT,
-    name="vit_tiny_short",
-    title="Dense ViT, twin of the Soft MoE ViT, 5 epochs of Fashion-MNIST",
-    backbone={**_BACKBONE, "mlp_dim": 480},
-    twin=None,
+    "vit_tiny_short",
+    "Dense ViT, twin of the Soft MoE ViT, 5 epochs of Fashion-MNIST",
+    mlp_dim=480,
 )

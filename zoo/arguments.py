@@ -1,0 +1,26 @@
+"""Arguments that several commands of `python -m zoo` have."""
+
+import pathlib
+
+
+def add_name(command) -> None:
+    command.add_argument("name", metavar="NAME", help="of a recipe")
+
+
+def add_runs(command) -> None:
+    command.add_argument(
+        "--runs",
+        type=pathlib.Path,
+        default=pathlib.Path("runs"),
+        help="folder of all runs (runs)",
+    )
+
+
+def add_seed(command) -> None:
+    command.add_argument("--seed", type=int, default=0)
+
+
+def add_data(command) -> None:
+    command.add_argument(
+        "--data", metavar="FOLDER", help="where the data set lies"
+    )
