@@ -41,8 +41,6 @@ KEPT = (
     "dropout",
     "layer_norm_epsilon",
 )
-# What the block gives to the layer, and what a config could not hold.
-NOT_OPTIONS = ("name", "dtype", "expert")
 
 
 def checked(arguments: dict) -> dict:
@@ -117,5 +115,5 @@ def router_options(router, options) -> dict:
     options = router_arguments.options_of(router, options)
     if router is None:
         return options
-    router_arguments.check_known(router, ROUTERS[router], options, NOT_OPTIONS)
+    router_arguments.check_known(router, ROUTERS[router], options)
     return options

@@ -6,6 +6,9 @@ import numpy as np
 
 from keras_moe import checks
 
+# What a block gives to its layer, and what a config could not hold.
+GIVEN = ("name", "dtype", "expert")
+
 
 def sequence(name, value, expected) -> tuple:
     """`value` as a tuple; an error with what is expected if it is none."""
@@ -35,18 +38,17 @@ def no_moe_layers(layers) -> ValueError:
     )
 
 
-def check_known(router, cls, options, refused, more=()) -> None:
+def check_known(router, cls, options, more=()) -> None:
     """Raise an error unless `options` are arguments of a router's layer.
 
     Args:
         router: its name.
         cls: the layer.
         options: what was given.
-        refused: arguments of the layer that the model gives it.
         more: names of options beside the layer's arguments.
     """
     parameters = inspect.signature(cls).parameters
-    known = [name for name in (*parameters, *more) if name not in refused]
+    known = [name for name in (*parameters, *more) if name not in GIVEN]
     needed = [
         name
         for name, parameter in parameters.items()

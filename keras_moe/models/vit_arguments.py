@@ -7,9 +7,6 @@ from keras_moe.models import router_arguments
 from keras_moe.models.blocks import ROUTERS
 from keras_moe.models.router_arguments import sequence
 
-# What the model gives its layers itself.
-NOT_OPTIONS = ("name", "dtype", "expert")
-
 
 def patch(patch_size):
     expected = "an integer or (height, width)"
@@ -62,9 +59,7 @@ def router_options(router, options):
     options = router_arguments.options_of(router, options)
     if router is not None:
         more = ("group_size",) if router == "soft" else ()
-        router_arguments.check_known(
-            router, ROUTERS[router], options, NOT_OPTIONS, more
-        )
+        router_arguments.check_known(router, ROUTERS[router], options, more)
     if router == "soft":
         checks.optional_integer("group_size", options.get("group_size"))
     return options
