@@ -5,7 +5,6 @@ be there before JAX starts. Prints one line of JSON.
 """
 
 import json
-import re
 
 import jax
 import keras
@@ -13,12 +12,9 @@ import numpy as np
 
 import keras_moe
 from keras_moe.distribution import expert_parallel
+from tests import exchanges
 
 EXPERTS, TOKENS, FEATURES, BATCH = 8, 4, 8, 16
-COLLECTIVE = re.compile(
-    r" = (.+?) (all-to-all|all-gather|all-reduce|reduce-scatter"
-    r"|collective-permute)(?:-start)?\("
-)
 rng = np.random.default_rng(0)
 X = rng.normal(size=(BATCH, TOKENS, FEATURES)).astype("float32")
 Y = np.arange(BATCH) % 3
@@ -37,12 +33,6 @@ def build():
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     return model
-
-
-def collectives(compiled):
-    """[kind, shapes] of each exchange between devices in a program."""
-    found = COLLECTIVE.findall(compiled.as_text())
-    return [[kind, re.findall(r"\[([\d,]*)\]", what)] for what, kind in found]
 
 
 def programs(model, spread):
@@ -80,8 +70,8 @@ def run(spread=None):
     if spread is None:
         return facts
     forward, step = programs(model, spread)
-    facts["forward"] = collectives(forward)
-    facts["step"] = collectives(step)
+    facts["forward"] = exchanges.found(forward.as_text())
+    facts["step"] = exchanges.found(step.as_text())
     facts["bytes"] = {
         v.path: [v.value.nbytes, v.value.addressable_shards[0].data.nbytes]
         for v in (*model.weights, *model.optimizer.variables)

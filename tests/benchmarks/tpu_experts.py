@@ -13,7 +13,6 @@ preferred to bring these together.
 
 import concurrent.futures
 import math
-import re
 
 import jax
 import keras
@@ -23,18 +22,12 @@ from tqdm import tqdm
 
 from keras_moe import distribution
 from keras_moe import models
+from tests import exchanges
 from tests.benchmarks import timing
 
 ARCHITECTURE, IMAGES_PER_DEVICE, CLASSES = "soft_moe_s16", 16, 1000
 TOPOLOGY = "v5e:2x4"
 MESHES = ((1, 8), (2, 4))  # data x expert
-KINDS = (
-    "all-to-all",
-    "all-reduce",
-    "all-gather",
-    "reduce-scatter",
-    "collective-permute",
-)
 BYTES = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "pred": 1, "u8": 1}
 
 
@@ -54,7 +47,7 @@ def rows():
             "model": ARCHITECTURE,
             "images_per_device": IMAGES_PER_DEVICE,
             **memory(program),
-            **exchanges(program.as_text()),
+            **traffic(program.as_text()),
         }
 
 
@@ -130,27 +123,23 @@ def memory(program):
     }
 
 
-def exchanges(text):
+def traffic(text):
     """How many exchanges of each kind, and the MiB that they bring."""
+    sizes = {kind: [] for kind in exchanges.KINDS}
+    for kind, arrays in exchanges.found(text):
+        sizes[kind].append(mib(arrays))
     columns = {}
-    for kind in KINDS:
-        found = re.findall(rf"= (.+?) {kind}(?:-start)?\(", text)
-        sizes = [mib(result) for result in found]
-        columns[kind] = len(sizes)
-        columns[f"{kind}_mib"] = f"{sum(sizes):.1f}"
+    for kind, brought in sizes.items():
+        columns[kind] = len(brought)
+        columns[f"{kind}_mib"] = f"{sum(brought):.1f}"
         if kind == "all-gather":
-            columns["largest_gather_mib"] = f"{max(sizes, default=0):.1f}"
+            columns["largest_gather_mib"] = f"{max(brought, default=0):.1f}"
     return columns
 
 
-def mib(result):
-    """Of an HLO type, such as `(f32[8,4]{1,0}, f32[2]{0})`."""
-    parts = re.findall(r"(\w+)\[([\d,]*)\]", result)
-    size = sum(
-        BYTES[dtype] * math.prod(int(n) for n in shape.split(",") if n)
-        for dtype, shape in parts
-    )
-    return size / 2**20
+def mib(arrays):
+    """Of all these arrays, (dtype, shape) each."""
+    return sum(BYTES[d] * math.prod(shape) for d, shape in arrays) / 2**20
 
 
 if __name__ == "__main__":

@@ -78,10 +78,6 @@ def _twice(tensors):
     return {**tensors, "lm_head.weight": head}
 
 
-def _bare(tensors):
-    return {k.removeprefix("transformer."): v for k, v in tensors.items()}
-
-
 def _head_only(tensors):
     """The one array of a tied model, by the head's name."""
     tensors = dict(tensors)
@@ -90,12 +86,12 @@ def _head_only(tensors):
 
 
 FORMS = {
-    "no prefix": {"tensors": _bare(texts.arrays())},
-    "no prefix, shards": {"tensors": _bare(texts.arrays()), "shards": 2},
-    "no prefix, tied head too": {"tensors": _bare(_twice(texts.arrays()))},
+    "no prefix": {"tensors": texts.bare(texts.arrays())},
+    "no prefix, shards": {"tensors": texts.bare(texts.arrays()), "shards": 2},
+    "no prefix, tied head too": {"tensors": texts.bare(_twice(texts.arrays()))},
     "no prefix, masks": {
         "tensors": {
-            **_bare(texts.arrays()),
+            **texts.bare(texts.arrays()),
             "h.0.attn.bias": np.ones((1, 1, 6, 6), "uint8"),
         }
     },
@@ -104,7 +100,9 @@ FORMS = {
         "tensors": _head_only(texts.arrays()),
         "config": {"tie_word_embeddings": True},
     },
-    "the same without a prefix": {"tensors": _bare(_head_only(texts.arrays()))},
+    "the same without a prefix": {
+        "tensors": texts.bare(_head_only(texts.arrays()))
+    },
     "shards": {"shards": 3},
     "tied head too": {"tensors": _twice(texts.arrays())},
     "defaults": {
@@ -128,7 +126,7 @@ def test_forms(form, plain, tmp_path):
 
 
 def test_command_on_other_names(plain, tmp_path):
-    tensors = _bare(_head_only(texts.arrays()))
+    tensors = texts.bare(_head_only(texts.arrays()))
     source = texts.write_mot(tmp_path / "in", tensors=tensors)
     main(["mot", str(source), str(tmp_path / "out")])
     texts.equal(MoTCausalLM.from_preset(tmp_path / "out").backbone, plain)

@@ -178,10 +178,6 @@ def _without(name):
     return {k: v for k, v in ARRAYS.items() if k != name}
 
 
-def _bare(tensors):
-    return {k.removeprefix("transformer."): v for k, v in tensors.items()}
-
-
 F32 = np.zeros((4,), "float32")
 WEIGHTS = {
     "a tensor short": (_without(f"{BLOCK}ln_2.bias"), "missing .*ln_2.bias"),
@@ -220,15 +216,15 @@ WEIGHTS = {
         "missing .'transformer.ln_f.bias'., not used .'ln_f.bias'",
     ),
     "no prefix, a tensor more": (
-        {**_bare(ARRAYS), "extra.bias": F32},
+        {**texts.bare(ARRAYS), "extra.bias": F32},
         "not used .'extra.bias'",
     ),
     "no prefix, a tensor short": (
-        _bare(_without(f"{BLOCK}ln_2.bias")),
+        texts.bare(_without(f"{BLOCK}ln_2.bias")),
         "missing .'h.0.ln_2.bias'",
     ),
     "no prefix, a tied head that differs": (
-        {**_bare(ARRAYS), "lm_head.weight": np.zeros((11, 4), "float32")},
+        {**texts.bare(ARRAYS), "lm_head.weight": np.zeros((11, 4), "float32")},
         "lm_head.weight must be equal to wte.weight",
     ),
     "only a head, of one axis": (

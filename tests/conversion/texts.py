@@ -13,6 +13,11 @@ GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
 _COMPILED = {}  # models of one configuration share a program on JAX
 
 
+def bare(tensors):
+    """The same without the prefix that all names but the head's have."""
+    return {k.removeprefix("transformer."): v for k, v in tensors.items()}
+
+
 def logits(backbone, ids, mask=None):
     """Logits (B,N,V) of a backbone for ids and, if given, their mask."""
     mask = np.ones_like(ids) if mask is None else mask
