@@ -11,6 +11,7 @@ import sys
 
 from tests.benchmarks import gelu
 from tests.benchmarks import hard_plans
+from tests.benchmarks import native
 from tests.benchmarks import other_layers
 from tests.benchmarks import soft_moe_layers
 from tests.benchmarks import soft_routing
@@ -24,6 +25,7 @@ TABLES = {
     "soft_routing": (soft_routing.rows, EVERYWHERE),
     "soft_routing_memory": (soft_routing.memory_rows, EVERYWHERE),
     "soft_moe_layers": (soft_moe_layers.rows, EVERYWHERE),
+    "keras_overhead": (native.rows, EVERYWHERE),
     "mixture_of_tokens_layers": (other_layers.mixture_rows, EVERYWHERE),
     "token_choice_layers": (other_layers.choice_rows, EVERYWHERE),
     "whole_models": (whole_models.rows, EVERYWHERE),
