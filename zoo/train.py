@@ -22,18 +22,14 @@ def task_of(recipe):
 class Progress(keras.callbacks.Callback):
     """One bar for the run, and its history."""
 
-    def __init__(self, title, batches, history):
+    def __init__(self, title, history, steps, done=0):
         super().__init__()
-        self.title, self.batches = title, batches
-        self.history = history
+        self.title, self.history = title, history
+        self.steps, self.done = steps, done
 
     def on_train_begin(self, logs=None):
-        steps = self.batches.steps
         self.bar = tqdm(
-            total=steps * self.batches.epochs,
-            initial=steps * self.batches.first_epoch,
-            desc=self.title,
-            unit="step",
+            total=self.steps, initial=self.done, desc=self.title, unit="step"
         )
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -124,7 +120,8 @@ def train(recipe, folder, seed=0, data_folder=None, epochs=None):
     batches = task.Batches(
         parts["train"], recipe, seed, epochs, first_epoch=len(history)
     )
-    model = compiled(task, recipe, made, batches.steps * epochs)
+    steps, done = (batches.steps * e for e in (epochs, len(history)))
+    model = compiled(task, recipe, made, steps)
     if len(history) < epochs:
         model.fit(
             batches,
@@ -138,7 +135,7 @@ def train(recipe, folder, seed=0, data_folder=None, epochs=None):
                 keras.callbacks.BackupAndRestore(
                     str(folder / "backup"), delete_checkpoint=False
                 ),
-                Progress(f"{recipe.name} seed {seed}", batches, history),
+                Progress(f"{recipe.name} seed {seed}", history, steps, done),
             ],
         )
     else:  # broken off before the preset was there, or started again
@@ -150,7 +147,7 @@ def train(recipe, folder, seed=0, data_folder=None, epochs=None):
             "recipe": recipe.name,
             "seed": seed,
             "epochs": epochs,
-            "steps": batches.steps * epochs,
+            "steps": steps,
             "backend": keras.backend.backend(),
             "keras": keras.__version__,
             "keras_moe": keras_moe.__version__,

@@ -59,6 +59,7 @@ def tune(recipe, run, mode, steps, learning_rate, seed=0, data_folder=None):
     _fit(
         compiled(text, recipe, model, steps, AsAtInference),
         batches,
+        steps,
         f"{recipe.name} tuned for {mode}",
         run / f"tuned-{mode}.json",
         validation_data=text.examples(parts["validation"], recipe),
@@ -72,14 +73,15 @@ def tune(recipe, run, mode, steps, learning_rate, seed=0, data_folder=None):
     return folder
 
 
-def _fit(model, batches, title, record, **validation):
-    """Train for one epoch of batches, with a bar and a history."""
+def _fit(model, batches, steps, title, record, **validation):
+    """Train for the first so many batches, with a bar and a history."""
+    batches.epochs = -(-steps // batches.steps)
     model.fit(
         batches,
-        steps_per_epoch=batches.steps,
+        steps_per_epoch=steps,
         shuffle=False,
         verbose=0,
-        callbacks=[Progress(title, batches, History(record))],
+        callbacks=[Progress(title, History(record), steps)],
         **validation,
     )
 
@@ -125,10 +127,10 @@ def turn(
     figures["turned"] = measured()
     recipe = dataclasses.replace(recipe, learning_rate=learning_rate)
     batches = task.Batches(parts["train"], recipe, TUNING + seed, 1)
-    batches.steps = steps
     _fit(
         compiled(task, recipe, model, steps),
         batches,
+        steps,
         f"{recipe.name} turned into {router}",
         folder.with_suffix(".json"),
     )

@@ -162,7 +162,8 @@ def test_a_router_is_turned_and_tuned(
 ):
     monkeypatch.setattr(results, "FOLDER", tmp_path)
     main(
-        ["turn", SOFT.name, "--router", "expert_choice", "--steps", "1"]
+        # More steps than an epoch of these images has.
+        ["turn", SOFT.name, "--router", "expert_choice", "--steps", "5"]
         + ["--options", '{"capacity_factor": 1.0}']
         + ["--data", str(data_folder), "--runs", str(tmp_path / "runs")]
     )
@@ -173,6 +174,8 @@ def test_a_router_is_turned_and_tuned(
         capsys.readouterr().out
     )
     folder = tmp_path / "runs" / SOFT.name / "turned-expert_choice"
+    (entry,) = json.loads(folder.with_suffix(".json").read_text())
+    assert 0 < entry["loss"] < 10
     turned = MoEViTImageClassifier.from_preset(str(folder))
     assert turned.backbone.router == "expert_choice"
     assert turned.backbone.router_options == written["router_options"] | {
