@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 from keras_moe import layers
+from keras_moe.layers.experts import by_expert
 from keras_moe.ops import products
 from tests import support
 
@@ -50,30 +51,95 @@ def test_values_and_gradients(experts, count, features, hidden, dtype):
         )
 
 
-def test_the_gradient_by_hand_ran(monkeypatch):
-    """Where there is one, a layer's gradient is made of it."""
+def record(monkeypatch, *names):
+    """The names of these functions as they are called."""
     ran = []
-    for name in ("_tensorflow", "_one_by_one"):
+    for name in names:
         own = getattr(products, name)
-        monkeypatch.setattr(
-            products, name, lambda *a, own=own: ran.append(own) or own(*a)
-        )
-    layer = layers.SoftMoE(4, 2, intermediate_dim=8)
-    layer(np.ones((1, 6, 5), "float32"))
-    expected = {"tensorflow": "_tensorflow", "jax": "_one_by_one"}
-    assert {f.__name__ for f in ran} == {
-        name for b, name in expected.items() if b == support.BACKEND
+
+        def recorded(*arguments, name=name, own=own):
+            ran.append(name)
+            return own(*arguments)
+
+        monkeypatch.setattr(products, name, recorded)
+    return ran
+
+
+@pytest.mark.parametrize("tokens", [4, 2 * products.FEW_ROWS])
+def test_what_is_quick_ran(tokens, monkeypatch):
+    """As many rows as tokens, outside training."""
+    ran = record(monkeypatch, "_turned", "_one_by_one", "_mapped", "_sliced")
+    layer = layers.SoftMoE(3, tokens, intermediate_dim=8)
+    assert keras.Sequential([layer]).predict(
+        np.ones((1, tokens, 5), "float32"), verbose=0
+    ).shape == (1, tokens, 5)
+    few = tokens <= products.FEW_ROWS
+    expected = {
+        "tensorflow": "_turned",
+        "jax": "_one_by_one" if few else "_mapped",
+        "torch": "_sliced",
     }
+    assert set(ran) == {expected[support.BACKEND]}
 
 
-def test_many_rows_are_one_product(monkeypatch):
-    """Beyond `FEW_ROWS`, JAX takes the product as it is."""
-    monkeypatch.setattr(products, "_one_by_one", None)
-    rows = np.ones((2, products.FEW_ROWS + 1, 3), "float32")
-    found = products.of_experts(
-        ops.convert_to_tensor(rows), np.ones((2, 3, 4), "float32")
+@pytest.mark.parametrize("options", [{}, {"gated": True, "use_bias": False}])
+def test_parts_are_the_whole(options, monkeypatch):
+    """Outputs of experts in parts, and their gradients, as of all at once."""
+    monkeypatch.setattr(products, "CACHED", 2 * 40 * 6)  # two experts a part
+    layer = layers.SoftMoE(5, 20, intermediate_dim=6, **options)
+    tokens = np.random.default_rng(0).normal(size=(2, 9, 4)).astype("float32")
+    cotangent = np.ones_like(tokens)
+    layer.build(tokens.shape)
+    experts = layer.experts
+
+    def at_once(slots, training=None):
+        rows, restore = by_expert(slots)
+        gate = experts.gate(rows) if experts.gated else None
+        hidden = experts.up(rows)
+        gelu = keras.activations.gelu
+        hidden = gelu(hidden) if gate is None else gelu(gate) * hidden
+        return restore(experts.down(hidden))
+
+    own = support.layer_grads(layer, tokens, cotangent)
+    found = support.run(layer, tokens)
+    monkeypatch.setattr(experts, "call", at_once)
+    expected = support.layer_grads(layer, tokens, cotangent)
+    np.testing.assert_allclose(
+        support.numpy(found),
+        support.numpy(support.run(layer, tokens)),
+        rtol=1e-5,
+        atol=1e-6,
     )
-    np.testing.assert_allclose(ops.convert_to_numpy(found), 3.0)
+    keras.tree.map_structure(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5),
+        support.numpy(own),
+        support.numpy(expected),
+    )
+
+
+FORWARD_MODE = [1, 2] if support.BACKEND == "jax" else []
+
+
+@pytest.mark.parametrize("order", FORWARD_MODE)
+@pytest.mark.parametrize("tokens", [4, 2 * products.FEW_ROWS])
+def test_forward_mode(tokens, order):
+    """JAX differentiates experts in both modes, and again."""
+    import jax
+
+    layer = layers.SoftMoE(
+        3, tokens, intermediate_dim=8, implementation="reference"
+    )
+    layer.build((1, tokens, 5))
+    rng = np.random.default_rng(0)
+    x, change = rng.normal(size=(2, 1, tokens, 5)).astype("float32")
+
+    def function(step):
+        return layer(x + step * change).sum()
+
+    forward, reverse = function, function
+    for _ in range(order):
+        forward, reverse = jax.jacfwd(forward), jax.grad(reverse)
+    np.testing.assert_allclose(forward(0.0), reverse(0.0), rtol=1e-3)
 
 
 @pytest.mark.parametrize("mode", ["int8", "int4"])

@@ -95,26 +95,60 @@ class FeedForwardExperts(keras.layers.Layer):
         )
 
     def call(self, slots, training=None):
-        rows, restore = slots, lambda rows: rows
-        if not self.spread:
-            rows, restore = by_expert(slots)  # (E,N,D)
+        if self.spread:
+            return self._mlp(slots, training, *self._projections())
+        rows, restore = by_expert(slots)  # (E,N,D)
+        if self._quantised() or self.dropout.rate > 0 and training:
+            rows = self._mlp(rows, training, *self._projections())
+            return restore(rows)
+
+        def mlp(rows, *weights):
+            weights = iter(weights)
+            projections = [p.of(weights) for p in self._projections()]
+            return self._mlp(rows, False, *projections)
+
+        weights = [w for p in self._projections() for w in p.arrays()]
+        hidden = self.intermediate_dim
+        return restore(products.in_parts(mlp, hidden, rows, *weights))
+
+    def _mlp(self, rows, training, up, down, gate=None):
+        """The MLP, of functions that project."""
         activation = gelu.quickest(self.activation)
-        if self.gated:
-            hidden = activation(self.gate(rows)) * self.up(rows)
+        if gate is None:
+            hidden = activation(up(rows))
         else:
-            hidden = activation(self.up(rows))
-        return restore(self.down(self.dropout(hidden, training=training)))
+            hidden = activation(gate(rows)) * up(rows)
+        return down(self.dropout(hidden, training=training))
+
+    def _projections(self):
+        gate = (self.gate,) if self.gated else ()
+        return self.up, self.down, *gate
+
+    def _quantised(self):
+        return any(p.quantization_mode for p in self._projections())
 
     def compute_output_shape(self, slots_shape):
         return slots_shape
 
 
 class ExpertDense(keras.layers.EinsumDense):
-    """Keras' layer for "end,edf->enf", with the quickest gradient for it."""
+    """Keras' layer for "end,edf->enf", as it is quickest on a backend."""
 
     def call(self, inputs, training=None):
-        outputs = products.of_experts(inputs, self.kernel)
-        return outputs if self.bias is None else ops.add(outputs, self.bias)
+        return self.of(iter(self.arrays()))(inputs)
+
+    def arrays(self):
+        """The kernel, and the bias if there is one, of all experts."""
+        weights = [w for w in (self.kernel, self.bias) if w is not None]
+        return [ops.convert_to_tensor(w) for w in weights]
+
+    def of(self, arrays):
+        """The layer as a function, of what comes next of such arrays."""
+        kernel = next(arrays)
+        if self.bias is None:
+            return lambda rows: products.of_experts(rows, kernel)
+        bias = next(arrays)
+        return lambda rows: ops.add(products.of_experts(rows, kernel), bias)
 
     def quantize(self, mode=None, type_check=True, config=None):
         # Keras quantises no subclass that does not ask for it.

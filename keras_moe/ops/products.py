@@ -1,44 +1,77 @@
-"""Each expert's own product: (E,N,D) · (E,D,F) -> (E,N,F).
+"""What each expert does to its rows, as it is quickest on a backend.
 
-    rows' gradient:     G · Kᵀ        (E,N,D)
-    kernels' gradient:  rowsᵀ · G     (E,D,F)
+    product:            rows · K      (E,N,D) · (E,D,F) -> (E,N,F)
+    rows' gradient:     G · Kᵀ        (E,N,F) · (E,F,D) -> (E,N,D)
+    kernels' gradient:  rowsᵀ · G     (E,D,N) · (E,N,F) -> (E,D,F)
 
-where G (E,N,F) is the outputs' gradient. Compilers are slow at the first of
-them where experts have few rows, so it is written by hand: on TensorFlow as
-(K · Gᵀ)ᵀ, and with JAX on CPUs one expert after another, up to `FEW_ROWS`.
-Whole layers' gradients take .5 to .8 of the time then
-(tests/benchmarks/results/soft_moe_layers-*.csv). PyTorch's are quick as they
-are.
+Compilers are slow at the rows' gradient where experts have few rows. It is told
+in another way there: on TensorFlow as (K · Gᵀ)ᵀ, and with JAX on CPUs one
+expert after another. Outside training, CPUs take a few experts at a time, so
+that what lies between two products stays in a cache (JAX and PyTorch).
+
+The times are in tests/benchmarks/results/soft_moe_layers-*.csv.
 """
 
 import keras
 from keras import ops
 
-# Up to so many rows of an expert, batched products of JAX on CPUs are slower
-# than a loop: the time of both is .6 at 4 rows, .75 at 16, .95 at 32.
+BACKEND = keras.backend.backend()
+# Up to so many rows of an expert, JAX on CPUs is quicker at gradients expert by
+# expert, and beyond it at outputs.
 FEW_ROWS = 32
+# Numbers of hidden features that stay in a cache: 1 MiB in float32.
+CACHED = 2**18
 
 
 def of_experts(rows, kernels):
     """Multiply the rows of each expert with its kernel."""
     kernels = ops.convert_to_tensor(kernels)  # as autocasting leaves them
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        return _tensorflow(rows, kernels)
-    if backend == "jax" and _few(rows):
+    if BACKEND == "tensorflow":
+        return _turned(rows, kernels)
+    if BACKEND == "jax" and _few(rows) and _on_cpu(rows):
         return _one_by_one(rows, kernels)
     return ops.matmul(rows, kernels)
 
 
-def _few(rows):
-    from keras_moe.ops.shared_exp.jax import on_cpu
+def in_parts(function, hidden, rows, *weights):
+    """`function(rows, *weights)` of a few experts at a time, where it pays.
 
+    Args:
+        function: of arrays whose first axis is that of experts.
+        hidden: features between the products.
+        rows: (E,N,D).
+        weights: arrays (E,...).
+    """
+    if BACKEND == "jax" and not _few(rows) and _on_cpu(rows):
+        return _mapped(function, rows, *weights)
+    if BACKEND == "torch" and _on_cpu(rows) and not _watched():
+        size = max(1, CACHED // max(1, rows.shape[1] * hidden))
+        return _sliced(function, size, rows, *weights)
+    return function(rows, *weights)
+
+
+def _few(rows):
     # The number of rows is a symbol in programs that are exported.
     count = rows.shape[1]
-    return isinstance(count, int) and count <= FEW_ROWS and on_cpu()
+    return isinstance(count, int) and count <= FEW_ROWS
 
 
-def _tensorflow(rows, kernels):
+def _on_cpu(rows):
+    if BACKEND == "torch":
+        return rows.device.type == "cpu"
+    import jax
+
+    return jax.default_backend() == "cpu"
+
+
+def _watched():
+    """Whether PyTorch records operations, for gradients or a program."""
+    import torch
+
+    return torch.is_grad_enabled() or torch.compiler.is_compiling()
+
+
+def _turned(rows, kernels):
     import tensorflow as tf
 
     @tf.custom_gradient
@@ -58,17 +91,44 @@ def _one_by_one(rows, kernels):
     import jax
     import jax.numpy as jnp
 
-    @jax.custom_vjp
+    @jax.custom_jvp
     def product(rows, kernels):
         return jnp.matmul(rows, kernels)
 
-    def forward(rows, kernels):
-        return product(rows, kernels), (rows, kernels)
+    @product.defjvp
+    def change(values, changes):
+        rows, kernels = values
+        # What is a loop in a change is one in the gradient.
+        pairs = changes[0], kernels
+        by_rows = jax.lax.map(lambda pair: jnp.matmul(*pair), pairs)
+        return product(rows, kernels), by_rows + rows @ changes[1]
 
-    def backward(kept, grad):
-        rows, kernels = kept
-        by_rows = jax.lax.map(lambda one: one[0] @ one[1].T, (grad, kernels))
-        return by_rows, jnp.matmul(jnp.swapaxes(rows, 1, 2), grad)
-
-    product.defvjp(forward, backward)
     return product(rows, kernels)
+
+
+def _mapped(function, *arrays):
+    import jax
+
+    @jax.custom_jvp
+    def outputs(*arrays):
+        def one(arrays):
+            return function(*(a[None] for a in arrays))[0]
+
+        return jax.lax.map(one, arrays)
+
+    @outputs.defjvp
+    def change(values, changes):
+        return jax.jvp(function, values, changes)
+
+    return outputs(*arrays)
+
+
+def _sliced(function, size, *arrays):
+    import torch
+
+    experts = len(arrays[0])
+    parts = (
+        function(*(a[start : start + size] for a in arrays))
+        for start in range(0, experts, size)
+    )
+    return torch.cat(list(parts))
