@@ -87,15 +87,15 @@ IMPLEMENTATIONS = {
 
 # What "auto" runs: the first that suits the plan. Measured on CPUs.
 #
-# Soft plans: shared_exp takes .68 to 1.005 of the time of the plain formulas
-# on JAX and .66 to .82 on TensorFlow, outputs and gradients, at every size
-# measured; on PyTorch .81 and .79 where weights take 16 MiB, but .99 to 1.08
-# where they take 0.6 and 2.4 MiB:
+# Soft plans: shared_exp takes .66 to .99 of the time of the plain formulas on
+# JAX and .65 to .79 on TensorFlow, outputs and gradients, at every size
+# measured; on PyTorch .71 to .83 where weights take 16 and 64 MiB, but .87 to
+# 1.03 where they take 0.6 and 2.4 MiB:
 # tests/benchmarks/results/soft_routing-*.csv, all rows of 5 turns.
-# On TPUs (compiled, not run) the compiler's estimate for shared_exp is .50 to
-# .76 of that for the plain formulas:
-# tests/benchmarks/results/soft_routing_compiled-jax-*-tpu.csv, v5e and v6e.
-# streaming is for memory, and slower (0.9 to 1.7): it is taken by the bytes
+# Compiled, not run: on TPUs the compiler's estimate for shared_exp is .50 to .76
+# of that for the plain formulas, and on GPUs and TPUs streaming has no array of
+# weights: tests/benchmarks/results/soft_routing_compiled-*.csv, all rows.
+# streaming is for memory, and slower (.84 to 1.97): it is taken by the bytes
 # alone; tests/test_soft_routing.py shows that it holds no array of weights.
 #
 # Hard plans: gather takes .006 to .29 of the time of the one-hot products from
