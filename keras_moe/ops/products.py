@@ -30,7 +30,8 @@ def of_experts(rows, kernels):
         return _turned(rows, kernels)
     if BACKEND == "jax" and _few(rows) and _on_cpu(rows):
         return _one_by_one(rows, kernels)
-    return ops.matmul(rows, kernels)
+    # `ops.matmul` rounds float64 to float32 on PyTorch.
+    return ops.einsum("end,edf->enf", rows, kernels)
 
 
 def in_parts(function, hidden, rows, *weights):
