@@ -93,7 +93,7 @@ IMPLEMENTATIONS = {
 # 1.03 where they take 0.6 and 2.4 MiB:
 # tests/benchmarks/results/soft_routing-*.csv, all rows of 5 turns.
 # Compiled, not run: on TPUs the compiler's estimate for shared_exp is .50 to
-# .76 of that for the plain formulas, and on GPUs and TPUs streaming has no array
+# .76 of that for the plain formulas; on GPUs and TPUs streaming has no array
 # of weights: tests/benchmarks/results/soft_routing_compiled-*.csv, all rows.
 # streaming is for memory, and slower (.84 to 1.97): it is taken by the bytes
 # alone; tests/test_soft_routing.py shows that it holds no array of weights.
