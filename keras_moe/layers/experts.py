@@ -108,8 +108,7 @@ class FeedForwardExperts(keras.layers.Layer):
             return self._mlp(rows, False, *projections)
 
         weights = [w for p in self._projections() for w in p.arrays()]
-        hidden = self.intermediate_dim
-        return restore(products.in_parts(mlp, hidden, rows, *weights))
+        return restore(products.in_turn(mlp, rows, *weights))
 
     def _mlp(self, rows, training, up, down, gate=None):
         """The MLP, of functions that project."""

@@ -19,8 +19,6 @@ BACKEND = keras.backend.backend()
 # Up to so many rows of an expert, JAX on CPUs is quicker at gradients expert by
 # expert, and beyond it at outputs.
 FEW_ROWS = 32
-# Numbers of hidden features that stay in a cache: 1 MiB in float32.
-CACHED = 2**18
 
 
 def of_experts(rows, kernels):
@@ -28,26 +26,20 @@ def of_experts(rows, kernels):
     kernels = ops.convert_to_tensor(kernels)  # as autocasting leaves them
     if BACKEND == "tensorflow":
         return _turned(rows, kernels)
-    if BACKEND == "jax" and _few(rows) and _on_cpu(rows):
+    if BACKEND == "jax" and _few(rows) and _on_cpu():
         return _one_by_one(rows, kernels)
-    # `ops.matmul` rounds float64 to float32 on PyTorch.
-    return ops.einsum("end,edf->enf", rows, kernels)
+    if BACKEND == "torch":  # `ops.matmul` would round float64 to float32
+        return rows @ kernels
+    return ops.matmul(rows, kernels)
 
 
-def in_parts(function, hidden, rows, *weights):
-    """`function(rows, *weights)` of a few experts at a time, where it pays.
+def in_turn(function, rows, *weights):
+    """`function(rows, *weights)` of one expert after another, where it pays.
 
-    Args:
-        function: of arrays whose first axis is that of experts.
-        hidden: features between the products.
-        rows: (E,N,D).
-        weights: arrays (E,...).
+    The first axis of all arrays, and of what it returns, is that of experts.
     """
-    if BACKEND == "jax" and not _few(rows) and _on_cpu(rows):
+    if BACKEND == "jax" and not _few(rows) and _on_cpu():
         return _mapped(function, rows, *weights)
-    if BACKEND == "torch" and _on_cpu(rows) and not _watched():
-        size = max(1, CACHED // max(1, rows.shape[1] * hidden))
-        return _sliced(function, size, rows, *weights)
     return function(rows, *weights)
 
 
@@ -57,19 +49,10 @@ def _few(rows):
     return isinstance(count, int) and count <= FEW_ROWS
 
 
-def _on_cpu(rows):
-    if BACKEND == "torch":
-        return rows.device.type == "cpu"
+def _on_cpu():
     import jax
 
     return jax.default_backend() == "cpu"
-
-
-def _watched():
-    """Whether PyTorch records operations, for gradients or a program."""
-    import torch
-
-    return torch.is_grad_enabled() or torch.compiler.is_compiling()
 
 
 def _turned(rows, kernels):
@@ -122,14 +105,3 @@ def _mapped(function, *arrays):
         return jax.jvp(function, values, changes)
 
     return outputs(*arrays)
-
-
-def _sliced(function, size, *arrays):
-    import torch
-
-    experts = len(arrays[0])
-    parts = (
-        function(*(a[start : start + size] for a in arrays))
-        for start in range(0, experts, size)
-    )
-    return torch.cat(list(parts))
