@@ -6,8 +6,9 @@
 
 Compilers are slow at the rows' gradient where experts have few rows. It is told
 in another way there: on TensorFlow as (K · Gᵀ)ᵀ, and with JAX on CPUs one
-expert after another. Outside training, CPUs take a few experts at a time, so
-that what lies between two products stays in a cache (JAX and PyTorch).
+expert after another. Outside training JAX on CPUs also takes experts with many
+rows in turn, so that what lies between two products stays in a cache. PyTorch
+gained nothing from either.
 
 The times are in tests/benchmarks/results/soft_moe_layers-*.csv.
 """
@@ -28,9 +29,7 @@ def of_experts(rows, kernels):
         return _turned(rows, kernels)
     if BACKEND == "jax" and _few(rows) and _on_cpu():
         return _one_by_one(rows, kernels)
-    if BACKEND == "torch":  # `ops.matmul` would round float64 to float32
-        return rows @ kernels
-    return ops.matmul(rows, kernels)
+    return rows @ kernels  # `ops.matmul` may round float64 to float32
 
 
 def in_turn(function, rows, *weights):
