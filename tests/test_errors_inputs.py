@@ -51,6 +51,17 @@ def test_other_inputs_than_built_for(cls):
 
 
 @LAYERS
+def test_inputs_without_tokens_or_of_integers(cls):
+    with raises("inputs must be of a floating dtype; received int32."):
+        make(cls)(np.ones((2, 8, 6), "int32"))
+    text = "inputs must have one token or more; received shape (2, 0, 6)."
+    with raises(text):
+        make(cls)(np.ones((2, 0, 6), "float32"))
+    nothing = np.ones((0, 8, 6), "float32")  # an empty batch is one
+    assert tuple(make(cls)(nothing).shape) == nothing.shape
+
+
+@LAYERS
 @pytest.mark.parametrize("shape", [(2, 7), (2,), (2, 8, 6), (3, 8)])
 def test_mask_of_another_shape(cls, shape):
     text = (

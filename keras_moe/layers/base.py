@@ -35,6 +35,7 @@ class MoELayer(ConfiguredLayer):
 
     def split(self, inputs, mask, training):
         """Groups of tokens, their mask, and the way back."""
+        _check_tokens(inputs)
         if mask is not None:
             mask = self._checked_mask(mask, inputs)
         tokens, mask, unflatten = grouping.flatten(inputs, mask)
@@ -143,3 +144,16 @@ class MoELayer(ConfiguredLayer):
     def router_dtype(self):
         """float32 whatever the experts compute in, or float64 with them."""
         return "float64" if self.compute_dtype == "float64" else "float32"
+
+
+def _check_tokens(inputs):
+    dtype = keras.backend.standardize_dtype(inputs.dtype)
+    if "float" not in dtype:
+        raise ValueError(
+            f"inputs must be of a floating dtype; received {dtype}."
+        )
+    if 0 in inputs.shape[1:-1]:
+        raise ValueError(
+            "inputs must have one token or more; received shape "
+            f"{tuple(inputs.shape)}."
+        )
