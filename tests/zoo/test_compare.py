@@ -12,7 +12,9 @@ from zoo import table
 
 pytestmark = pytest.mark.once
 
-SOFT = dataclasses.replace(recipes.load("soft_moe_vit_tiny_short"), epochs=4)
+SOFT = dataclasses.replace(
+    recipes.load("soft_moe_vit_tiny_fashion_mnist"), epochs=4
+)
 OURS = {0: [0.5, 0.6, 0.7, 0.8], 1: [0.5, 0.7, 0.8, 0.9]}
 THEIRS = {0: [0.4, 0.5, 0.6, 0.7], 1: [0.4, 0.5, 0.6, 0.8]}
 TEST = {"ours": {0: 0.81, 1: 0.85}, "theirs": {0: 0.70, 1: 0.72}}
