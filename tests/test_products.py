@@ -10,11 +10,9 @@ from keras_moe.layers.experts import by_expert
 from keras_moe.ops import products
 from tests import support
 
-EQUATION = "end,edf->enf"
-
 
 def einsum(rows, kernels):
-    return ops.einsum(EQUATION, rows, kernels)
+    return ops.einsum("end,edf->enf", rows, kernels)
 
 
 def outcome(product, rows, kernels, dtype):

@@ -1,5 +1,7 @@
 """What the experts do with their slots: (G,E,S,D) -> (G,E,S,D)."""
 
+import functools
+
 import keras
 from keras import ops
 
@@ -95,20 +97,19 @@ class FeedForwardExperts(keras.layers.Layer):
         )
 
     def call(self, slots, training=None):
-        if self.spread:
-            return self._mlp(slots, training, *self._projections())
-        rows, restore = by_expert(slots)  # (E,N,D)
-        if self._quantised() or self.dropout.rate > 0 and training:
-            rows = self._mlp(rows, training, *self._projections())
-            return restore(rows)
+        rows, restore = slots, lambda rows: rows
+        if not self.spread:
+            rows, restore = by_expert(slots)  # (E,N,D)
+        projections = self._projections()
+        if self.spread or self._quantised() or self._drops(training):
+            return restore(self._mlp(rows, training, *projections))
 
-        def mlp(rows, *weights):
-            weights = iter(weights)
-            projections = [p.of(weights) for p in self._projections()]
-            return self._mlp(rows, False, *projections)
+        def mlp(rows, weights):
+            made = (functools.partial(project, weights=w) for w in weights)
+            return self._mlp(rows, training, *made)
 
-        weights = [w for p in self._projections() for w in p.arrays()]
-        return restore(products.in_turn(mlp, rows, *weights))
+        weights = [p.weights_of_experts() for p in projections]
+        return restore(products.in_turn(mlp, rows, weights))
 
     def _mlp(self, rows, training, up, down, gate=None):
         """The MLP, of functions that project."""
@@ -123,6 +124,9 @@ class FeedForwardExperts(keras.layers.Layer):
         gate = (self.gate,) if self.gated else ()
         return self.up, self.down, *gate
 
+    def _drops(self, training):
+        return training and self.dropout.rate > 0
+
     def _quantised(self):
         return any(p.quantization_mode for p in self._projections())
 
@@ -134,24 +138,24 @@ class ExpertDense(keras.layers.EinsumDense):
     """Keras' layer for "end,edf->enf", as it is quickest on a backend."""
 
     def call(self, inputs, training=None):
-        return self.of(iter(self.arrays()))(inputs)
+        return project(inputs, self.weights_of_experts())
 
-    def arrays(self):
-        """The kernel, and the bias if there is one, of all experts."""
-        weights = [w for w in (self.kernel, self.bias) if w is not None]
-        return [ops.convert_to_tensor(w) for w in weights]
-
-    def of(self, arrays):
-        """The layer as a function, of what comes next of such arrays."""
-        kernel = next(arrays)
-        if self.bias is None:
-            return lambda rows: products.of_experts(rows, kernel)
-        bias = next(arrays)
-        return lambda rows: ops.add(products.of_experts(rows, kernel), bias)
+    def weights_of_experts(self):
+        """The kernel and the bias, or `None` without one, as autocast."""
+        kernel = ops.convert_to_tensor(self.kernel)
+        bias = None if self.bias is None else ops.convert_to_tensor(self.bias)
+        return kernel, bias
 
     def quantize(self, mode=None, type_check=True, config=None):
         # Keras quantises no subclass that does not ask for it.
         super().quantize(mode, type_check=False, config=config)
+
+
+def project(rows, weights):
+    """(E,N,D), a kernel (E,D,F) and perhaps a bias (E,1,F) -> (E,N,F)."""
+    kernel, bias = weights
+    outputs = products.of_experts(rows, kernel)
+    return outputs if bias is None else ops.add(outputs, bias)
 
 
 def by_expert(slots):

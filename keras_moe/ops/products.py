@@ -14,7 +14,8 @@ The times are in tests/benchmarks/results/soft_moe_layers-*.csv.
 """
 
 import keras
-from keras import ops
+
+from keras_moe.ops import shared_exp
 
 BACKEND = keras.backend.backend()
 # Up to so many rows of an expert, JAX on CPUs is quicker at gradients expert by
@@ -24,22 +25,22 @@ FEW_ROWS = 32
 
 def of_experts(rows, kernels):
     """Multiply the rows of each expert with its kernel."""
-    kernels = ops.convert_to_tensor(kernels)  # as autocasting leaves them
     if BACKEND == "tensorflow":
         return _turned(rows, kernels)
-    if BACKEND == "jax" and _few(rows) and _on_cpu():
+    if _jax_on_cpu() and _few(rows):
         return _one_by_one(rows, kernels)
     return rows @ kernels  # `ops.matmul` may round float64 to float32
 
 
-def in_turn(function, rows, *weights):
-    """`function(rows, *weights)` of one expert after another, where it pays.
+def in_turn(function, rows, weights):
+    """`function(rows, weights)` of one expert after another, where it pays.
 
-    The first axis of all arrays, and of what it returns, is that of experts.
+    The first axis of all arrays is that of experts: of `rows`, of those in the
+    structure `weights`, and of what the function returns.
     """
-    if BACKEND == "jax" and not _few(rows) and _on_cpu():
-        return _mapped(function, rows, *weights)
-    return function(rows, *weights)
+    if _jax_on_cpu() and not _few(rows):
+        return _mapped(function, rows, weights)
+    return function(rows, weights)
 
 
 def _few(rows):
@@ -48,10 +49,8 @@ def _few(rows):
     return isinstance(count, int) and count <= FEW_ROWS
 
 
-def _on_cpu():
-    import jax
-
-    return jax.default_backend() == "cpu"
+def _jax_on_cpu():
+    return BACKEND == "jax" and shared_exp.room.on_cpu()
 
 
 def _turned(rows, kernels):
@@ -89,18 +88,18 @@ def _one_by_one(rows, kernels):
     return product(rows, kernels)
 
 
-def _mapped(function, *arrays):
+def _mapped(function, rows, weights):
     import jax
 
     @jax.custom_jvp
-    def outputs(*arrays):
+    def outputs(rows, weights):
         def one(arrays):
-            return function(*(a[None] for a in arrays))[0]
+            return function(*jax.tree.map(lambda a: a[None], arrays))[0]
 
-        return jax.lax.map(one, arrays)
+        return jax.lax.map(one, (rows, weights))
 
     @outputs.defjvp
     def change(values, changes):
         return jax.jvp(function, values, changes)
 
-    return outputs(*arrays)
+    return outputs(rows, weights)

@@ -10,31 +10,21 @@ from types import SimpleNamespace
 
 from tqdm import tqdm
 
-from keras_moe import layers
+from tests.benchmarks import soft_moe_layers
+from tests.benchmarks import soft_routing
 from tests.benchmarks import timing
-from tests.benchmarks.soft_routing import FEATURES
-from tests.benchmarks.soft_routing import row
 
+OP = "Soft MoE layer, no fast path"
 SIZES = ((2, 49, 8, 6), (16, 196, 28, 7), (4, 1024, 32, 32))
 
 
 def rows():
     native = functools.partial(soft_moe, functions())
     for size in tqdm(SIZES, desc=timing.BACKEND):
-        groups, tokens, experts, slots = size
-        layer = layers.SoftMoE(
-            experts,
-            slots,
-            intermediate_dim=4 * FEATURES,
-            implementation="reference",
-        )
-        shape = (groups, tokens, FEATURES)
-        ours, arrays = timing.layer_of_arrays(layer, shape)
-        for mode, wrap in timing.MODES.items():
-            made = {"native": wrap(native), "SoftMoE": wrap(ours)}
-            seconds = timing.paired(made, arrays, turns=9)
-            for columns in timing.against(seconds, "native"):
-                yield row(size, mode, columns, "Soft MoE layer, no fast path")
+        ours, arrays = soft_moe_layers.build(size, implementation="reference")
+        both = {"native": native, "SoftMoE": ours}
+        sizes = soft_routing.size_columns(size)
+        yield from timing.compared(OP, sizes, both, arrays, turns=9)
 
 
 def functions():

@@ -67,10 +67,10 @@ def competitors(size, mode):
     return functions, arrays
 
 
-def build(size, hidden=4 * FEATURES):
+def build(size, hidden=4 * FEATURES, **options):
     """The layer as a function of tokens and weights, and such arrays."""
     groups, tokens, experts, slots = size
-    layer = layers.SoftMoE(experts, slots, intermediate_dim=hidden)
+    layer = layers.SoftMoE(experts, slots, intermediate_dim=hidden, **options)
     return timing.layer_of_arrays(layer, (groups, tokens, FEATURES))
 
 

@@ -55,17 +55,18 @@ def memory_rows():
 
 
 def row(size, mode, columns, op="soft routing"):
+    return {"op": op, "mode": mode, **size_columns(size), **columns}
+
+
+def size_columns(size):
     groups, tokens, experts, slots = size
     return {
-        "op": op,
-        "mode": mode,
         "groups": groups,
         "tokens": tokens,
         "experts": experts,
         "slots": slots,
         "features": FEATURES,
         "dtype": "float32",
-        **columns,
     }
 
 

@@ -47,13 +47,8 @@ def rows():
 def ideal(chip, mode):
     """Cycles of the routing's products, three F and nine FB, in millions."""
     products = {"F": 3, "FB": 9}[mode]
-    groups, tokens, features = (
-        compiled.GROUPS,
-        compiled.TOKENS,
-        compiled.FEATURES,
-    )
-    operations = products * 2 * groups * tokens**2 * features
-    return operations / MATRIX_UNITS[chip] / 1e6
+    of_one = 2 * compiled.GROUPS * compiled.TOKENS**2 * compiled.FEATURES
+    return products * of_one / MATRIX_UNITS[chip] / 1e6
 
 
 def cycles(text):
