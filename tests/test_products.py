@@ -91,10 +91,9 @@ def test_experts_in_turn_are_all_at_once(options, monkeypatch):
 
     def at_once(slots, training=None):
         rows, restore = by_expert(slots)
-        gate = experts.gate(rows) if experts.gated else None
         hidden = experts.up(rows)
-        gelu = keras.activations.gelu
-        hidden = gelu(hidden) if gate is None else gelu(gate) * hidden
+        if experts.gated:
+            hidden = experts.gate(rows) * hidden
         return restore(experts.down(hidden))
 
     own = support.layer_grads(layer, tokens, cotangent)

@@ -29,8 +29,12 @@ def parser():
     pack = commands.add_parser(
         "pack", help="put a run's preset into the package, in half precision"
     )
-    pack.add_argument(
+    other = pack.add_mutually_exclusive_group()
+    other.add_argument(
         "--tuned", choices=("self", "argmax"), help="the tuned one instead"
+    )
+    other.add_argument(
+        "--further", action="store_true", help="the one trained further instead"
     )
     pack.add_argument(
         "--inference-mixing",
@@ -123,8 +127,11 @@ def _pack(arguments):
     from zoo import table
 
     recipe, runs, folder = _folders(arguments)
-    tuned = arguments.tuned
-    preset = f"tuned-{tuned}" if tuned else "preset"
+    preset = "preset"
+    if arguments.tuned:
+        preset = f"tuned-{arguments.tuned}"
+    elif arguments.further:
+        preset = f"{pack.FURTHER}/preset"
     packed = pack.pack(
         recipe,
         folder,

@@ -126,6 +126,7 @@ def render(recipe, record, repo=None, mixing=None, twin=None) -> str:
         handle=handle_of(recipe, repo),
         example=EXAMPLES[recipe.task].format(*sizes),
         seed=preset["seed"],
+        further=preset.get("further"),
         settings=_settings(recipe, record, preset),
         limits=limits,
         picture=picture.NAME,
@@ -200,6 +201,7 @@ def _rows(recipe, record, preset, task, twin):
     plural = "s" if seeds > 1 else ""
     tuned = str(preset.get("of", "")).partition("tuned-")[2]
     kind = f", tuned for `{tuned}`" if tuned else ""
+    kind = ", trained further" if preset.get("further") else kind
     yield f"this preset, in half precision{kind}", f"{preset[task.METRIC]:.4f}"
     yield f"{seeds} trained model{plural}, in float32", spread(record)
     if twin:
@@ -215,7 +217,12 @@ def _settings(recipe, record, preset):
     values = dataclasses.asdict(recipe)
     for name in SETTINGS:
         yield name.replace("_", " "), values[name]
-    yield "time", f"{training['seconds'] / 60:.0f} minutes"
+    seconds = training["seconds"]
+    if further := preset.get("further"):
+        yield "further epochs", further["epochs"]
+        yield "their learning rate", further["learning_rate"]
+        seconds += further["seconds"]
+    yield "time", f"{seconds / 60:.0f} minutes"
     yield "backend", training["backend"]
     yield "Keras", training["keras"]
     yield "keras_moe", training["keras_moe"]

@@ -1,10 +1,12 @@
 """The preset of a run as it ships: half precision, equally good."""
 
+import json
 import pathlib
 
 from keras_moe.models import presets
 from zoo.evaluate import evaluate
 from zoo.results import ResultError
+from zoo.train import FURTHER
 from zoo.train import task_of
 
 # How much worse than the run's own figure the preset in half precision may
@@ -73,10 +75,16 @@ def pack(
         "seed": int(run.name.removeprefix("seed-")),
         task.METRIC: packed[task.METRIC],
         "of": preset,
+        "further": _further(run) if preset.startswith(FURTHER) else None,
         "inference_mixing": mixing,
         "with_all_bits": whole[task.METRIC],
         "bytes": size,
     }
+
+
+def _further(run):
+    """What the run was trained further by."""
+    return json.loads((run / FURTHER / "training.json").read_text())
 
 
 def size_of(folder):

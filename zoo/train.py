@@ -13,6 +13,8 @@ import keras_moe
 from keras_moe.models.presets import write_json
 from zoo import data as datasets
 
+FURTHER = "further"  # folder of a run, see `zoo.transition.further`
+
 
 def task_of(recipe):
     """The module that makes, feeds and measures models of a recipe's kind."""
@@ -96,7 +98,7 @@ def compiled(task, recipe, made, steps, model_class=keras.Model):
     return model
 
 
-def train(recipe, folder, seed=0, data_folder=None, epochs=None):
+def train(recipe, folder, seed=0, data_folder=None, epochs=None, start=None):
     """Train a recipe, or go on with a run that was broken off.
 
     Args:
@@ -106,6 +108,7 @@ def train(recipe, folder, seed=0, data_folder=None, epochs=None):
         seed: of weights, data order and augmentation.
         data_folder: where the data set lies, see `zoo.data`.
         epochs: instead of the recipe's, to try it out.
+        start: name or folder of a preset to start from, instead of new weights.
 
     Returns:
         The trained task, such as a classifier.
@@ -115,7 +118,10 @@ def train(recipe, folder, seed=0, data_folder=None, epochs=None):
     task = task_of(recipe)
     parts = datasets.load(recipe.data, data_folder)
     keras.utils.set_random_seed(seed)
-    made = task.build(recipe)
+    if start is None:
+        made = task.build(recipe)
+    else:
+        made = task.CLASS.from_preset(str(start))
     history = History(folder / "history.json")
     batches = task.Batches(
         parts["train"], recipe, seed, epochs, first_epoch=len(history)
@@ -148,6 +154,7 @@ def train(recipe, folder, seed=0, data_folder=None, epochs=None):
             "seed": seed,
             "epochs": epochs,
             "steps": steps,
+            "learning_rate": recipe.learning_rate,
             "backend": keras.backend.backend(),
             "keras": keras.__version__,
             "keras_moe": keras_moe.__version__,

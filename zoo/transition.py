@@ -1,9 +1,10 @@
-"""Transition tuning: a trained model learns to work with other routing.
+"""What is done to trained models: other routing, or more training.
 
 A Mixture of Tokens mixes tokens of different texts while it is trained; at
 inference it need not (`inference_mixing`). A few steps in which it computes as
-it will at inference close part of the gap (`tune`), and so do a few steps after
-a router was turned into another one (`turn`).
+it will at inference close part of the gap (transition tuning, `tune`), and so
+do a few steps after a router was turned into another one (`turn`). Some more
+epochs, from a lower learning rate, make any model better (`further`).
 """
 
 import dataclasses
@@ -16,10 +17,12 @@ from keras_moe.models import MoTCausalLM
 from keras_moe.models.presets import write_json
 from zoo import data as datasets
 from zoo import text
+from zoo.train import FURTHER
 from zoo.train import History
 from zoo.train import Progress
 from zoo.train import compiled
 from zoo.train import task_of
+from zoo.train import train
 
 # Added to the seed: other examples than in the training before.
 TUNING = 1_000_000
@@ -71,6 +74,41 @@ def tune(recipe, run, mode, steps, learning_rate, seed=0, data_folder=None):
         {"mode": mode, "steps": steps, "learning_rate": learning_rate},
     )
     return folder
+
+
+def further(
+    recipe,
+    run,
+    epochs,
+    learning_rate,
+    seed=0,
+    data_folder=None,
+    start=None,
+):
+    """Train a run's preset on: another warm-up, another cosine down to zero.
+
+    Args:
+        recipe: what was trained.
+        run: folder of the run; `further` in it is that of what is trained on.
+        epochs: how many more.
+        learning_rate: peak of the second cosine.
+        seed: of the run.
+        data_folder: where the data set lies, see `zoo.data`.
+        start: name or folder of the preset, instead of the run's own.
+
+    Returns:
+        The folder of the preset that comes of it.
+    """
+    folder = pathlib.Path(run) / FURTHER
+    train(
+        dataclasses.replace(recipe, learning_rate=learning_rate),
+        folder,
+        TUNING + seed,
+        data_folder,
+        epochs,
+        start or pathlib.Path(run) / "preset",
+    )
+    return folder / "preset"
 
 
 def _fit(model, batches, steps, title, record, **validation):

@@ -1,4 +1,4 @@
-"""Commands of `python -m zoo` that give trained models other routing."""
+"""Commands of `python -m zoo` for what is trained already."""
 
 import json
 
@@ -31,13 +31,19 @@ def add(commands) -> None:
         default={},
         help="arguments of the new router, as JSON",
     )
+    further = commands.add_parser(
+        "further", help="train a run's preset on, from a lower learning rate"
+    )
+    further.add_argument("--epochs", type=int, required=True)
+    further.add_argument("--learning-rate", type=float, default=5e-4)
+    further.add_argument("--preset", help="name or folder, to start from")
     for command in (tune, turn):
         command.add_argument("--steps", type=int, default=200)
         command.add_argument("--learning-rate", type=float, default=5e-4)
-    for command in (mixing, tune, turn):
+    for command in (mixing, tune, turn, further):
         shared.add_name(command)
         shared.add_data(command)
-    for command in (tune, turn):
+    for command in (tune, turn, further):
         shared.add_seed(command)
         shared.add_runs(command)
 
@@ -66,6 +72,22 @@ def _tune(arguments):
         arguments.data,
     )
     print(f"Preset: {tuned}")
+
+
+def _further(arguments):
+    from zoo import transition
+
+    recipe = recipes.load(arguments.name)
+    preset = transition.further(
+        recipe,
+        arguments.runs / recipe.name / f"seed-{arguments.seed}",
+        arguments.epochs,
+        arguments.learning_rate,
+        arguments.seed,
+        arguments.data,
+        arguments.preset,
+    )
+    print(f"Preset: {preset}")
 
 
 def _turn(arguments):
@@ -111,4 +133,9 @@ def _mixing(arguments):
         )
 
 
-COMMANDS = {"mixing": _mixing, "tune": _tune, "turn": _turn}
+COMMANDS = {
+    "mixing": _mixing,
+    "tune": _tune,
+    "turn": _turn,
+    "further": _further,
+}

@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_moe.initializers import PerExpert
 from keras_moe.ops import gelu
+from keras_moe.ops import one_pass
 from keras_moe.ops import products
 
 
@@ -63,16 +64,18 @@ class FeedForwardExperts(keras.layers.Layer):
         before = (None,) if self.spread else ()
         outer = (*before, self.num_experts, None, features)
         inner = (*before, self.num_experts, None, hidden)
-        self.up = self._projection("up", hidden)
+        linear = keras.activations.linear
+        activation = linear if self.gated else self.activation
+        self.up = self._projection("up", hidden, activation)
         self.up.build(outer)
         if self.gated:
-            self.gate = self._projection("gate", hidden)
+            self.gate = self._projection("gate", hidden, self.activation)
             self.gate.build(outer)
-        self.down = self._projection("down", features)
+        self.down = self._projection("down", features, linear)
         self.down.build(inner)
         self.built = True
 
-    def _projection(self, name, features):
+    def _projection(self, name, features, activation):
         kernel = self.kernel_initializer
         if not isinstance(kernel, PerExpert):
             kernel = PerExpert(kernel)
@@ -85,6 +88,7 @@ class FeedForwardExperts(keras.layers.Layer):
         return dense(
             equation,
             output_shape=(*shape, features),
+            activation=activation,
             bias_axes="ef" if self.use_bias else None,
             kernel_initializer=kernel,
             bias_initializer=self.bias_initializer,
@@ -105,7 +109,10 @@ class FeedForwardExperts(keras.layers.Layer):
             return restore(self._mlp(rows, training, *projections))
 
         def mlp(rows, weights):
-            made = (functools.partial(project, weights=w) for w in weights)
+            made = (
+                functools.partial(project, weights=w, activation=p.activation)
+                for p, w in zip(projections, weights)
+            )
             return self._mlp(rows, training, *made)
 
         weights = [p.weights_of_experts() for p in projections]
@@ -113,11 +120,7 @@ class FeedForwardExperts(keras.layers.Layer):
 
     def _mlp(self, rows, training, up, down, gate=None):
         """The MLP, of functions that project."""
-        activation = gelu.quickest(self.activation)
-        if gate is None:
-            hidden = activation(up(rows))
-        else:
-            hidden = activation(gate(rows)) * up(rows)
+        hidden = up(rows) if gate is None else gate(rows) * up(rows)
         return down(self.dropout(hidden, training=training))
 
     def _projections(self):
@@ -138,7 +141,7 @@ class ExpertDense(keras.layers.EinsumDense):
     """Keras' layer for "end,edf->enf", as it is quickest on a backend."""
 
     def call(self, inputs, training=None):
-        return project(inputs, self.weights_of_experts())
+        return project(inputs, self.weights_of_experts(), self.activation)
 
     def weights_of_experts(self):
         """The kernel and the bias, or `None` without one, as autocast."""
@@ -151,11 +154,16 @@ class ExpertDense(keras.layers.EinsumDense):
         super().quantize(mode, type_check=False, config=config)
 
 
-def project(rows, weights):
+def project(rows, weights, activation):
     """(E,N,D), a kernel (E,D,F) and perhaps a bias (E,1,F) -> (E,N,F)."""
     kernel, bias = weights
     outputs = products.of_experts(rows, kernel)
-    return outputs if bias is None else ops.add(outputs, bias)
+    if activation is keras.activations.linear:
+        return outputs if bias is None else ops.add(outputs, bias)
+    with one_pass.wanted(outputs.dtype):
+        if bias is not None:
+            outputs = ops.add(outputs, bias)
+        return gelu.quickest(activation)(outputs)
 
 
 def by_expert(slots):

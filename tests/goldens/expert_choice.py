@@ -112,7 +112,9 @@ def vmoe_bfloat16(golden):
             gates = ops.softmax(layer.logits(tokens), axis=-1)
         return {"outputs": join(outputs), **vmoe_record(plan, gates, slots)}
 
-    goldens.compare(golden, forward)
+    # What lies next to the middle of two bfloat16 values may be rounded to
+    # either: half a step of the gradients, which are below 1/4.
+    goldens.compare(golden, forward, loose={"grads/inputs": 2**-11})
 
 
 # === flaxformer ===

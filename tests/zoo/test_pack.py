@@ -1,5 +1,7 @@
 """What ships is what was trained, in half precision, and is on record."""
 
+import json
+
 import h5py
 import numpy as np
 import pytest
@@ -7,10 +9,12 @@ import pytest
 from keras_moe.models import MoEViTImageClassifier
 from tests.zoo.test_train import SMALL
 from tests.zoo.test_train import data_folder as data_folder
+from zoo import card
 from zoo import evaluate
 from zoo import pack
 from zoo import results
 from zoo import train
+from zoo import transition
 
 
 @pytest.mark.once
@@ -46,3 +50,39 @@ def test_pack_and_record(data_folder, tmp_path, monkeypatch):
     with pytest.raises(results.ResultError, match="would take"):
         pack.pack(SMALL, run, data_folder, tmp_path / "other")
     assert not list((tmp_path / "other").iterdir())
+
+
+@pytest.mark.once
+def test_train_further_and_pack(data_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "FOLDER", tmp_path / "results")
+    run = tmp_path / "runs" / "seed-1"
+    train.train(SMALL, run, 1, data_folder, epochs=1)
+    first = MoEViTImageClassifier.from_preset(str(run / "preset"))
+    preset = transition.further(SMALL, run, 2, 1e-3, 1, data_folder)
+    assert preset == run / "further" / "preset"
+    history = json.loads((run / "further" / "history.json").read_text())
+    assert len(history) == 2
+    # It started from what was trained before, and went on.
+    begun = json.loads((run / "history.json").read_text())
+    assert history[0]["loss"] < begun[0]["loss"]
+    second = MoEViTImageClassifier.from_preset(str(preset))
+    moved = [
+        float(np.abs(a.numpy() - b.numpy()).max())
+        for a, b in zip(first.weights, second.weights)
+    ]
+    assert 0 < max(moved) < 0.2
+
+    packed = pack.pack(
+        SMALL, run, data_folder, tmp_path / "to", "further/preset"
+    )
+    assert packed["further"]["epochs"] == 2
+    assert packed["further"]["learning_rate"] == 1e-3
+    evaluate.evaluate(
+        SMALL, run / "preset", data_folder, run / "evaluation.json"
+    )
+    record = results.record(SMALL, run.parent, packed)
+    text = card.render(SMALL, record)
+    assert "this preset, in half precision, trained further" in text
+    command = f"zoo further {SMALL.name} --seed 1 --epochs 2 --learning-rate"
+    assert f"python -m {command} 0.001" in text
+    assert "| further epochs | 2 |" in text

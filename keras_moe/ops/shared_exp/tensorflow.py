@@ -6,6 +6,7 @@ or `None` where the logits are known not to be; it has no gradient.
 
 import tensorflow as tf
 
+from keras_moe.ops import one_pass
 from keras_moe.ops.shared_exp.limits import LIMIT
 from keras_moe.ops.shared_exp.limits import LOWEST
 from keras_moe.ops.shared_exp.limits import MASKED
@@ -35,12 +36,14 @@ def exponentials(tokens, slots, mask, beyond):
             return tf.einsum("gtd,dn->gtn", tokens, slots)
 
         def fast():
-            values = tf.exp(products())
-            if mask is not None:
-                values = tf.where(mask[:, :, None], values, 0.0)
-            sums = (tf.reduce_sum(values, a) for a in (1, 2))
-            # Zero only where all is masked; so is what is divided by it.
-            return values, *(tf.where(s == 0, 1.0, s) for s in sums)
+            logits = products()
+            with one_pass.wanted(logits.dtype):
+                values = tf.exp(logits)
+                if mask is not None:
+                    values = tf.where(mask[:, :, None], values, 0.0)
+                sums = (tf.reduce_sum(values, a) for a in (1, 2))
+                # Zero only where all is masked; so is what is divided by it.
+                return values, *(tf.where(s == 0, 1.0, s) for s in sums)
 
         def stable():
             logits = products()
