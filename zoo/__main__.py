@@ -50,12 +50,17 @@ def parser():
     compare = commands.add_parser(
         "compare", help="hold a recipe's runs against those of its twin"
     )
-    for command in (train, evaluate, pack, record, step_time, compare):
+    variants = commands.add_parser(
+        "variants", help="train small variants of a recipe, and record them"
+    )
+    named = (train, evaluate, pack, record, step_time, compare, variants)
+    for command in named:
         shared.add_name(command)
-    for command in (train, evaluate, pack, record, compare):
+    for command in (train, evaluate, pack, record, compare, variants):
         shared.add_runs(command)
     for command in (train, evaluate, pack):
         shared.add_seed(command)
+    for command in (train, evaluate, pack, variants):
         shared.add_data(command)
     transition_commands.add(commands)
     hub_commands.add(commands)
@@ -188,6 +193,17 @@ def _compare(arguments):
         )
 
 
+def _variants(arguments):
+    from zoo import table
+    from zoo import variants
+
+    recipe = recipes.load(arguments.name)
+    found = variants.run(recipe, arguments.runs, arguments.data)
+    table.write()
+    for name, one in found.items():
+        print(f"{name}: {one['validation'][-1]:.4f} on validation data")
+
+
 COMMANDS = {
     "train": _train,
     "evaluate": _evaluate,
@@ -195,6 +211,7 @@ COMMANDS = {
     "record": _record,
     "step-time": _step_time,
     "compare": _compare,
+    "variants": _variants,
     **transition_commands.COMMANDS,
     **hub_commands.COMMANDS,
 }
