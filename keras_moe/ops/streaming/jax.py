@@ -51,26 +51,71 @@ def _each(slots, tokens):
     return jnp.broadcast_to(slots, (len(tokens), *slots.shape))
 
 
+@jax.custom_vjp
 def _attend(queries, keys, values, mask):
     """(Q,D), (K,D), (K,V), (K,) -> (Q,V)."""
-    number, size = blocks(len(queries), len(keys))
+    return _forward(queries, keys, values, mask)[0]
 
-    @jax.checkpoint  # the gradient computes the block again
+
+def _forward(queries, keys, values, mask):
+    """Outputs, and what the gradient needs beside them: no weights."""
+
     def block(rows):
-        logits = rows @ keys.T
-        if mask is not None:
-            logits = jnp.where(mask, logits, -jnp.inf)
+        logits = _logits(rows, keys, mask)
         # Where all is masked, the largest is -inf and the weights are zero.
-        largest = jax.lax.stop_gradient(logits.max(1, keepdims=True))
+        largest = logits.max(1, keepdims=True)
         largest = jnp.maximum(largest, jnp.finfo(logits.dtype).min)
         weights = jnp.exp(logits - largest)
         total = weights.sum(1, keepdims=True)
         total = total + (total == 0)
         mixed = weights.astype(values.dtype) @ values
-        return (mixed / total).astype(values.dtype)
+        outputs = (mixed / total).astype(values.dtype)
+        return outputs, (largest + jnp.log(total))[:, 0]
 
-    if number == 1:
-        return block(queries)
-    padded = jnp.pad(queries, ((0, number * size - len(queries)), (0, 0)))
-    outputs = jax.lax.map(block, padded.reshape(number, size, -1))
-    return outputs.reshape(number * size, -1)[: len(queries)]
+    made = jax.lax.map(block, _cut(queries, keys))
+    outputs, logsumexp = (_joined(x, len(queries)) for x in made)
+    return outputs, (queries, keys, values, mask, outputs, logsumexp)
+
+
+def _backward(kept, grad):
+    """As weights · (their gradient - its mean), each block computed again."""
+    queries, keys, values, mask, outputs, logsumexp = kept
+    exact = logsumexp.dtype
+
+    def block(sums, rows):
+        by_keys, by_values = sums
+        queries, grad, outputs, logsumexp = rows
+        logits = _logits(queries, keys, mask)
+        weights = jnp.exp(logits - logsumexp[:, None])
+        mean = (grad.astype(exact) * outputs.astype(exact)).sum(1)
+        by_weights = (grad @ values.T).astype(exact)
+        by_logits = weights * (by_weights - mean[:, None])
+        by_value = weights.astype(values.dtype).T @ grad
+        sums = by_keys + by_logits.T @ queries, by_values + by_value
+        return sums, by_logits @ keys
+
+    rows = tuple(_cut(x, keys) for x in (queries, grad, outputs, logsumexp))
+    sums = jnp.zeros_like(keys), jnp.zeros(values.shape, exact)
+    (by_keys, by_values), by_queries = jax.lax.scan(block, sums, rows)
+    by_queries = _joined(by_queries, len(queries))
+    return by_queries, by_keys, by_values.astype(values.dtype), None
+
+
+_attend.defvjp(_forward, _backward)
+
+
+def _logits(queries, keys, mask):
+    logits = queries @ keys.T
+    return logits if mask is None else jnp.where(mask, logits, -jnp.inf)
+
+
+def _cut(rows, keys):
+    """(Q,…) -> (blocks,rows,…), filled up with zeros."""
+    number, size = blocks(len(rows), len(keys))
+    filled = ((0, number * size - len(rows)), *((0, 0),) * (rows.ndim - 1))
+    return jnp.pad(rows, filled).reshape(number, size, *rows.shape[1:])
+
+
+def _joined(rows, length):
+    """The way back."""
+    return rows.reshape(-1, *rows.shape[2:])[:length]
