@@ -17,6 +17,7 @@ from keras_moe.models import MoTCausalLM
 from keras_moe.models.presets import write_json
 from zoo import data as datasets
 from zoo import text
+from zoo.results import ResultError
 from zoo.train import FURTHER
 from zoo.train import History
 from zoo.train import Progress
@@ -98,15 +99,25 @@ def further(
 
     Returns:
         The folder of the preset that comes of it.
+
+    Raises:
+        ResultError: if there is no preset to start from.
     """
     folder = pathlib.Path(run) / FURTHER
+    if start is None:
+        start = pathlib.Path(run) / "preset"
+        if not start.is_dir():
+            raise ResultError(
+                f"no trained preset lies in {run}; train {recipe.name} first, "
+                "or name one with --preset."
+            )
     train(
         dataclasses.replace(recipe, learning_rate=learning_rate),
         folder,
         TUNING + seed,
         data_folder,
         epochs,
-        start or pathlib.Path(run) / "preset",
+        start,
     )
     return folder / "preset"
 

@@ -56,6 +56,8 @@ def test_pack_and_record(data_folder, tmp_path, monkeypatch):
 def test_train_further_and_pack(data_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(results, "FOLDER", tmp_path / "results")
     run = tmp_path / "runs" / "seed-1"
+    with pytest.raises(results.ResultError, match="no trained preset lies in"):
+        transition.further(SMALL, run, 2, 1e-3)
     train.train(SMALL, run, 1, data_folder, epochs=1)
     first = MoEViTImageClassifier.from_preset(str(run / "preset"))
     preset = transition.further(SMALL, run, 2, 1e-3, 1, data_folder)
