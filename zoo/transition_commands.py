@@ -34,7 +34,7 @@ def add(commands) -> None:
     further = commands.add_parser(
         "further", help="train a run's preset on, from a lower learning rate"
     )
-    further.add_argument("--epochs", type=int, required=True)
+    further.add_argument("--epochs", type=int, default=6)
     further.add_argument("--learning-rate", type=float, default=5e-4)
     further.add_argument("--preset", help="name or folder, to start from")
     for command in (tune, turn):
