@@ -84,16 +84,15 @@ def main(arguments=None):
 
 
 def _folders(arguments):
-    """Recipe, folder of its runs, folder of this run."""
+    """Recipe, folder of its runs."""
     recipe = recipes.load(arguments.name)
-    runs = arguments.runs / recipe.name
-    return recipe, runs, runs / f"seed-{getattr(arguments, 'seed', 0)}"
+    return recipe, arguments.runs / recipe.name
 
 
 def _train(arguments):
     from zoo import train
 
-    recipe, _, folder = _folders(arguments)
+    recipe, folder = recipes.load(arguments.name), shared.run_of(arguments)
     train.train(
         recipe, folder, arguments.seed, arguments.data, arguments.epochs
     )
@@ -104,7 +103,8 @@ def _evaluate(arguments):
     from zoo import evaluate
     from zoo.train import task_of
 
-    recipe, runs, folder = _folders(arguments)
+    recipe, runs = _folders(arguments)
+    folder = shared.run_of(arguments)
     task = task_of(recipe)
     given = arguments.preset
     result = evaluate.evaluate(
@@ -130,16 +130,17 @@ def _pack(arguments):
     from zoo import pack
     from zoo import results
     from zoo import table
+    from zoo import train
 
-    recipe, runs, folder = _folders(arguments)
+    recipe, runs = _folders(arguments)
     preset = "preset"
     if arguments.tuned:
         preset = f"tuned-{arguments.tuned}"
     elif arguments.further:
-        preset = f"{pack.FURTHER}/preset"
+        preset = f"{train.FURTHER}/preset"
     packed = pack.pack(
         recipe,
-        folder,
+        shared.run_of(arguments),
         arguments.data,
         preset=preset,
         mixing=arguments.inference_mixing,
@@ -153,7 +154,7 @@ def _record(arguments):
     from zoo import results
     from zoo import table
 
-    recipe, runs, _ = _folders(arguments)
+    recipe, runs = _folders(arguments)
     result = results.record(recipe, runs)
     table.write()
     print(f"{results.path_of(recipe.name)}: {len(result['seeds'])} seeds")

@@ -24,3 +24,8 @@ def add_data(command) -> None:
     command.add_argument(
         "--data", metavar="FOLDER", help="where the data set lies"
     )
+
+
+def run_of(arguments) -> pathlib.Path:
+    """Folder of the run that name, seed and folder of all runs tell."""
+    return arguments.runs / arguments.name / f"seed-{arguments.seed}"

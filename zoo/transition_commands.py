@@ -35,15 +35,14 @@ def add(commands) -> None:
         "further", help="train a run's preset on, from a lower learning rate"
     )
     further.add_argument("--epochs", type=int, default=6)
-    further.add_argument("--learning-rate", type=float, default=5e-4)
     further.add_argument("--preset", help="name or folder, to start from")
     for command in (tune, turn):
         command.add_argument("--steps", type=int, default=200)
-        command.add_argument("--learning-rate", type=float, default=5e-4)
     for command in (mixing, tune, turn, further):
         shared.add_name(command)
         shared.add_data(command)
     for command in (tune, turn, further):
+        command.add_argument("--learning-rate", type=float, default=5e-4)
         shared.add_seed(command)
         shared.add_runs(command)
 
@@ -61,10 +60,9 @@ def _tune(arguments):
     from zoo import transition
 
     recipe = _mixture(arguments.name)
-    folder = arguments.runs / recipe.name / f"seed-{arguments.seed}"
     tuned = transition.tune(
         recipe,
-        folder,
+        shared.run_of(arguments),
         arguments.mode,
         arguments.steps,
         arguments.learning_rate,
@@ -80,7 +78,7 @@ def _further(arguments):
     recipe = recipes.load(arguments.name)
     preset = transition.further(
         recipe,
-        arguments.runs / recipe.name / f"seed-{arguments.seed}",
+        shared.run_of(arguments),
         arguments.epochs,
         arguments.learning_rate,
         arguments.seed,

@@ -15,8 +15,8 @@ from zoo import recipe as recipes
 from zoo import results
 from zoo.train import train
 
-# A quarter of the parameters of mot_tiny_shakespeare's blocks, so that its
-# dense twin would be short of them, and more bytes.
+# Half as many blocks of half the width of mot_tiny_shakespeare's, so that the
+# dense model would be short of parameters, and more bytes.
 SMALL_TEXT = {
     "backbone": {
         "num_layers": 2,

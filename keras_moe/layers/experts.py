@@ -64,18 +64,17 @@ class FeedForwardExperts(keras.layers.Layer):
         before = (None,) if self.spread else ()
         outer = (*before, self.num_experts, None, features)
         inner = (*before, self.num_experts, None, hidden)
-        linear = keras.activations.linear
-        activation = linear if self.gated else self.activation
+        activation = None if self.gated else self.activation
         self.up = self._projection("up", hidden, activation)
         self.up.build(outer)
         if self.gated:
             self.gate = self._projection("gate", hidden, self.activation)
             self.gate.build(outer)
-        self.down = self._projection("down", features, linear)
+        self.down = self._projection("down", features)
         self.down.build(inner)
         self.built = True
 
-    def _projection(self, name, features, activation):
+    def _projection(self, name, features, activation=None):
         kernel = self.kernel_initializer
         if not isinstance(kernel, PerExpert):
             kernel = PerExpert(kernel)

@@ -29,33 +29,40 @@ def _with_gradient(x):
     @tf.custom_gradient
     def gelu(x):
         with one_pass.wanted(x.dtype):
-            outputs = x * _cumulated(x)
-        return outputs, lambda grad: _backward(x.dtype)(x, grad)
+            cumulated = _cumulated(x)
+            outputs = x * cumulated
+
+        def backward(grad):
+            if one_pass.serves(x.dtype):
+                return _compiled_backward()(x, grad)
+            return grad * _slope(x, cumulated)
+
+        return outputs, backward
 
     return gelu(tf.convert_to_tensor(x))
 
 
-def _backward(dtype):
-    """The function of features and a gradient that goes on with the gradient.
+@functools.cache
+def _compiled_backward():
+    """The gradient, in one pass over features and the gradient after them.
 
     A request is half as quick here as a function that must be compiled, and no
     exported program has this one.
     """
-    return _compiled() if one_pass.serves(dtype) else _by_slope
-
-
-@functools.cache
-def _compiled():
     import tensorflow as tf
 
-    return tf.function(_by_slope, jit_compile=True)
+    @tf.function(jit_compile=True)
+    def backward(x, grad):
+        return grad * _slope(x, _cumulated(x))
+
+    return backward
 
 
-def _by_slope(x, grad):
+def _slope(x, cumulated):
     import tensorflow as tf
 
     density = tf.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
-    return grad * (_cumulated(x) + x * density)
+    return cumulated + x * density
 
 
 def _cumulated(x):

@@ -27,11 +27,12 @@ def serves(dtype) -> bool:
 
     Of narrower types, one pass would round less often than the steps do.
     """
-    wide = keras.backend.standardize_dtype(dtype) == "float32"
-    if keras.backend.backend() != "tensorflow" or not wide:
+    if keras.backend.backend() != "tensorflow":
         return False
     import tensorflow as tf
 
+    wide = keras.backend.standardize_dtype(dtype) == "float32"
+    if tf.executing_eagerly() or not wide:
+        return False
     devices = tf.config.list_logical_devices()
-    on_cpu = all(device.device_type == "CPU" for device in devices)
-    return on_cpu and not tf.executing_eagerly()
+    return all(device.device_type == "CPU" for device in devices)
