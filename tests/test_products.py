@@ -63,26 +63,32 @@ def record(monkeypatch, *names):
     return ran
 
 
+def predicted(layer, tokens):
+    return keras.Sequential([layer]).predict(tokens, verbose=0)
+
+
 @pytest.mark.parametrize("tokens", [4, 2 * products.FEW_ROWS])
 def test_what_is_quick_ran(tokens, monkeypatch):
     """As many rows as tokens, outside training."""
-    ran = record(monkeypatch, "_turned", "_one_by_one", "_mapped")
+    ran = record(
+        monkeypatch, "_turned", "_one_by_one", "_mapped", "_some_at_a_time"
+    )
     layer = layers.SoftMoE(3, tokens, intermediate_dim=8)
-    assert keras.Sequential([layer]).predict(
-        np.ones((1, tokens, 5), "float32"), verbose=0
-    ).shape == (1, tokens, 5)
+    ones = np.ones((1, tokens, 5), "float32")
+    assert predicted(layer, ones).shape == (1, tokens, 5)
     few = tokens <= products.FEW_ROWS
     expected = {
         "tensorflow": {"_turned"},
         "jax": {"_one_by_one" if few else "_mapped"},
-        "torch": set(),
+        "torch": set() if few else {"_some_at_a_time"},
     }
     assert set(ran) == expected[support.BACKEND]
 
 
 @pytest.mark.parametrize("options", [{}, {"gated": True, "use_bias": False}])
 def test_experts_in_turn_are_all_at_once(options, monkeypatch):
-    """Their outputs, and their gradients."""
+    """Their outputs, in training and outside of it, and their gradients."""
+    monkeypatch.setattr(products, "ROWS_AT_A_TIME", 2 * 40)
     layer = layers.SoftMoE(5, 20, intermediate_dim=6, **options)
     tokens = np.random.default_rng(0).normal(size=(2, 9, 4)).astype("float32")
     cotangent = np.ones_like(tokens)
@@ -97,15 +103,14 @@ def test_experts_in_turn_are_all_at_once(options, monkeypatch):
         return restore(experts.down(hidden))
 
     own = support.layer_grads(layer, tokens, cotangent)
-    found = support.run(layer, tokens)
+    found = support.run(layer, tokens), predicted(layer, tokens)
     monkeypatch.setattr(experts, "call", at_once)
     expected = support.layer_grads(layer, tokens, cotangent)
-    np.testing.assert_allclose(
-        support.numpy(found),
-        support.numpy(support.run(layer, tokens)),
-        rtol=1e-5,
-        atol=1e-6,
-    )
+    outputs = support.numpy(support.run(layer, tokens))
+    for own_outputs in found:
+        np.testing.assert_allclose(
+            support.numpy(own_outputs), outputs, rtol=1e-5, atol=1e-6
+        )
     keras.tree.map_structure(
         lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5),
         support.numpy(own),

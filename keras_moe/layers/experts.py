@@ -6,8 +6,6 @@ import keras
 from keras import ops
 
 from keras_moe.initializers import PerExpert
-from keras_moe.ops import gelu
-from keras_moe.ops import one_pass
 from keras_moe.ops import products
 
 
@@ -109,7 +107,9 @@ class FeedForwardExperts(keras.layers.Layer):
 
         def mlp(rows, weights):
             made = (
-                functools.partial(project, weights=w, activation=p.activation)
+                functools.partial(
+                    products.project, weights=w, activation=p.activation
+                )
                 for p, w in zip(projections, weights)
             )
             return self._mlp(rows, training, *made)
@@ -140,7 +140,9 @@ class ExpertDense(keras.layers.EinsumDense):
     """Keras' layer for "end,edf->enf", as it is quickest on a backend."""
 
     def call(self, inputs, training=None):
-        return project(inputs, self.weights_of_experts(), self.activation)
+        return products.project(
+            inputs, self.weights_of_experts(), self.activation
+        )
 
     def weights_of_experts(self):
         """The kernel and the bias, or `None` without one, as autocast."""
@@ -151,18 +153,6 @@ class ExpertDense(keras.layers.EinsumDense):
     def quantize(self, mode=None, type_check=True, config=None):
         # Keras quantises no subclass that does not ask for it.
         super().quantize(mode, type_check=False, config=config)
-
-
-def project(rows, weights, activation):
-    """(E,N,D), a kernel (E,D,F) and perhaps a bias (E,1,F) -> (E,N,F)."""
-    kernel, bias = weights
-    outputs = products.of_experts(rows, kernel)
-    if activation is keras.activations.linear:
-        return outputs if bias is None else ops.add(outputs, bias)
-    with one_pass.wanted(outputs.dtype):
-        if bias is not None:
-            outputs = ops.add(outputs, bias)
-        return gelu.quickest(activation)(outputs)
 
 
 def by_expert(slots):

@@ -7,20 +7,42 @@
 Compilers are slow at the rows' gradient where experts have few rows. It is told
 in another way there: on TensorFlow as (K · Gᵀ)ᵀ, and with JAX on CPUs one
 expert after another. Outside training JAX on CPUs also takes experts with many
-rows in turn, so that what lies between two products stays in a cache. PyTorch
-gained nothing from either.
+rows in turn, so that what lies between two products stays in a cache, and so
+does PyTorch on CPUs, some experts at a time.
 
 The times are in tests/benchmarks/results/soft_moe_layers-*.csv.
 """
 
 import keras
+from keras import ops
 
+from keras_moe.ops import gelu
+from keras_moe.ops import one_pass
 from keras_moe.ops import shared_exp
 
 BACKEND = keras.backend.backend()
 # Up to so many rows of an expert, JAX on CPUs is quicker at gradients expert by
-# expert, and beyond it at outputs.
+# expert, and beyond it at outputs; so is PyTorch at outputs.
 FEW_ROWS = 32
+# As many rows as PyTorch takes at a time, if one expert has no more.
+ROWS_AT_A_TIME = 512
+
+
+def project(rows, weights, activation):
+    """(E,N,D), a kernel (E,D,F) and perhaps a bias (E,1,F) -> (E,N,F)."""
+    kernel, bias = weights
+    if BACKEND == "torch" and bias is not None:
+        import torch
+
+        # Added as it is multiplied: a sum of its own takes other memory.
+        return activation(torch.baddbmm(bias, rows, kernel))
+    outputs = of_experts(rows, kernel)
+    if activation is keras.activations.linear:
+        return outputs if bias is None else ops.add(outputs, bias)
+    with one_pass.wanted(outputs.dtype):
+        if bias is not None:
+            outputs = ops.add(outputs, bias)
+        return gelu.quickest(activation)(outputs)
 
 
 def of_experts(rows, kernels):
@@ -36,10 +58,15 @@ def in_turn(function, rows, weights):
     """`function(rows, weights)` of one expert after another, where it pays.
 
     The first axis of all arrays is that of experts: of `rows`, of those in the
-    structure `weights`, and of what the function returns.
+    structure `weights`, and of what the function returns, whose shape and
+    dtype are those of `rows`.
     """
-    if _jax_on_cpu() and not _few(rows):
+    if _few(rows):
+        return function(rows, weights)
+    if _jax_on_cpu():
         return _mapped(function, rows, weights)
+    if _torch_without_gradients(rows):
+        return _some_at_a_time(function, rows, weights)
     return function(rows, weights)
 
 
@@ -51,6 +78,16 @@ def _few(rows):
 
 def _jax_on_cpu():
     return BACKEND == "jax" and shared_exp.room.on_cpu()
+
+
+def _torch_without_gradients(rows):
+    # Gradients keep what lies between the products anyway, and a program that
+    # is traced would have every turn in it.
+    if BACKEND != "torch" or not shared_exp.room.can_branch():
+        return False
+    import torch
+
+    return rows.is_cpu and not torch.is_grad_enabled()
 
 
 def _turned(rows, kernels):
@@ -103,3 +140,20 @@ def _mapped(function, rows, weights):
         return jax.jvp(function, values, changes)
 
     return outputs(rows, weights)
+
+
+def _some_at_a_time(function, rows, weights):
+    import torch
+
+    outputs = torch.empty_like(rows)
+    together = max(1, ROWS_AT_A_TIME // rows.shape[1])
+    for start in range(0, rows.shape[0], together):
+        some = slice(start, start + together)
+        outputs[some] = function(rows[some], _of_some(weights, some))
+    return outputs
+
+
+def _of_some(weights, some):
+    return keras.tree.map_structure(
+        lambda array: None if array is None else array[some], weights
+    )
