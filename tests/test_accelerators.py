@@ -1,4 +1,7 @@
-"""What JAX runs on accelerators, on a CPU: Pallas kernels are interpreted."""
+"""What JAX alone has: forms for accelerators, run on a CPU, and one for CPUs.
+
+Pallas kernels are interpreted.
+"""
 
 import numpy as np
 import pytest
@@ -51,3 +54,22 @@ def test_branches_hold_no_weights(on_cpu, monkeypatch):
     )
     branches = [size for name, size in made if name == "cond"]
     assert branches and (48 * 40 in branches) == on_cpu
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_large_weights_are_the_reference(name, monkeypatch):
+    from keras_moe.ops.shared_exp import jax_cpu
+
+    monkeypatch.setattr(jax_cpu, "LARGE", 1)
+    parity.assert_same(shared_exp.prepare, parity.case("soft", name))
+
+
+@pytest.mark.parametrize("large", [True, False] if KERNELS else [])
+def test_large_weights_are_summed_the_other_way(large, monkeypatch):
+    """In dispatch and in the gradient of combine."""
+    from keras_moe.ops.shared_exp import jax_cpu
+
+    monkeypatch.setattr(jax_cpu, "LARGE", 48 * 40 + (not large))
+    made = operations(loss("shared_exp", None), *tokens_and_embeddings())
+    names = [name for name, _ in made]
+    assert names.count("optimization_barrier") == (2 if large else 0)

@@ -5,12 +5,28 @@ has no gradient.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 
 from keras_moe.ops.shared_exp import jax_formulas
 from keras_moe.ops.shared_exp.limits import LOWEST
+
+# A group's weights with so many entries are slow to multiply as the transposed
+# first array of a product.
+LARGE = 2**20
+
+
+def einsum(equation, values, inputs):
+    """`jnp.einsum`; of a large P it sums over tokens the other way round."""
+    sizes = values.shape[1:]
+    known = all(isinstance(size, int) for size in sizes)
+    if equation != "gtn,gtd->gnd" or not known or math.prod(sizes) < LARGE:
+        return jnp.einsum(equation, values, inputs)
+    turned = jnp.einsum("gtd,gtn->gdn", inputs, values)
+    # Without the barrier, the compiler turns the product back.
+    return jax.lax.optimization_barrier(turned).swapaxes(1, 2)
 
 
 def either(beyond, stable, fast, *arrays):
@@ -65,11 +81,11 @@ def mix(axis, inputs, values, sums, logits):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _mix(axis, inputs, values, sums, beyond):
     def fast():
-        return jax_formulas.mix(axis, inputs, values, sums)
+        return jax_formulas.mix(axis, inputs, values, sums, einsum)
 
     def stable():
         weights = jnp.exp(values - jnp.expand_dims(sums, axis))
-        return jax_formulas.weigh(axis, inputs, weights)
+        return jax_formulas.weigh(axis, inputs, weights, einsum)
 
     return either(beyond, stable, fast)
 
@@ -83,12 +99,14 @@ def _mix_backward(axis, kept, grad):
     inputs, values, sums, beyond, outputs = kept
 
     def fast():
-        return jax_formulas.by_mixed(axis, inputs, values, sums, outputs, grad)
+        return jax_formulas.by_mixed(
+            axis, inputs, values, sums, outputs, grad, einsum
+        )
 
     def stable():
         _, back, outer = jax_formulas.EQUATIONS[axis]
         weights = jnp.exp(values - jnp.expand_dims(sums, axis))
-        by_inputs = jnp.einsum(back, weights.astype(inputs.dtype), grad)
+        by_inputs = einsum(back, weights.astype(inputs.dtype), grad)
         by_values = jnp.einsum(outer, inputs, grad).astype(values.dtype)
         # All of the softmax's gradient; nothing is left to the sums.
         shared = (outputs.astype(sums.dtype) * grad).sum(-1)

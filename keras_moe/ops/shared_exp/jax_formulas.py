@@ -45,22 +45,22 @@ def by_factors(logits, tokens, slots):
     return by_token, by_slot
 
 
-def weigh(axis, inputs, weights):
+def weigh(axis, inputs, weights, einsum=jnp.einsum):
     """Sum `inputs` over this axis of the weights (G,T,N)."""
-    return jnp.einsum(EQUATIONS[axis][0], weights.astype(inputs.dtype), inputs)
+    return einsum(EQUATIONS[axis][0], weights.astype(inputs.dtype), inputs)
 
 
-def mix(axis, inputs, values, sums):
+def mix(axis, inputs, values, sums, einsum=jnp.einsum):
     """Sum `inputs` over this axis of P, weighed by P over its sums."""
-    mixed = weigh(axis, inputs, values) / sums[:, :, None]
+    mixed = weigh(axis, inputs, values, einsum) / sums[:, :, None]
     return mixed.astype(inputs.dtype)
 
 
-def by_mixed(axis, inputs, values, sums, outputs, grad):
+def by_mixed(axis, inputs, values, sums, outputs, grad, einsum=jnp.einsum):
     """Gradients of what `mix` takes, from that of its outputs."""
     _, back, outer = EQUATIONS[axis]
     scaled = grad / sums[:, :, None]
     rounded = scaled.astype(inputs.dtype)
-    by_inputs = jnp.einsum(back, values.astype(inputs.dtype), rounded)
+    by_inputs = einsum(back, values.astype(inputs.dtype), rounded)
     by_values = jnp.einsum(outer, inputs, rounded).astype(values.dtype)
     return by_inputs, by_values, -(outputs * scaled).sum(-1)

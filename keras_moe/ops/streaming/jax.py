@@ -90,15 +90,17 @@ def _backward(kept, grad):
         mean = (grad.astype(exact) * outputs.astype(exact)).sum(1)
         by_weights = (grad @ values.T).astype(exact)
         by_logits = weights * (by_weights - mean[:, None])
-        by_value = weights.astype(values.dtype).T @ grad
-        sums = by_keys + by_logits.T @ queries, by_values + by_value
+        by_value = grad.T @ weights.astype(values.dtype)
+        sums = by_keys + queries.T @ by_logits, by_values + by_value
         return sums, by_logits @ keys
 
     rows = tuple(_cut(x, keys) for x in (queries, grad, outputs, logsumexp))
-    sums = jnp.zeros_like(keys), jnp.zeros(values.shape, exact)
+    # Both sums are the other way round, (D,K) and (V,K), until all is added
+    # up: CPUs are slow at products whose first array is large and transposed.
+    sums = jnp.zeros_like(keys.T), jnp.zeros(values.shape[::-1], exact)
     (by_keys, by_values), by_queries = jax.lax.scan(block, sums, rows)
     by_queries = _joined(by_queries, len(queries))
-    return by_queries, by_keys, by_values.astype(values.dtype), None
+    return by_queries, by_keys.T, by_values.T.astype(values.dtype), None
 
 
 _attend.defvjp(_forward, _backward)

@@ -9,8 +9,6 @@ def to_slots(inputs, slots, tokens, mask):
     """(G,T,D), (N,D), (G,T,D), (G,T) -> (G,N,D)."""
     groups = tf.shape(tokens)[0]
     queries = tf.broadcast_to(slots, (groups, *slots.shape))
-    if mask is None:
-        mask = tf.ones(tf.shape(tokens)[:2], "bool")
     return _attend(queries, tokens, inputs, mask)
 
 
@@ -18,22 +16,27 @@ def to_tokens(inputs, slots, tokens, mask):
     """(G,N,D), (N,D), (G,T,D), (G,T) -> (G,T,D)."""
     groups = tf.shape(tokens)[0]
     keys = tf.broadcast_to(slots, (groups, *slots.shape))
-    all_of_them = tf.ones((groups, slots.shape[0]), "bool")
-    outputs = _attend(tokens, keys, inputs, all_of_them)
+    outputs = _attend(tokens, keys, inputs, None)
     if mask is not None:
         outputs = tf.where(mask[:, :, None], outputs, 0.0)
     return outputs
 
 
-def _weights(rows, keys, mask):
+def _weights(rows, keys, mask=None):
     """Softmax (R,K) of a block of rows; zero where masked."""
-    logits = tf.where(mask, tf.matmul(rows, keys, transpose_b=True), -1e30)
+    logits = tf.matmul(rows, keys, transpose_b=True)
+    if mask is None:
+        return tf.nn.softmax(logits)
+    logits = tf.where(mask, logits, -1e30)
     return tf.where(mask, tf.nn.softmax(logits), 0.0)
 
 
 def _attend(queries, keys, values, mask):
     """(G,Q,D), (G,K,D), (G,K,V), (G,K) -> (G,Q,V), group by group."""
     dtype = values.dtype
+    masks = () if mask is None else (mask,)
+
+    turned = tf.linalg.matrix_transpose
 
     @tf.custom_gradient
     def outputs_and_gradient(queries, keys, values):
@@ -50,43 +53,47 @@ def _attend(queries, keys, values, mask):
             return tf.reshape(rows, (-1, rows.shape[-1]))[:length]
 
         def forward(group):
-            queries, keys, values, mask = group
+            queries, keys, values, *masks = group
 
             def block(rows):
-                weights = tf.cast(_weights(rows, keys, mask), dtype)
+                weights = tf.cast(_weights(rows, keys, *masks), dtype)
                 return tf.matmul(weights, values)
 
             return join(_map(block, split(queries), dtype))
 
-        outputs = _map(forward, (queries, keys, values, mask), dtype)
+        outputs = _map(forward, (queries, keys, values, *masks), dtype)
 
         def one_backward(group):
-            queries, keys, values, mask, outputs, grad = group
+            queries, keys, values, outputs, grad, *masks = group
             shared = tf.cast(outputs, keys.dtype) * tf.cast(grad, keys.dtype)
             shared = tf.reduce_sum(shared, -1, keepdims=True)
 
             def block(sums, blocks):
                 by_keys, by_values = sums
                 rows, grad, shared = blocks
-                weights = _weights(rows, keys, mask)
+                weights = _weights(rows, keys, *masks)
                 by_values += tf.matmul(
-                    tf.cast(weights, dtype), grad, transpose_a=True
+                    grad, tf.cast(weights, dtype), transpose_a=True
                 )
                 by_weights = tf.matmul(grad, values, transpose_b=True)
                 by_weights = tf.cast(by_weights, keys.dtype) - shared
                 logits = weights * by_weights
-                by_keys += tf.matmul(logits, rows, transpose_a=True)
+                by_keys += tf.matmul(rows, logits, transpose_a=True)
                 return by_keys, by_values, tf.matmul(logits, keys)
 
-            return _accumulate(
+            # Both sums are the other way round, (D,K) and (V,K), until all is
+            # added up: CPUs are slow at products whose first array is large
+            # and transposed.
+            by_queries, *sums = _accumulate(
                 block,
-                (tf.zeros_like(keys), tf.zeros_like(values)),
+                tuple(tf.zeros_like(turned(x)) for x in (keys, values)),
                 tuple(split(x) for x in (queries, grad, shared)),
                 join,
             )
+            return by_queries, *map(turned, sums)
 
         def backward(grad):
-            kept = (queries, keys, values, mask, outputs, grad)
+            kept = (queries, keys, values, outputs, grad, *masks)
             types = (queries.dtype, keys.dtype, dtype)
             return _map(one_backward, kept, types)
 
