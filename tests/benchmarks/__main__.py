@@ -11,6 +11,7 @@ import sys
 
 from tests.benchmarks import gelu
 from tests.benchmarks import hard_plans
+from tests.benchmarks import huge_pages
 from tests.benchmarks import native
 from tests.benchmarks import other_layers
 from tests.benchmarks import soft_moe_layers
@@ -30,6 +31,7 @@ TABLES = {
     "token_choice_layers": (other_layers.choice_rows, EVERYWHERE),
     "whole_models": (whole_models.rows, EVERYWHERE),
     "soft_moe_experts": (soft_moe_layers.experts_rows, EVERYWHERE),
+    "huge_pages": (huge_pages.rows, EVERYWHERE),
 }
 
 

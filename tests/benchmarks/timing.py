@@ -9,6 +9,7 @@ a product add up. `OMP_NUM_THREADS=1` makes it the time of one core.
 import csv
 import importlib.metadata
 import math
+import os
 import pathlib
 import re
 import statistics
@@ -164,12 +165,25 @@ def compared(op, sizes, functions, arrays, turns):
             yield {"op": op, "mode": mode, **sizes, **columns}
 
 
-def in_fresh_process(module: str, *arguments) -> dict:
-    """Columns that `python -m module arguments` prints, by `print_peak`."""
+def in_fresh_process(module: str, *arguments, environment=()) -> dict:
+    """Columns that `python -m module arguments` prints, as `print_peak`."""
     command = [sys.executable, "-m", module, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, **dict(environment)},
+    )
     seconds, mib = done.stdout.split()[-2:]
     return {"seconds": seconds, "peak_extra_mib": int(mib)}
+
+
+def peak() -> int:
+    """The most memory that this process has had, in KiB."""
+    # Not `ru_maxrss`, which a process takes over from the one before.
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])
 
 
 def print_peak(small, large):
@@ -177,12 +191,6 @@ def print_peak(small, large):
 
     The seconds include compiling, if `large` is compiled for its shapes.
     """
-
-    def peak():
-        # Not `ru_maxrss`, which a process takes over from the one before.
-        status = pathlib.Path("/proc/self/status").read_text()
-        return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])
-
     small()
     before, start = peak(), clock()
     large()
