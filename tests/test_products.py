@@ -70,13 +70,14 @@ def predicted(layer, tokens):
 @pytest.mark.parametrize("tokens", [4, 2 * products.FEW_ROWS])
 def test_what_is_quick_ran(tokens, monkeypatch):
     """As many rows as tokens, outside training."""
+    few = tokens <= products.FEW_ROWS
+    monkeypatch.setattr(products, "LARGE", 4 * 3 * tokens * 8 + few)
     ran = record(
         monkeypatch, "_turned", "_one_by_one", "_mapped", "_some_at_a_time"
     )
     layer = layers.SoftMoE(3, tokens, intermediate_dim=8)
     ones = np.ones((1, tokens, 5), "float32")
     assert predicted(layer, ones).shape == (1, tokens, 5)
-    few = tokens <= products.FEW_ROWS
     expected = {
         "tensorflow": {"_turned"},
         "jax": {"_one_by_one" if few else "_mapped"},
@@ -88,7 +89,8 @@ def test_what_is_quick_ran(tokens, monkeypatch):
 @pytest.mark.parametrize("options", [{}, {"gated": True, "use_bias": False}])
 def test_experts_in_turn_are_all_at_once(options, monkeypatch):
     """Their outputs, in training and outside of it, and their gradients."""
-    monkeypatch.setattr(products, "ROWS_AT_A_TIME", 2 * 40)
+    monkeypatch.setattr(products, "LARGE", 1)
+    monkeypatch.setattr(products, "AT_A_TIME", 2 * 40 * 6 * 4)  # two of five
     layer = layers.SoftMoE(5, 20, intermediate_dim=6, **options)
     tokens = np.random.default_rng(0).normal(size=(2, 9, 4)).astype("float32")
     cotangent = np.ones_like(tokens)

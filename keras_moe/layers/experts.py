@@ -115,7 +115,9 @@ class FeedForwardExperts(keras.layers.Layer):
             return self._mlp(rows, training, *made)
 
         weights = [p.weights_of_experts() for p in projections]
-        return restore(products.in_turn(mlp, rows, weights))
+        return restore(
+            products.in_turn(mlp, rows, weights, self.intermediate_dim)
+        )
 
     def _mlp(self, rows, training, up, down, gate=None):
         """The MLP, of functions that project."""

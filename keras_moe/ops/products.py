@@ -8,7 +8,7 @@ Compilers are slow at the rows' gradient where experts have few rows. It is told
 in another way there: on TensorFlow as (K · Gᵀ)ᵀ, and with JAX on CPUs one
 expert after another. Outside training JAX on CPUs also takes experts with many
 rows in turn, so that what lies between two products stays in a cache, and so
-does PyTorch on CPUs, some experts at a time.
+does PyTorch, some experts at a time, where that is large.
 
 The times are in tests/benchmarks/results/soft_moe_layers-*.csv.
 """
@@ -22,10 +22,11 @@ from keras_moe.ops import shared_exp
 
 BACKEND = keras.backend.backend()
 # Up to so many rows of an expert, JAX on CPUs is quicker at gradients expert by
-# expert, and beyond it at outputs; so is PyTorch at outputs.
+# expert, and beyond it at outputs.
 FEW_ROWS = 32
-# As many rows as PyTorch takes at a time, if one expert has no more.
-ROWS_AT_A_TIME = 512
+# PyTorch on CPUs takes experts whose hidden features fill so many bytes some at
+# a time; of a single expert they may be more.
+LARGE, AT_A_TIME = 2**24, 2**22
 
 
 def project(rows, weights, activation):
@@ -54,19 +55,20 @@ def of_experts(rows, kernels):
     return rows @ kernels  # `ops.matmul` may round float64 to float32
 
 
-def in_turn(function, rows, weights):
+def in_turn(function, rows, weights, hidden):
     """`function(rows, weights)` of one expert after another, where it pays.
 
     The first axis of all arrays is that of experts: of `rows`, of those in the
     structure `weights`, and of what the function returns, whose shape and
-    dtype are those of `rows`.
+    dtype are those of `rows`. Each row has `hidden` features in between.
     """
-    if _few(rows):
-        return function(rows, weights)
-    if _jax_on_cpu():
+    if _jax_on_cpu() and not _few(rows):
         return _mapped(function, rows, weights)
     if _torch_without_gradients(rows):
-        return _some_at_a_time(function, rows, weights)
+        of_one = rows.shape[1] * hidden * rows.element_size()
+        if rows.shape[0] * of_one >= LARGE:
+            together = max(1, AT_A_TIME // of_one)
+            return _some_at_a_time(function, rows, weights, together)
     return function(rows, weights)
 
 
@@ -142,11 +144,10 @@ def _mapped(function, rows, weights):
     return outputs(rows, weights)
 
 
-def _some_at_a_time(function, rows, weights):
+def _some_at_a_time(function, rows, weights, together):
     import torch
 
     outputs = torch.empty_like(rows)
-    together = max(1, ROWS_AT_A_TIME // rows.shape[1])
     for start in range(0, rows.shape[0], together):
         some = slice(start, start + together)
         outputs[some] = function(rows[some], _of_some(weights, some))
