@@ -87,16 +87,16 @@ IMPLEMENTATIONS = {
 
 # What "auto" runs: the first that suits the plan. Measured on CPUs.
 #
-# Soft plans: shared_exp takes .62 to .93 of the time of the plain formulas on
-# JAX, outputs and gradients, at every size measured. On TensorFlow it takes .76
-# to .93 for gradients, and for outputs alone .84 and .90 where weights take 16
-# and 64 MiB, 1.10 where they take 0.6 and 2.4 MiB. On PyTorch it takes .71 to
-# .83 and .87 to 1.03 there:
+# Soft plans: shared_exp takes .60 to .90 of the time of the plain formulas on
+# JAX, outputs and gradients, at every size measured. On TensorFlow it takes .81
+# to .93 for gradients, and for outputs alone .89 where weights take 16 and
+# 64 MiB, 1.03 and 1.07 where they take 0.6 and 2.4 MiB. On PyTorch it takes .62
+# to .76 and .92 to 1.13 there:
 # tests/benchmarks/results/soft_routing-*.csv, all rows of 5 turns.
 # Compiled, not run: on TPUs the compiler's estimate for shared_exp is .50 to
 # .76 of that for the plain formulas; on GPUs and TPUs streaming has no array
 # of weights: tests/benchmarks/results/soft_routing_compiled-*.csv, all rows.
-# streaming is for memory, and mostly slower (.71 to 2.14): it is taken by the
+# streaming is for memory, and mostly slower (.72 to 1.74): it is taken by the
 # bytes alone; tests/test_soft_routing.py shows that it holds no array of
 # weights.
 #

@@ -31,7 +31,7 @@ TABLES = {
     "token_choice_layers": (other_layers.choice_rows, EVERYWHERE),
     "whole_models": (whole_models.rows, EVERYWHERE),
     "soft_moe_experts": (soft_moe_layers.experts_rows, EVERYWHERE),
-    "huge_pages": (huge_pages.rows, EVERYWHERE),
+    "huge_pages": (huge_pages.rows, ("torch",)),
 }
 
 
