@@ -71,6 +71,7 @@ def predicted(layer, tokens):
 def test_what_is_quick_ran(tokens, monkeypatch):
     """As many rows as tokens, outside training."""
     few = tokens <= products.FEW_ROWS
+    # PyTorch's bound: as many bytes as there are, or one more.
     monkeypatch.setattr(products, "LARGE", 4 * 3 * tokens * 8 + few)
     ran = record(
         monkeypatch, "_turned", "_one_by_one", "_mapped", "_some_at_a_time"

@@ -25,11 +25,9 @@ from tests.conversion import writer
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "conversion.csv"
 CHILD = """
-import json, re, sys, time
+import json, sys, time
 from conversion import convert
-def peak():
-    status = open("/proc/self/status").read()
-    return int(re.search(r"VmHWM:\\s+(\\d+) kB", status)[1]) * 1024
+from tests.benchmarks.memory import peak
 # What a model of any size takes: all that is imported and set up late.
 convert.convert_vmoe(sys.argv[1], sys.argv[2] + "-small")
 before, start = peak(), time.perf_counter()

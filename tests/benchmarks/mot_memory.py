@@ -34,12 +34,10 @@ EXPERT = 256  # hidden features
 SHARDS = 4
 # What a model of any size takes is set up before, by a small one.
 CHILD = """
-import json, re, sys, time
+import json, sys, time
 from conversion import mot
 from keras_moe.models import MoTCausalLM
-def peak():
-    status = open("/proc/self/status").read()
-    return int(re.search(r"VmHWM:\\s+(\\d+) kB", status)[1]) * 1024
+from tests.benchmarks.memory import peak
 def convert(source):
     mot.convert_mot(source, sys.argv[3])
 how = {"convert": convert, "on the fly": MoTCausalLM.from_preset}[sys.argv[1]]

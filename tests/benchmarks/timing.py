@@ -9,9 +9,7 @@ a product add up. `OMP_NUM_THREADS=1` makes it the time of one core.
 import csv
 import importlib.metadata
 import math
-import os
 import pathlib
-import re
 import statistics
 import subprocess
 import sys
@@ -20,6 +18,8 @@ import time
 import keras
 import numpy as np
 from keras import ops
+
+from tests.benchmarks.memory import peak
 
 BACKEND = keras.backend.backend()
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -165,25 +165,19 @@ def compared(op, sizes, functions, arrays, turns):
             yield {"op": op, "mode": mode, **sizes, **columns}
 
 
-def in_fresh_process(module: str, *arguments, environment=()) -> dict:
-    """Columns that `python -m module arguments` prints, as `print_peak`."""
+def words_of(module: str, *arguments, env=None) -> list[str]:
+    """What `python -m module arguments` prints, in a process of its own."""
     command = [sys.executable, "-m", module, *map(str, arguments)]
     done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, **dict(environment)},
+        command, capture_output=True, text=True, check=True, env=env
     )
-    seconds, mib = done.stdout.split()[-2:]
+    return done.stdout.split()
+
+
+def in_fresh_process(module: str, *arguments) -> dict:
+    """Columns that `python -m module arguments` prints, by `print_peak`."""
+    seconds, mib = words_of(module, *arguments)[-2:]
     return {"seconds": seconds, "peak_extra_mib": int(mib)}
-
-
-def peak() -> int:
-    """The most memory that this process has had, in KiB."""
-    # Not `ru_maxrss`, which a process takes over from the one before.
-    status = pathlib.Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])
 
 
 def print_peak(small, large):
@@ -194,7 +188,7 @@ def print_peak(small, large):
     small()
     before, start = peak(), clock()
     large()
-    print(f"{clock() - start:.3f} {(peak() - before) // 1024}")
+    print(f"{clock() - start:.3f} {(peak() - before) // 2**20}")
 
 
 def write(op: str, rows, device="cpu"):

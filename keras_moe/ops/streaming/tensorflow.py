@@ -35,7 +35,6 @@ def _attend(queries, keys, values, mask):
     """(G,Q,D), (G,K,D), (G,K,V), (G,K) -> (G,Q,V), group by group."""
     dtype = values.dtype
     masks = () if mask is None else (mask,)
-
     turned = tf.linalg.matrix_transpose
 
     @tf.custom_gradient
@@ -86,7 +85,10 @@ def _attend(queries, keys, values, mask):
             # and transposed.
             by_queries, *sums = _accumulate(
                 block,
-                tuple(tf.zeros_like(turned(x)) for x in (keys, values)),
+                tuple(
+                    tf.zeros((x.shape[-1], columns), x.dtype)
+                    for x in (keys, values)
+                ),
                 tuple(split(x) for x in (queries, grad, shared)),
                 join,
             )
