@@ -107,7 +107,7 @@ class MoELayer(ConfiguredLayer):
         self.build_router(features)
         self.experts.build((None, self.num_experts, None, features))
         self.input_spec = keras.layers.InputSpec(
-            ndim=len(input_shape), axes={-1: features}
+            min_ndim=3, axes={-1: features}
         )
         self.built = True
 

@@ -59,9 +59,8 @@ class FeedForwardExperts(keras.layers.Layer):
         # Where experts are spread over devices, slots keep their four axes:
         # XLA gathers what a reshape merges.
         self.spread = keras.distribution.distribution() is not None
-        before = (None,) if self.spread else ()
-        outer = (*before, self.num_experts, None, features)
-        inner = (*before, self.num_experts, None, hidden)
+        outer = (None, self.num_experts, None, features)
+        inner = (None, self.num_experts, None, hidden)
         activation = None if self.gated else self.activation
         self.up = self._projection("up", hidden, activation)
         self.up.build(outer)
@@ -76,15 +75,10 @@ class FeedForwardExperts(keras.layers.Layer):
         kernel = self.kernel_initializer
         if not isinstance(kernel, PerExpert):
             kernel = PerExpert(kernel)
-        if self.spread:
-            equation, shape = "gesd,edf->gesf", (self.num_experts, None)
-            dense = keras.layers.EinsumDense
-        else:
-            equation, shape = "end,edf->enf", (None,)
-            dense = ExpertDense
+        dense = keras.layers.EinsumDense if self.spread else ExpertDense
         return dense(
-            equation,
-            output_shape=(*shape, features),
+            "gesd,edf->gesf",
+            output_shape=(self.num_experts, None, features),
             activation=activation,
             bias_axes="ef" if self.use_bias else None,
             kernel_initializer=kernel,
@@ -98,12 +92,12 @@ class FeedForwardExperts(keras.layers.Layer):
         )
 
     def call(self, slots, training=None):
-        rows, restore = slots, lambda rows: rows
-        if not self.spread:
-            rows, restore = by_expert(slots)  # (E,N,D)
         projections = self._projections()
-        if self.spread or self._quantised() or self._drops(training):
-            return restore(self._mlp(rows, training, *projections))
+        if self.spread:
+            return self._mlp(slots, training, *projections)
+        rows, restore = by_expert(slots)  # (E,N,D)
+        if self._quantised() or self._drops(training):
+            return restore(self._mlp(rows[None], training, *projections)[0])
 
         def mlp(rows, weights):
             made = (
@@ -139,12 +133,15 @@ class FeedForwardExperts(keras.layers.Layer):
 
 
 class ExpertDense(keras.layers.EinsumDense):
-    """Keras' layer for "end,edf->enf", as it is quickest on a backend."""
+    """Keras' layer for the rows (1,E,N,D), as it is quickest on a backend.
+
+    The first axis is for the quantised calls, which are Keras' own: without
+    it, `ops.add` takes a bias (E,1,1) for one of the second axis, N.
+    """
 
     def call(self, inputs, training=None):
-        return products.project(
-            inputs, self.weights_of_experts(), self.activation
-        )
+        weights = self.weights_of_experts()
+        return products.project(inputs[0], weights, self.activation)[None]
 
     def weights_of_experts(self):
         """The kernel and the bias, or `None` without one, as autocast."""
