@@ -6,7 +6,8 @@ import keras
 from keras import ops
 
 from keras_moe.initializers import PerExpert
-from keras_moe.ops import products
+from keras_moe.ops import reference
+from keras_moe.ops.experts import experts_mlp
 
 
 class FeedForwardExperts(keras.layers.Layer):
@@ -75,8 +76,7 @@ class FeedForwardExperts(keras.layers.Layer):
         kernel = self.kernel_initializer
         if not isinstance(kernel, PerExpert):
             kernel = PerExpert(kernel)
-        dense = keras.layers.EinsumDense if self.spread else ExpertDense
-        return dense(
+        return ExpertDense(
             "gesd,edf->gesf",
             output_shape=(self.num_experts, None, features),
             activation=activation,
@@ -91,39 +91,29 @@ class FeedForwardExperts(keras.layers.Layer):
             name=name,
         )
 
-    def call(self, slots, training=None):
-        projections = self._projections()
+    def call(self, slots, training=None, product=reference.product):
+        drop = functools.partial(self.dropout, training=training)
         if self.spread:
-            return self._mlp(slots, training, *projections)
+            return self._mlp(slots, drop)
         rows, restore = by_expert(slots)  # (E,N,D)
-        if self._quantised() or self._drops(training):
-            return restore(self._mlp(rows[None], training, *projections)[0])
-
-        def mlp(rows, weights):
-            made = (
-                functools.partial(
-                    products.project, weights=w, activation=p.activation
-                )
-                for p, w in zip(projections, weights)
-            )
-            return self._mlp(rows, training, *made)
-
-        weights = [p.weights_of_experts() for p in projections]
-        return restore(
-            products.in_turn(mlp, rows, weights, self.intermediate_dim)
+        if self._quantised():
+            return restore(self._mlp(rows[None], drop)[0])
+        weights = [p.weights_of_experts() for p in self._projections()]
+        rows = experts_mlp(
+            rows, weights, self.activation, between=drop, product=product
         )
+        return restore(rows)
 
-    def _mlp(self, rows, training, up, down, gate=None):
-        """The MLP, of functions that project."""
-        hidden = up(rows) if gate is None else gate(rows) * up(rows)
-        return down(self.dropout(hidden, training=training))
+    def _mlp(self, rows, drop):
+        """The MLP by Keras' own layers, of slots with four axes."""
+        hidden = self.up(rows)
+        if self.gated:
+            hidden = self.gate(rows) * hidden
+        return self.down(drop(hidden))
 
     def _projections(self):
         gate = (self.gate,) if self.gated else ()
         return self.up, self.down, *gate
-
-    def _drops(self, training):
-        return training and self.dropout.rate > 0
 
     def _quantised(self):
         return any(p.quantization_mode for p in self._projections())
@@ -133,15 +123,7 @@ class FeedForwardExperts(keras.layers.Layer):
 
 
 class ExpertDense(keras.layers.EinsumDense):
-    """Keras' layer for the rows (1,E,N,D), as it is quickest on a backend.
-
-    The first axis is for the quantised calls, which are Keras' own: without
-    it, `ops.add` takes a bias (E,1,1) for one of the second axis, N.
-    """
-
-    def call(self, inputs, training=None):
-        weights = self.weights_of_experts()
-        return products.project(inputs[0], weights, self.activation)[None]
+    """Keras' layer, whose arrays `experts_mlp` takes."""
 
     def weights_of_experts(self):
         """The kernel and the bias, or `None` without one, as autocast."""
@@ -204,7 +186,7 @@ class ClonedExperts(keras.layers.Layer):
             )
         self.built = True
 
-    def call(self, slots, training=None):
+    def call(self, slots, training=None, product=None):
         outputs = [
             # A layer without `training` in its call is not given it.
             clone(slots[:, e], training=training)

@@ -6,16 +6,18 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_moe.ops.reference import Dispatcher
+
 
 def prepare(plan, dtype):
     """Number the tokens of all groups through."""
     groups = ops.arange(0, ops.shape(plan.token)[0], dtype="int32")
     index = plan.token + (groups * plan.num_tokens)[:, None, None]
-    return Seats(ops.reshape(index, (-1,)), plan)
+    return GatherDispatcher(ops.reshape(index, (-1,)), plan)
 
 
 @dataclasses.dataclass(frozen=True)
-class Seats:
+class GatherDispatcher(Dispatcher):
     """Who sits where: `index` (G·E·S,) into the (G·T) tokens of all groups."""
 
     index: Any
