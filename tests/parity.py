@@ -172,7 +172,14 @@ def soft_case(name, shape, mask=None, noise=False, learned=False, **options):
 
 
 def unit_case(
-    name, shape, scale=None, mask=None, noise=False, zeros=(), dtype="float32"
+    name,
+    shape,
+    scale=None,
+    mask=None,
+    noise=False,
+    zeros=(),
+    dtype="float32",
+    max_scale=None,
 ):
     """Soft MoE's logits: of unit vectors, times `scale`.
 
@@ -192,6 +199,7 @@ def unit_case(
             slots,
             noise=more.pop(0) if noise else None,
             scale=more.pop(0) if scale is not None else None,
+            max_scale=max_scale,
             mask=None if mask is None else ops.convert_to_tensor(mask),
         )
 
@@ -265,6 +273,21 @@ CASES = [
         mask=_mask(3, 9, [(0, 4), (0, 0), (1, None)]),
     ),
     unit_case("unit, noise", (2, 5, 2, 2, 3), 2.0, noise=True),
+    unit_case("scale 40, bounded", (2, 7, 1, 1, 5), 40.0, max_scale=40.0),
+    unit_case(
+        "scale 3, bounded, masked",
+        (3, 9, 2, 3, 4),
+        3.0,
+        mask=_mask(3, 9, [(0, 4), (0, 0), (1, None)]),
+        max_scale=40.0,
+    ),
+    unit_case(
+        "scale 4, bounded, bfloat16",
+        (2, 7, 3, 2, 5),
+        4.0,
+        dtype="bfloat16",
+        max_scale=40.0,
+    ),
     unit_case("scale 4, bfloat16", (2, 7, 3, 2, 5), 4.0, dtype="bfloat16"),
     unit_case("scale 60, bfloat16", (2, 7, 3, 2, 5), 60.0, dtype="bfloat16"),
     unit_case("scale 4, float16", (2, 7, 3, 2, 5), 4.0, dtype="float16"),

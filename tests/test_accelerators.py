@@ -1,4 +1,4 @@
-"""What JAX alone has: forms for accelerators, run on a CPU, and one for CPUs.
+"""What JAX runs elsewhere than on CPUs: kernels, and programs without branches.
 
 Pallas kernels are interpreted.
 """
@@ -6,21 +6,26 @@ Pallas kernels are interpreted.
 import numpy as np
 import pytest
 
-from keras_moe.ops import shared_exp
+from keras_moe import layers
+from keras_moe.ops import cpu
+from keras_moe.ops import devices
 from keras_moe.ops import streaming
 from tests import parity
 from tests import support
+from tests.built import UNDRAWN
 from tests.test_soft_routing import loss
 from tests.test_soft_routing import operations
 from tests.test_soft_routing import tokens_and_embeddings
 
 # The other backends have nothing of the kind.
 KERNELS = ["masked"] if support.BACKEND == "jax" else []
-FORMULAS = [
+TUNED = [
     case.name
     for case in parity.cases("soft")
     if support.BACKEND == "jax"
     and ("scale" in case.name or "unit" in case.name)
+    and "noise" not in case.name
+    and "float16" not in case.name.split(", ")
 ]
 
 
@@ -28,7 +33,7 @@ FORMULAS = [
 def interpreted(monkeypatch):
     from jax.experimental.pallas import tpu
 
-    monkeypatch.setattr(streaming.room, "on_tpu", lambda: True)
+    monkeypatch.setattr(streaming.room, "on_tpu", lambda array: True)
     with tpu.force_tpu_interpret_mode():
         yield
 
@@ -38,38 +43,58 @@ def test_kernels_are_the_reference(name, interpreted):
     parity.assert_same(streaming.prepare, parity.case("soft", name))
 
 
-@pytest.mark.parametrize("name", FORMULAS)
-def test_one_exponential_is_the_reference(name, monkeypatch):
-    monkeypatch.setattr(shared_exp.room, "on_cpu", lambda: False)
-    parity.assert_same(shared_exp.prepare, parity.case("soft", name))
+@pytest.mark.parametrize("platform", ["tpu", "cuda"] if KERNELS else [])
+@pytest.mark.parametrize("scale", [None, np.float32(3)])
+def test_programs_for_others_hold_no_tuning(platform, scale):
+    """Lowered for another device, "cpu" is plain formulas of one branch."""
+    import jax
+
+    arrays = [*tokens_and_embeddings(), *([] if scale is None else [scale])]
+
+    def function(tokens, embeddings, scale=None):
+        return loss("cpu", scale)(tokens, embeddings)
+
+    gradient = jax.jit(jax.grad(function, argnums=(0, 1)))
+    lowered = gradient.trace(*arrays).lower(lowering_platforms=(platform,))
+    text = lowered.as_text()
+    assert "stablehlo.if" not in text and "stablehlo.while" not in text
+    # A choice among platforms has one branch left in it, or constants.
+    for branch in text.split("stablehlo.case")[1:]:
+        inside = branch[: branch.index("}) :")]
+        assert "}, {" not in inside or "exponential" not in inside
 
 
-@pytest.mark.parametrize("on_cpu", [True, False] if KERNELS else [])
-def test_branches_hold_no_weights(on_cpu, monkeypatch):
-    """Where they do, a compiler cannot join products with what is around."""
-    monkeypatch.setattr(shared_exp.room, "on_cpu", lambda: on_cpu)
-    arrays = (*tokens_and_embeddings(), np.float32(3.0))
-    made = operations(
-        lambda t, e, scale: loss("shared_exp", scale)(t, e), *arrays
+@pytest.mark.parametrize("device", ["gpu", "tpu"] if KERNELS else [])
+@pytest.mark.parametrize("max_scale", [None, 40.0])
+def test_auto_has_no_branch_on_accelerators(device, max_scale, monkeypatch):
+    monkeypatch.setattr(devices, "kind_of", lambda array: device)
+    layer = layers.SoftMoE(
+        4, 3, intermediate_dim=4, max_scale=max_scale, **UNDRAWN
     )
-    branches = [size for name, size in made if name == "cond"]
-    assert branches and (48 * 40 in branches) == on_cpu
+    tokens = np.ones((2, 6, 5), "float32")
+    layer.build(tokens.shape)
+    made = operations(lambda x: layer(x).sum(), tokens)
+    assert not {"cond", "linear_with_transpose_by_hand"} & {n for n, _ in made}
 
 
-@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize("name", TUNED)
 def test_large_weights_are_the_reference(name, monkeypatch):
-    from keras_moe.ops.shared_exp import jax_cpu
+    from keras_moe.ops.cpu import jax as tuned
 
-    monkeypatch.setattr(jax_cpu, "LARGE", 1)
-    parity.assert_same(shared_exp.prepare, parity.case("soft", name))
+    monkeypatch.setattr(tuned, "LARGE", 1)
+    tuned.to_slots.clear_cache()
+    tuned.to_tokens.clear_cache()
+    parity.assert_same(cpu.prepare, parity.case("soft", name))
 
 
 @pytest.mark.parametrize("large", [True, False] if KERNELS else [])
 def test_large_weights_are_summed_the_other_way(large, monkeypatch):
     """In dispatch and in the gradient of combine."""
-    from keras_moe.ops.shared_exp import jax_cpu
+    from keras_moe.ops.cpu import jax as tuned
 
-    monkeypatch.setattr(jax_cpu, "LARGE", 48 * 40 + (not large))
-    made = operations(loss("shared_exp", None), *tokens_and_embeddings())
+    monkeypatch.setattr(tuned, "LARGE", 48 * 40 + (not large))
+    tuned.to_slots.clear_cache()
+    tuned.to_tokens.clear_cache()
+    made = operations(loss("cpu", None), *tokens_and_embeddings())
     names = [name for name, _ in made]
     assert names.count("optimization_barrier") == (2 if large else 0)

@@ -20,7 +20,7 @@ HERE = [
 
 
 def select(kind, requested, backend="jax", environment=None):
-    facts = moe_ops.Facts(kind)
+    facts = moe_ops.Facts(kind, bound=1.0)
     return moe_ops.select(facts, requested, backend, environment)
 
 
@@ -32,14 +32,22 @@ def elsewhere(monkeypatch):
 
 
 def test_auto_chooses_what_serves_the_plan():
-    for backend in moe_ops.EVERYWHERE:
-        for kind in ("soft", "hard"):
-            for name in moe_ops.AUTOMATIC[kind, backend]:
-                _, plans, backends, *_ = moe_ops.IMPLEMENTATIONS[name]
-                assert kind in plans and backend in backends
-            assert moe_ops.IMPLEMENTATIONS[name].suits(
-                moe_ops.Facts(kind), backend
-            )
+    for (kind, backend, device), order in moe_ops.AUTOMATIC.items():
+        facts = moe_ops.Facts(kind, device)
+        for name in order:
+            one = moe_ops.IMPLEMENTATIONS[name]
+            assert kind in one.plans and backend in one.backends
+        # The last of them serves whatever the others leave.
+        assert one.suits(facts, backend) and not one.obstacle(facts)
+    kinds = {
+        kind for case in moe_ops.IMPLEMENTATIONS.values() for kind in case.plans
+    }
+    assert set(moe_ops.AUTOMATIC) == {
+        (kind, backend, device)
+        for kind in kinds
+        for backend in moe_ops.EVERYWHERE
+        for device in ("cpu", "gpu", "tpu")
+    }
 
 
 def test_a_forced_name_is_chosen():
@@ -129,7 +137,9 @@ class Spy:
             return call
 
         return types.SimpleNamespace(
-            dispatch=step("dispatch"), combine=step("combine")
+            dispatch=step("dispatch"),
+            combine=step("combine"),
+            product=prepared.product,
         )
 
 
@@ -168,7 +178,12 @@ def test_a_forced_implementation_runs(spies):
             assert ran(spies, expert_choice(implementation=name)) == [name]
         if "soft" in plans:
             layer = layers.SoftMoE(
-                3, 1, intermediate_dim=4, implementation=name, **UNDRAWN
+                3,
+                1,
+                intermediate_dim=4,
+                max_scale=1.0,
+                implementation=name,
+                **UNDRAWN,
             )
             assert ran(spies, layer) == [name]
 

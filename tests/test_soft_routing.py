@@ -1,5 +1,6 @@
-"""What `shared_exp` and `streaming` promise: exponentials, memory, refusals."""
+"""What soft implementations promise: exponentials, memory, refusals."""
 
+import dataclasses
 import math
 import re
 
@@ -10,6 +11,7 @@ from keras import ops
 from keras_moe import layers
 from keras_moe import ops as moe_ops
 from keras_moe import routing
+from keras_moe.ops import cpu
 from keras_moe.ops import shared_exp
 from keras_moe.ops import streaming
 from keras_moe.ops.streaming import blocks
@@ -23,7 +25,7 @@ def loss(name, scale):
 
     def function(tokens, embeddings):
         plan = routing.soft_moe(tokens, embeddings, scale)
-        prepared = moe_ops.prepare(plan, tokens.dtype, name)
+        prepared = moe_ops.make_dispatcher(plan, tokens.dtype, name)
         slots = prepared.dispatch(tokens)
         return ops.sum(ops.square(prepared.combine(slots)))
 
@@ -113,20 +115,32 @@ def exponentials(name, scale=None):
     return names.count("exp") + names.count("_softmax"), made
 
 
+TUNED = ["cpu"] if support.BACKEND in cpu.BACKENDS else []
+
+
 def test_one_exponential_forward_and_backward():
     assert exponentials("reference")[0] == 2
     assert exponentials("shared_exp")[0] == 1
 
 
-def test_the_value_of_scale_decides():
-    """Eagerly on torch; elsewhere both formulas are in one program."""
+@pytest.mark.parametrize("name", TUNED)
+def test_the_value_of_scale_decides_on_cpus(name):
+    """Eagerly on torch; on JAX both formulas are in one program."""
+    assert exponentials(name)[0] == (1 if support.BACKEND == "torch" else 2)
     for scale in (3.0, 60.0):
-        _, made = exponentials("shared_exp", np.float32(scale))
+        _, made = exponentials(name, np.float32(scale))
         names = {name for name, _ in made}
         if support.BACKEND == "torch":
             assert ("logsumexp" in names) == (scale > 40)
         else:
             assert "cond" in names
+
+
+def test_portable_formulas_have_no_branch():
+    for name in ("reference", "logsumexp", "shared_exp", "streaming"):
+        scale = None if name == "shared_exp" else np.float32(3.0)
+        _, made = exponentials(name, scale)
+        assert not {"cond", "_local_scalar_dense"} & {n for n, _ in made}
 
 
 def test_streaming_holds_no_weights(monkeypatch):
@@ -149,24 +163,22 @@ def test_streaming_in_blocks(monkeypatch):
 # === Deliberately broken ===
 
 
-def test_a_wrong_limit_is_found(monkeypatch):
-    monkeypatch.setattr(shared_exp.room, "is_beyond", lambda bound: None)
+def test_a_wrong_limit_is_found():
     case = parity.case("soft", "scale 100, masked")
     with pytest.raises(AssertionError, match="soft case scale 100"):
         parity.assert_same(shared_exp.prepare, case)
 
 
-@pytest.mark.parametrize("step", ["to_slots", "to_tokens"])
-def test_a_kernel_without_the_sums_gradient_is_found(monkeypatch, step):
-    right = getattr(shared_exp.room, step)
+@pytest.mark.parametrize("step", ["over_tokens", "over_slots"])
+def test_sums_without_a_gradient_are_found(step):
+    def wrong(plan, dtype):
+        right = shared_exp.prepare(plan, dtype)
+        fixed = {step: ops.stop_gradient(getattr(right, step))}
+        return dataclasses.replace(right, **fixed)
 
-    def wrong(inputs, values, sums, beyond):
-        return right(inputs, values, ops.stop_gradient(sums), beyond)
-
-    monkeypatch.setattr(shared_exp.room, step, wrong)
     case = parity.case("soft", "unit, masked")
     with pytest.raises(AssertionError, match="gradient of plan weight"):
-        parity.assert_same(shared_exp.prepare, case)
+        parity.assert_same(wrong, case)
 
 
 def test_a_streaming_kernel_without_the_mask_is_found(monkeypatch):
@@ -192,8 +204,7 @@ def test_streaming_refuses_what_it_cannot_stream():
         support.run(lambda x: layer(x), np.ones((2, 6, 5), "float32"))
     assert (
         "implementation='streaming' cannot serve this plan, as combine is "
-        "over tokens, not over slots; choose one of 'auto', 'reference', "
-        "'shared_exp'."
+        "over tokens, not over slots; choose one of 'auto', 'reference'."
     ) in str(error.value)
     noisy = layers.SoftMoE(
         2,
@@ -205,33 +216,88 @@ def test_streaming_refuses_what_it_cannot_stream():
     )
     with pytest.raises(ValueError, match="noise on the logits is an array"):
         plan = routing.SoftPlan(*tokens_and_embeddings(), noise=0.0)
-        noisy.prepare(plan, "float32")
+        noisy.dispatcher(plan, "float32")
+
+
+def test_shared_exp_needs_a_bound():
+    """Forced, it runs or raises; nothing else runs in its place."""
+    tokens = np.ones((2, 6, 5), "float32")
+    options = {"implementation": "shared_exp", "intermediate_dim": 4}
+    layer = layers.SoftMoE(2, 1, max_scale=40, **options, **UNDRAWN)
+    layer.build(tokens.shape)
+    support.run(lambda x: layer(x), tokens)
+    for more, reason in (
+        ({}, "no number is known that bounds the logits (SoftMoE(max_scale=40"),
+        ({"max_scale": 41}, "its logits may reach 41, and one exponential ser"),
+        ({"normalize": False}, "nothing bounds logits of vectors of any leng"),
+        ({"dtype": "float16", "max_scale": 3}, "float16 cannot hold the sums"),
+    ):
+        layer = layers.SoftMoE(2, 1, **more, **options, **UNDRAWN)
+        layer.build(tokens.shape)
+        with pytest.raises(ValueError) as error:
+            support.run(lambda x, layer=layer: layer(x), tokens)
+        assert reason in str(error.value)
+
+
+def test_cpu_is_refused_elsewhere(monkeypatch):
+    facts = moe_ops.Facts("soft", "gpu", bound=1.0)
+    for backend in cpu.BACKENDS:
+        with pytest.raises(ValueError, match="tuned for CPUs and the tokens"):
+            moe_ops.select(facts, "cpu", backend)
+    with pytest.raises(ValueError, match="serves soft plans on jax, torch"):
+        moe_ops.select(moe_ops.Facts("soft"), "cpu", "tensorflow")
 
 
 # === What "auto" takes ===
 
 
-def test_auto_goes_by_the_bound_and_the_bytes():
-    def chosen(tokens, slots, dtype="float32", backend="torch", **options):
-        plan = routing.SoftPlan(
-            np.broadcast_to(np.float32(0), (1, tokens, 2)),
-            np.broadcast_to(np.float32(0), (2, slots, 1)),
-            **options,
-        )
-        return moe_ops.select(moe_ops.facts(plan, dtype), "auto", backend)
+def chosen(tokens, slots, dtype="float32", backend="torch", device="cpu", **of):
+    plan = routing.SoftPlan(
+        np.broadcast_to(np.float32(0), (1, tokens, 2)),
+        np.broadcast_to(np.float32(0), (2, slots, 1)),
+        **of,
+    )
+    facts = moe_ops.facts(ops_of(plan), dtype)._replace(device=device)
+    return moe_ops.select(facts, "auto", backend)
 
-    assert chosen(2047, 1024, bound=1.0) == "reference"
-    assert chosen(2048, 1024, bound=1.0) == "shared_exp"
-    assert chosen(196, 196, bound=1.0, backend="jax") == "shared_exp"
+
+def ops_of(plan):
+    """The plan, whose tokens are where this backend puts them."""
+    few = ops.convert_to_tensor(plan.tokens[:, :1])
+    shape = plan.tokens.shape
+    return dataclasses.replace(plan, tokens=ops.broadcast_to(few, shape))
+
+
+def test_auto_goes_by_the_bound_the_bytes_and_the_device():
+    scaled = {"scale": np.float32(3)}
+    assert chosen(2047, 1024, **scaled) == "reference"
+    assert chosen(2048, 1024, **scaled) == "cpu"
+    assert chosen(2048, 1024, bound=1.0) == "cpu"
+    assert chosen(196, 196, backend="jax", **scaled) == "cpu"
     assert chosen(196, 196, backend="jax") == "reference"
     assert chosen(2048, 1024) == "reference"
     assert chosen(2048, 1024, "float16", bound=1.0) == "reference"
     assert chosen(2048, 1024, bound=1.0, noise=0.0) == "reference"
-    edge = 2**29 // 4 // 1024
-    assert chosen(edge, 1024, bound=1.0) == "shared_exp"
-    assert chosen(edge, 1024) == "reference"
-    assert chosen(edge + 1, 1024, noise=0.0) == "reference"
+    assert chosen(196, 196, backend="tensorflow", bound=9.0) == "shared_exp"
+    assert chosen(196, 196, backend="tensorflow", **scaled) == "reference"
     for backend in moe_ops.EVERYWHERE:
-        assert chosen(edge + 1, 1024, backend=backend) == "streaming"
-        streamed = chosen(edge + 1, 1024, bound=1.0, backend=backend)
-        assert streamed == "streaming"
+        for device in ("gpu", "tpu"):
+            there = {"backend": backend, "device": device}
+            assert chosen(196, 196, bound=40.0, **there) == "shared_exp"
+            assert chosen(196, 196, bound=41.0, **there) == "logsumexp"
+            assert chosen(196, 196, **scaled, **there) == "logsumexp"
+            assert chosen(9, 9, discrete=True, **there) == "reference"
+
+
+def test_auto_streams_by_the_bytes_of_a_device(monkeypatch):
+    edge = 2**29 // 4 // 1024
+    for backend in moe_ops.EVERYWHERE:
+        for device in ("cpu", "gpu", "tpu"):
+            there = {"backend": backend, "device": device}
+            assert chosen(edge, 1024, bound=1.0, **there) != "streaming"
+            assert chosen(edge + 1, 1024, bound=1.0, **there) == "streaming"
+            assert chosen(edge + 1, 1024, **there) == "streaming"
+            noisy = chosen(edge + 1, 1024, noise=0.0, **there)
+            assert noisy != "streaming"
+    monkeypatch.setattr(moe_ops.selection.devices, "shards", lambda: 2)
+    assert chosen(edge + 1, 1024, bound=1.0, device="gpu") == "shared_exp"

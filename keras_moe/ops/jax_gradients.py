@@ -46,9 +46,7 @@ def with_gradient(function, forward, backward):
             tree=tree,
             results=jax.tree.structure(outputs),
         )
-        return outputs, jax.tree.unflatten(
-            jax.tree.structure(outputs), changed
-        )
+        return outputs, jax.tree.unflatten(jax.tree.structure(outputs), changed)
 
     return differentiable
 
@@ -108,9 +106,7 @@ def _batch(leaves, axes, **parameters):
 
 _linear.def_abstract_eval(_shapes)
 _linear.def_impl(
-    jax.jit(
-        _apply, static_argnames=("function", "backward", "tree", "results")
-    )
+    jax.jit(_apply, static_argnames=("function", "backward", "tree", "results"))
 )
 mlir.register_lowering(_linear, mlir.lower_fun(_apply, multiple_results=True))
 ad.primitive_jvps[_linear] = _derive

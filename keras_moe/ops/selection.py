@@ -7,6 +7,7 @@ from typing import NamedTuple
 from keras_moe.ops import cpu
 from keras_moe.ops import devices
 from keras_moe.ops import gather
+from keras_moe.ops import logsumexp
 from keras_moe.ops import reference
 from keras_moe.ops import shared_exp
 from keras_moe.ops import streaming
@@ -29,6 +30,8 @@ class Facts(NamedTuple):
         kind: `"soft"` or `"hard"`.
         device: `"cpu"`, `"gpu"` or `"tpu"`.
         bound: a number that no |logit| exceeds, `None` if none is known.
+        not_softmaxes: why the weights are not two softmaxes of the same
+            logits; empty if they are.
         not_shared: why no one exponential can serve both softmaxes, whatever
             the bound; empty if it can.
         not_streamed: why the plan cannot be streamed; empty if it can.
@@ -40,6 +43,7 @@ class Facts(NamedTuple):
     kind: str
     device: str = "cpu"
     bound: float | None = None
+    not_softmaxes: str = ""
     not_shared: str = ""
     not_streamed: str = ""
     portable: str = ""
@@ -67,6 +71,12 @@ IMPLEMENTATIONS = {
         reference.prepare, ("soft", "hard"), EVERYWHERE
     ),
     "gather": Implementation(gather.prepare, ("hard",), EVERYWHERE),
+    "logsumexp": Implementation(
+        logsumexp.prepare,
+        ("soft",),
+        EVERYWHERE,
+        obstacle=lambda facts: facts.not_softmaxes,
+    ),
     "shared_exp": Implementation(
         shared_exp.prepare,
         ("soft",),
@@ -101,28 +111,30 @@ IMPLEMENTATIONS = {
 # formulas, outputs and gradients: tests/benchmarks/results/soft_moe_layers-*,
 # rows SoftMoE; its routing alone: soft_routing-*, rows cpu and shared_exp.
 # TensorFlow has no "cpu": what was tuned there gained less than 1.15x.
-# Soft plans on GPUs and TPUs, compiled, not run: shared_exp needs a bound and
-# then the least memory, in training too; without one, the plain formulas:
-# tests/benchmarks/results/soft_routing_compiled-jax-*, all rows.
+# Soft plans on GPUs and TPUs, compiled, not run: shared_exp, which needs a
+# bound, and logsumexp take the least memory in training and on TPUs the fewest
+# cycles: tests/benchmarks/results/soft_routing_compiled-jax-*, all rows.
 # streaming is for memory alone, and goes by the bytes on one device.
 #
 # Hard plans on CPUs: gather takes .006 to .29 of the time of the one-hot
 # products from T 196 to 4096, and .60 to 1.06 at T 16, on each backend, for
 # outputs and gradients: tests/benchmarks/results/hard_plans-*.csv, all rows.
 # On GPUs and TPUs it was not run; it is taken as it has no array (T x slots).
-_PORTABLE = ("streaming", "shared_exp", "reference")
-_TUNED = ("streaming", "cpu", "shared_exp", "reference")
 AUTOMATIC = {
-    ("soft", backend, device): (
-        _TUNED if device == "cpu" and backend in cpu.BACKENDS else _PORTABLE
-    )
-    for backend in EVERYWHERE
-    for device in devices.KINDS
-} | {
-    ("hard", backend, device): ("gather",)
-    for backend in EVERYWHERE
-    for device in devices.KINDS
+    ("soft", "jax", "cpu"): ("streaming", "cpu", "shared_exp", "reference"),
+    ("soft", "tensorflow", "cpu"): ("streaming", "shared_exp", "reference"),
+    ("soft", "torch", "cpu"): ("streaming", "cpu", "reference"),
 }
+for _backend in EVERYWHERE:
+    for _device in ("gpu", "tpu"):
+        AUTOMATIC["soft", _backend, _device] = (
+            "streaming",
+            "shared_exp",
+            "logsumexp",
+            "reference",
+        )
+    for _device in devices.KINDS:
+        AUTOMATIC["hard", _backend, _device] = ("gather",)
 
 
 def names(kind: str) -> tuple:
@@ -141,6 +153,7 @@ def facts(plan, dtype) -> Facts:
         "soft",
         devices.kind_of(plan.tokens),
         plan.bound,
+        logsumexp.obstacle(plan),
         shared_exp.obstacle(plan, dtype),
         streaming.obstacle(plan),
         devices.only_portable(plan.tokens),
@@ -227,4 +240,3 @@ def make_dispatcher(plan, dtype, name: str):
         (E,N,D) · (E,D,F) -> (E,N,F), for the experts between.
     """
     return IMPLEMENTATIONS[name].prepare(plan, dtype)
-

@@ -16,6 +16,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_moe.ops import logsumexp
 from keras_moe.ops.reference import Dispatcher
 
 LIMIT = 40.0  # exp(±40), its sums and their gradients are far inside float32
@@ -23,19 +24,11 @@ LIMIT = 40.0  # exp(±40), its sums and their gradients are far inside float32
 
 def obstacle(plan, dtype) -> str:
     """Why one exponential cannot serve a plan, whatever its bound, or ""."""
-    number = isinstance(plan.merge_temperature, (int, float))
     for wrong, why in (
         (plan.noise is not None, "noise on the logits has no bound"),
         (
-            not (number and plan.merge_temperature == 1)
-            or plan.emit_temperature is not None,
-            "temperatures divide the logits",
-        ),
-        (plan.combine_over != "slots", "combine is over tokens, not slots"),
-        (plan.discrete, "a discrete plan keeps the largest weights alone"),
-        (
             plan.bound is None and plan.scale is None,
-            "factors of any length make logits without a bound",
+            "nothing bounds logits of vectors of any length",
         ),
         (
             keras.backend.standardize_dtype(dtype) == "float16",
@@ -44,7 +37,7 @@ def obstacle(plan, dtype) -> str:
     ):
         if wrong:
             return why
-    return ""
+    return logsumexp.obstacle(plan)
 
 
 def beyond(bound) -> str:

@@ -9,7 +9,6 @@ rows, dictionaries with the same keys; add one by adding a line to `TABLES`.
 
 import sys
 
-from tests.benchmarks import gelu
 from tests.benchmarks import hard_plans
 from tests.benchmarks import huge_pages
 from tests.benchmarks import native
@@ -21,7 +20,6 @@ from tests.benchmarks import whole_models
 
 EVERYWHERE = ("jax", "tensorflow", "torch")
 TABLES = {
-    "gelu": (gelu.rows, ("tensorflow",)),
     "hard_plans": (hard_plans.rows, EVERYWHERE),
     "soft_routing": (soft_routing.rows, EVERYWHERE),
     "soft_routing_memory": (soft_routing.memory_rows, EVERYWHERE),

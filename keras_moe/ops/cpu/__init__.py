@@ -16,12 +16,12 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_moe.ops.logsumexp import LOWEST as LOWEST
+from keras_moe.ops.logsumexp import MASKED as MASKED
 from keras_moe.ops.reference import Dispatcher
 from keras_moe.ops.shared_exp import LIMIT
 
 BACKENDS = ("jax", "torch")
-MASKED = -1e30  # what a masked logit is where it stays a logit
-LOWEST = -1e29  # the least logsumexp: exp(MASKED - LOWEST) is zero
 
 
 def elsewhere(device) -> str:

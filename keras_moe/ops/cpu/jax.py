@@ -159,9 +159,7 @@ def _plain_mix(axis, arrays, beyond):
 
 def _branching_mix(axis, arrays, beyond):
     stable = functools.partial(_by_separate, axis)
-    return either(
-        beyond, stable, functools.partial(_by_shared, axis), *arrays
-    )
+    return either(beyond, stable, functools.partial(_by_shared, axis), *arrays)
 
 
 def _mix_forward(axis, arrays, beyond):

@@ -130,7 +130,9 @@ _together = with_gradient(_outputs, _forward, _backward)
 
 def _logits(queries, keys, mask):
     logits = jnp.einsum("gqd,gkd->gqk", queries, keys)
-    return logits if mask is None else jnp.where(mask[:, None], logits, -jnp.inf)
+    return (
+        logits if mask is None else jnp.where(mask[:, None], logits, -jnp.inf)
+    )
 
 
 def _cut(rows, keys):

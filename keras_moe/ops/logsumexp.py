@@ -1,0 +1,77 @@
+"""Soft plans as two softmaxes of the same kept logits L (T,N), N = E·S.
+
+    c = logsumexp over t of L,   r = logsumexp over n of L
+    slots = exp(L - c)ᵀ · tokens,   tokens = exp(L - r) · slots
+
+The weights are made where they are multiplied, so that compilers for GPUs and
+TPUs keep L alone of all arrays (T,N).
+"""
+
+import dataclasses
+from typing import Any
+
+from keras import ops
+
+from keras_moe.ops.reference import Dispatcher
+
+MASKED = -1e30  # what a masked logit is
+LOWEST = -1e29  # the least logsumexp: exp(MASKED - LOWEST) is zero
+
+
+def obstacle(plan) -> str:
+    """Why the weights are not two softmaxes of the same logits, or ""."""
+    number = isinstance(plan.merge_temperature, (int, float))
+    for wrong, why in (
+        (
+            not (number and plan.merge_temperature == 1)
+            or plan.emit_temperature is not None,
+            "temperatures divide the logits",
+        ),
+        (
+            plan.combine_over != "slots",
+            "combine is over tokens, not over slots",
+        ),
+        (plan.discrete, "a discrete plan keeps the largest weights alone"),
+    ):
+        if wrong:
+            return why
+    return ""
+
+
+def prepare(plan, dtype):
+    """Compute the logits of a plan and their logsumexps."""
+    features, experts, seats = plan.slots.shape
+    flat = ops.reshape(plan.slots, (features, experts * seats))
+    logits = ops.einsum("gtd,dn->gtn", plan.tokens, flat)
+    if plan.noise is not None:
+        length = ops.shape(logits)[1]
+        logits += ops.reshape(plan.noise, (-1, length, experts * seats))
+    if plan.mask is not None:
+        logits = ops.where(plan.mask[:, :, None], logits, MASKED)
+    sums = (ops.logsumexp(logits, axis=axis) for axis in (1, 2))
+    sums = (ops.maximum(s, LOWEST) for s in sums)
+    return LogsumexpDispatcher(logits, *sums, (experts, seats))
+
+
+@dataclasses.dataclass(frozen=True)
+class LogsumexpDispatcher(Dispatcher):
+    """L (G,T,N), its logsumexps c (G,N) and r (G,T), and (E,S)."""
+
+    logits: Any
+    over_tokens: Any
+    over_slots: Any
+    seats: Any
+
+    def dispatch(self, tokens):
+        """(G,T,D) -> (G,E,S,D): every slot reads the tokens it weighs."""
+        weights = ops.exp(self.logits - self.over_tokens[:, None])
+        weights = ops.cast(weights, tokens.dtype)
+        slots = ops.einsum("gtn,gtd->gnd", weights, tokens)
+        return ops.reshape(slots, (-1, *self.seats, tokens.shape[-1]))
+
+    def combine(self, slots):
+        """(G,E,S,D) -> (G,T,D): every token reads the slots it weighs."""
+        experts, seats = self.seats
+        slots = ops.reshape(slots, (-1, experts * seats, slots.shape[-1]))
+        weights = ops.exp(self.logits - self.over_slots[:, :, None])
+        return ops.einsum("gtn,gnd->gtd", ops.cast(weights, slots.dtype), slots)
