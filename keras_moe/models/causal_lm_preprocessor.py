@@ -4,12 +4,15 @@ import keras
 import keras_hub
 
 from keras_moe.models import language_task
+from keras_moe.models import presets
 from keras_moe.models.language_model import MoTBackbone
 from keras_moe.models.tokenizer import MoTTokenizer
 
 
 @keras.saving.register_keras_serializable(package="keras_moe")
-class MoTCausalLMPreprocessor(keras_hub.models.CausalLMPreprocessor):
+class MoTCausalLMPreprocessor(
+    presets.PartPresets, keras_hub.models.CausalLMPreprocessor
+):
     """Turns each text into ids, and into labels: at each place the next id.
 
     A text is tokenized, put between `<|endoftext|>` and `<|endoftext|>`, cut

@@ -5,12 +5,15 @@ import keras_hub
 
 from keras_moe import checks
 from keras_moe.models import language_task
+from keras_moe.models import presets
 from keras_moe.models.language_model import MoTBackbone
 from keras_moe.models.tokenizer import MoTTokenizer
 
 
 @keras.saving.register_keras_serializable(package="keras_moe")
-class MoTMaskedLMPreprocessor(keras_hub.models.MaskedLMPreprocessor):
+class MoTMaskedLMPreprocessor(
+    presets.PartPresets, keras_hub.models.MaskedLMPreprocessor
+):
     """Turns each text into ids, hides some, and keeps what they were.
 
     A text is tokenized, put between `<|endoftext|>` and `<|endoftext|>`, cut

@@ -18,7 +18,7 @@ MERGES_HEADER = "#version: 0.2"
 
 
 @keras.saving.register_keras_serializable(package="keras_moe")
-class MoTTokenizer(keras_hub.tokenizers.BytePairTokenizer):
+class MoTTokenizer(presets.PartPresets, keras_hub.tokenizers.BytePairTokenizer):
     """Splits a text into byte pairs that are merged as GPT-2 merges them.
 
     The text is cut into words by GPT-2's rule, a word into the bytes of its
@@ -146,11 +146,6 @@ class MoTTokenizer(keras_hub.tokenizers.BytePairTokenizer):
             tf.constant(ids, self.compute_dtype), tf.cast(values, "int32")
         )
         return split.with_flat_values(values) if texts.shape.rank else values
-
-    @classmethod
-    def from_preset(cls, preset, *args, **kwargs):
-        """A tokenizer of a preset: a name, a folder or a handle."""
-        return super().from_preset(presets.find(preset), *args, **kwargs)
 
     def get_config(self):
         return {**super().get_config(), "mask_token": self.mask_token}

@@ -15,7 +15,9 @@ POOLINGS = ("gap", "token", "map")
 
 
 @keras.saving.register_keras_serializable(package="keras_moe")
-class MoEViTImageConverter(keras_hub.layers.ImageConverter):
+class MoEViTImageConverter(
+    presets.PartPresets, keras_hub.layers.ImageConverter
+):
     """Resizes images and scales their pixels, KerasHub's `ImageConverter`.
 
     The presets map pixels 0…255 to [-1, 1]: `scale=1/127.5, offset=-1`.
@@ -30,7 +32,7 @@ class MoEViTImageConverter(keras_hub.layers.ImageConverter):
 
 @keras.saving.register_keras_serializable(package="keras_moe")
 class MoEViTImageClassifierPreprocessor(
-    keras_hub.models.ImageClassifierPreprocessor
+    presets.PartPresets, keras_hub.models.ImageClassifierPreprocessor
 ):
     """Makes images ready for `MoEViTImageClassifier`; labels pass through.
 
