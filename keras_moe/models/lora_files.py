@@ -76,7 +76,7 @@ def load(model, backbone, filepath, read) -> None:
     try:
         with h5py.File(filepath) as file:
             about, arrays = _read(file, filepath)
-            rank = int(file["lora/rank"][()])
+            rank = int(file["lora/vars/rank"][()])
             indices = {int(name) for name in file["lora"] if name.isdigit()}
     except (OSError, RuntimeError, KeyError) as error:
         raise ValueError(
