@@ -5,12 +5,9 @@ import re
 
 
 def redact(text: str) -> str:
-    """A text without what addresses in it have for the eyes of the Hub alone.
+    """A text without what addresses in it must stay secret.
 
     That is a user's name and password, and the query, which may be signed.
-
-    >>> redact("from https://me:secret@hub.example/a?token=b")
-    'from https://***@hub.example/a?***'
     """
     text = re.sub(
         r"(\b[a-z][a-z0-9+.-]*://)[^/\s]*@", r"\1***@", text, flags=re.I
