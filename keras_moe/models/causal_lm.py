@@ -4,6 +4,7 @@ import itertools
 
 import keras
 import keras_hub
+import numpy as np
 from keras import ops
 
 from keras_moe import checks
@@ -12,6 +13,7 @@ from keras_moe.models import mot_format
 from keras_moe.models import mot_tokenizer_files
 from keras_moe.models import positions
 from keras_moe.models import presets
+from keras_moe.models import task_inputs
 from keras_moe.models.causal_lm_preprocessor import MoTCausalLMPreprocessor
 from keras_moe.models.language_model import MoTBackbone
 
@@ -167,7 +169,8 @@ class MoTCausalLM(language_task.LanguageTask, keras_hub.models.CausalLM):
                 token too; by default `sequence_length` of the preprocessor.
                 Longer prompts are cut.
             stop_token_ids: ids that end a text: `"auto"`, the tokenizer's end
-                token; a tuple; or `None`, to go on to `max_length`.
+                token; a tuple; or `None`, to go on to `max_length`. An id
+                that the model never writes ends nothing.
             strip_prompt: whether to return the continuation alone.
 
         Returns:
@@ -175,11 +178,25 @@ class MoTCausalLM(language_task.LanguageTask, keras_hub.models.CausalLM):
             in `inputs`, with the mask of what has been written.
 
         Raises:
-            ValueError: for a prompt without any token, ids outside the
-                vocabulary, or more tokens than the backbone has positions;
-                and for a router with which earlier tokens depend on later ones.
+            ValueError: for no prompt, a prompt without any token, ids outside
+                the vocabulary, or more tokens than the backbone has positions;
+                for other arguments that do not fit; and for a router with
+                which earlier tokens depend on later ones.
         """
         checks.optional_integer("max_length", max_length)
+        checks.flag("strip_prompt", strip_prompt)
+        stop_token_ids = language_task.check_stop_tokens(
+            stop_token_ids, self.preprocessor
+        )
+        if isinstance(self.preprocessor, self.preprocessor_cls):
+            if isinstance(inputs, np.ndarray):
+                inputs = inputs.tolist()
+            task_inputs.check_texts("inputs", inputs, one=True)
+            language_task.check_length(
+                "max_length, or sequence_length of the preprocessor,",
+                max_length or self.preprocessor.sequence_length,
+                self.backbone,
+            )
         options = self.backbone.router_options
         if self.backbone.router == "expert_choice" and (
             options["capacity_factor"] < options["num_experts"]

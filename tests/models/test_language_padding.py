@@ -61,8 +61,8 @@ def test_a_prompt_goes_on_as_it_does_alone(positions):
         np.testing.assert_allclose(logits[row, places], alone, atol=1e-5)
         end = places[-1] + 1
         ids = written["token_ids"][row]
-        assert ids[end : end + 3].tolist() == written["token_ids"][
-            0, 4:7
-        ].tolist()
+        assert (
+            ids[end : end + 3].tolist() == written["token_ids"][0, 4:7].tolist()
+        )
         shown = written["padding_mask"][row].astype(int)
         assert shown.tolist() == [*mask[row, :end], *[1] * (10 - end)]
