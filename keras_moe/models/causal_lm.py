@@ -189,9 +189,9 @@ class MoTCausalLM(language_task.LanguageTask, keras_hub.models.CausalLM):
             stop_token_ids, self.preprocessor
         )
         if isinstance(self.preprocessor, self.preprocessor_cls):
+            task_inputs.check_texts("inputs", inputs, one=True)
             if isinstance(inputs, np.ndarray):
                 inputs = inputs.tolist()
-            task_inputs.check_texts("inputs", inputs, one=True)
             language_task.check_length(
                 "max_length, or sequence_length of the preprocessor,",
                 max_length or self.preprocessor.sequence_length,
