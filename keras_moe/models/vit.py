@@ -220,6 +220,11 @@ class MoEViTBackbone(presets.BackbonePresets, keras_hub.models.Backbone):
         self.data_format = data_format
 
     @classmethod
+    def _check_complete(cls, folder, kwargs):
+        super()._check_complete(folder, kwargs)
+        vit_arguments.check_channels(folder, kwargs)
+
+    @classmethod
     def from_architecture(cls, name: str, **overrides):
         """The backbone of a paper's configuration, with new weights.
 

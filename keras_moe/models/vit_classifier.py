@@ -7,7 +7,10 @@ import keras_hub
 
 from keras_moe import activations
 from keras_moe import checks
+from keras_moe.models import class_names as class_names_of
 from keras_moe.models import presets
+from keras_moe.models import task_inputs
+from keras_moe.models import vit_arguments
 from keras_moe.models.attention import AttentionPooling
 from keras_moe.models.vit import MoEViTBackbone
 
@@ -46,7 +49,10 @@ class MoEViTImageClassifierPreprocessor(
 
 @keras.saving.register_keras_serializable(package="keras_moe")
 class MoEViTImageClassifier(
-    presets.TaskPresets, keras_hub.models.ImageClassifier
+    presets.TaskPresets,
+    task_inputs.CheckedTask,
+    class_names_of.NamedClasses,
+    keras_hub.models.ImageClassifier,
 ):
     """Tells the class of an image from the tokens of a `MoEViTBackbone`.
 
@@ -67,10 +73,13 @@ class MoEViTImageClassifier(
         head_bias: what the head's bias starts from, such as
             -log(num_classes).
         head_dtype: dtype or policy of the head; the backbone's by default.
+        class_names: what the classes are called, in the order of the outputs,
+            or `None`; `classify` and `decode_predictions` give these names.
 
     `from_preset` takes a name of `keras_moe.models.list_presets()`, a folder,
-    or a repository of the Hub. `num_classes=` there starts a new head,
-    `image_shape=` reads images of another size.
+    or a repository of the Hub. `num_classes=` there starts a new head, whose
+    classes have no names unless `class_names=` gives them; `image_shape=` reads
+    images of another size, with as many channels.
 
     Raises:
         ValueError: for an argument that does not fit.
@@ -85,9 +94,14 @@ class MoEViTImageClassifier(
     ...     image_shape=(28, 28, 1), patch_size=7, num_layers=2, num_heads=2,
     ...     hidden_dim=32, mlp_dim=64, router="soft",
     ...     router_options={"num_experts": 8, "slots_per_expert": 2})
-    >>> classifier = MoEViTImageClassifier(backbone, num_classes=10)
-    >>> classifier.predict(np.zeros((3, 28, 28, 1)), verbose=0).shape
-    (3, 10)
+    >>> classifier = MoEViTImageClassifier(
+    ...     backbone, num_classes=2, class_names=["cat", "dog"])
+    >>> images = np.zeros((3, 28, 28, 1))
+    >>> classifier.predict(images, verbose=0).shape
+    (3, 2)
+    >>> [sorted(name for name, _ in best)
+    ...  for best in classifier.classify(images[:1], top_k=2)]
+    [['cat', 'dog']]
     """
 
     backbone_cls = MoEViTBackbone
@@ -105,6 +119,7 @@ class MoEViTImageClassifier(
         head_kernel_initializer="glorot_uniform",
         head_bias: float = 0.0,
         head_dtype=None,
+        class_names=None,
         **kwargs,
     ):
         if not isinstance(backbone, MoEViTBackbone):
@@ -112,6 +127,7 @@ class MoEViTImageClassifier(
                 f"backbone must be a MoEViTBackbone; received {backbone!r}."
             )
         num_classes = checks.integer("num_classes", num_classes)
+        class_names = class_names_of.checked(class_names, num_classes)
         checks.choice("pooling", pooling, POOLINGS)
         if pooling == "token" and not backbone.class_token:
             raise ValueError(
@@ -191,6 +207,7 @@ class MoEViTImageClassifier(
 
         # === Config ===
         self.num_classes = num_classes
+        self.class_names = class_names
         self.pooling = pooling
         self.representation_size = representation_size
         self.dropout = dropout
@@ -198,8 +215,32 @@ class MoEViTImageClassifier(
         self.head_bias = head_bias
         self.head_dtype = head_dtype
 
+    def check_inputs(self, x) -> None:
+        """Raise an error unless `x` may be images for the backbone."""
+        ours = isinstance(self.preprocessor, self.preprocessor_cls)
+        if ours or self.preprocessor is None:
+            resizes = ours and self.preprocessor.image_converter is not None
+            task_inputs.check_images("x", x, self.backbone, resizes)
+
+    @classmethod
+    def _check_complete(cls, folder, kwargs):
+        super()._check_complete(folder, kwargs)
+        vit_arguments.check_channels(folder, kwargs)
+
+    @classmethod
+    def from_config(cls, config):
+        # Names of a saved head that is replaced by one of other classes.
+        names = config.get("class_names")
+        if names is not None and len(names) != config["num_classes"]:
+            config = {**config, "class_names": None}
+        return super().from_config(config)
+
     @classmethod
     def from_preset(cls, preset, load_weights=True, **kwargs):
+        if "num_classes" in kwargs:
+            kwargs["class_names"] = class_names_of.checked(
+                kwargs.get("class_names"), kwargs["num_classes"]
+            )
         task = super().from_preset(preset, load_weights, **kwargs)
         if "image_shape" in kwargs and "preprocessor" not in kwargs:
             # The preset's own, which makes images of the preset's size.
@@ -223,6 +264,7 @@ class MoEViTImageClassifier(
                 self.head_kernel_initializer
             ),
             head_bias=self.head_bias,
+            class_names=self.class_names and list(self.class_names),
             head_dtype=(
                 None
                 if self.head_dtype is None
