@@ -104,7 +104,7 @@ UNSUPPORTED = {
     ),
     ("jax", "litert", "fixed"): (
         ["soft"],
-        "only available .*TensorFlow and PyTorch",
+        "requires TensorFlow or PyTorch",
         "not offered by Keras",
     ),
     ("jax", "openvino", "fixed"): (
@@ -128,7 +128,7 @@ NO_BIT_CAST = (
     "Bitcast",
     "OpenVINO has no bit cast, which is in what TensorFlow writes",
 )
-NOT_OFFERED = ("only available", "not offered by Keras")
+NOT_OFFERED = ("requires TensorFlow or PyTorch", "not offered by Keras")
 UNREAD = ("XlaCallModule", "OpenVINO does not read what JAX writes for it")
 # KerasHub's backbones and tasks do not list their weights as PyTorch's
 # parameters, as Keras' own models do.
@@ -169,7 +169,6 @@ LANGUAGE = {
     ("jax", "onnx"): dict.fromkeys(MODES, FIXED),
     ("torch", "onnx"): dict.fromkeys(MODES, FIXED),
     ("torch", "torch"): dict.fromkeys(MODES, FIXED),
-    ("torch", "tf_saved_model"): {"group": NO_XLA},
     ("torch", "litert"): {"group": NO_LOWERING},
     ("torch", "openvino"): {"group": UNLISTED},
 }
