@@ -5,6 +5,7 @@ import functools
 import keras
 from keras import ops
 
+from keras_moe import policies
 from keras_moe.initializers import PerExpert
 from keras_moe.ops import products
 
@@ -87,7 +88,11 @@ class FeedForwardExperts(keras.layers.Layer):
             bias_regularizer=self.bias_regularizer,
             kernel_constraint=self.kernel_constraint,
             bias_constraint=self.bias_constraint,
-            dtype=self.dtype_policy,
+            dtype=policies.below(
+                self.dtype_policy,
+                f"{self.name}/{name}",
+                f"{self.path}/{name}",
+            ),
             name=name,
         )
 
