@@ -48,3 +48,12 @@ def below(policy, *places):
         if parts:
             return DTypePolicyMap(policy.default_policy, parts)
     return policy
+
+
+def within(layer, name):
+    """The policy for the layer `name`, which is being made within `layer`.
+
+    Keras' layers of a policy of their own are saved again as they were loaded;
+    those of a map are not.
+    """
+    return below(layer.dtype_policy, f"{layer.path}/{name}")

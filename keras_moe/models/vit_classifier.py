@@ -8,6 +8,7 @@ from keras.dtype_policies import DTypePolicyMap
 
 from keras_moe import activations
 from keras_moe import checks
+from keras_moe import policies
 from keras_moe.models import presets
 from keras_moe.models.attention import AttentionPooling
 from keras_moe.models.vit import MoEViTBackbone
@@ -164,7 +165,7 @@ class MoEViTImageClassifier(
             self.pre_logits = keras.layers.Dense(
                 representation_size,
                 activation="tanh",
-                dtype=own_dtype,
+                dtype=policies.below(own_dtype, "pre_logits"),
                 name="pre_logits",
             )
         self.output_dropout = keras.layers.Dropout(
@@ -177,7 +178,7 @@ class MoEViTImageClassifier(
             activation=activation,
             kernel_initializer=head_kernel_initializer,
             bias_initializer=keras.initializers.Constant(head_bias),
-            dtype=own_dtype,
+            dtype=policies.below(own_dtype, "predictions"),
             name="predictions",
         )
 
