@@ -107,9 +107,28 @@ class MoELayer(ConfiguredLayer):
         self.build_router(features)
         self.experts.build((None, self.num_experts, None, features))
         self.input_spec = keras.layers.InputSpec(
-            ndim=len(input_shape), axes={-1: features}
+            min_ndim=3, axes={-1: features}
         )
         self.built = True
+
+    def enable_lora(self, rank: int, **options):
+        """Freeze the experts' kernels and train adapters of them instead.
+
+        Each expert has its own, A (inputs,rank) · B (rank,outputs), for each
+        projection; biases and the router stay as they are. A layer that is
+        saved has its adapters merged into its kernels, as in Keras.
+
+        Args:
+            rank: of the adapters, at least 1.
+            **options: `lora_alpha`, `a_initializer` and `b_initializer`, as
+                in `keras.layers.EinsumDense.enable_lora`.
+        """
+        if not self.built:
+            raise ValueError(
+                "a layer must be built before enable_lora is called; received "
+                f"{self.name!r}, which is not."
+            )
+        self.experts.enable_lora(checks.integer("rank", rank), **options)
 
     def build_router(self, features):
         """Create the router's weights."""

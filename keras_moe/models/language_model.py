@@ -5,6 +5,7 @@ import keras_hub
 from keras import ops
 
 from keras_moe import activations
+from keras_moe import policies
 from keras_moe.models import language_arguments
 from keras_moe.models import mot_format
 from keras_moe.models import presets
@@ -107,7 +108,7 @@ class MoTBackbone(
             hidden_dim,
             tie_weights=tie_embeddings,
             embeddings_initializer=keras.initializers.RandomNormal(stddev=0.02),
-            dtype=dtype,
+            dtype=policies.below(dtype, "token_embedding"),
             name="token_embedding",
         )
         self.position_embedding = None

@@ -128,8 +128,8 @@ class MoEViTBackbone(presets.BackbonePresets, keras_hub.models.Backbone):
         checks.choice("positions", positions, POSITIONS)
         if positions == "sincos2d":
             sincos2d(grid, hidden_dim)  # raises if it cannot be
-        checks.flag("class_token", class_token)
-        checks.flag("qk_norm", qk_norm)
+        class_token = checks.flag("class_token", class_token)
+        qk_norm = checks.flag("qk_norm", qk_norm)
         activation = checks.resolve(
             "activation", activations.get, activation, "a Keras activation"
         )

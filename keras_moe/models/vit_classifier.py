@@ -4,9 +4,11 @@ import math
 
 import keras
 import keras_hub
+from keras.dtype_policies import DTypePolicyMap
 
 from keras_moe import activations
 from keras_moe import checks
+from keras_moe import policies
 from keras_moe.models import class_names as class_names_of
 from keras_moe.models import presets
 from keras_moe.models import task_inputs
@@ -143,6 +145,10 @@ class MoEViTImageClassifier(
             head_kernel_initializer,
             "a Keras initialiser",
         )
+        representation_size = checks.optional_integer(
+            "representation_size", representation_size
+        )
+        dropout = checks.rate("dropout", dropout)
         head_bias = checks.real("head_bias", head_bias, minimum=-math.inf)
         own_dtype = checks.resolve(
             "head_dtype",
@@ -175,13 +181,13 @@ class MoEViTImageClassifier(
             self.pooler = FirstToken(dtype=own_dtype, name="pooler")
         if representation_size is not None:
             self.pre_logits = keras.layers.Dense(
-                checks.integer("representation_size", representation_size),
+                representation_size,
                 activation="tanh",
-                dtype=own_dtype,
+                dtype=policies.below(own_dtype, "pre_logits"),
                 name="pre_logits",
             )
         self.output_dropout = keras.layers.Dropout(
-            checks.rate("dropout", dropout),
+            dropout,
             dtype=own_dtype,
             name="output_dropout",
         )
@@ -190,7 +196,7 @@ class MoEViTImageClassifier(
             activation=activation,
             kernel_initializer=head_kernel_initializer,
             bias_initializer=keras.initializers.Constant(head_bias),
-            dtype=own_dtype,
+            dtype=policies.below(own_dtype, "predictions"),
             name="predictions",
         )
 
@@ -265,15 +271,29 @@ class MoEViTImageClassifier(
             ),
             head_bias=self.head_bias,
             class_names=self.class_names and list(self.class_names),
-            head_dtype=(
-                None
-                if self.head_dtype is None
-                else keras.dtype_policies.serialize(
-                    keras.dtype_policies.get(self.head_dtype)
-                )
-            ),
+            head_dtype=self._head_policy(),
         )
         return config
+
+    def _head_policy(self):
+        """The policy of the head as it is, with those of quantised layers."""
+        policy = self.head_dtype
+        if policy is not None:
+            policy = keras.dtype_policies.get(policy)
+        backbone = {id(layer) for layer in self.backbone._flatten_layers()}
+        quantised = {
+            layer.path: layer.dtype_policy
+            for layer in self._flatten_layers(include_self=False)
+            if id(layer) not in backbone and layer.quantization_mode is not None
+        }
+        if quantised and not isinstance(policy, DTypePolicyMap):
+            default = self.output_dropout.dtype_policy
+            if isinstance(default, DTypePolicyMap):
+                default = default.default_policy
+            policy = DTypePolicyMap(default, quantised)
+        return (
+            None if policy is None else keras.dtype_policies.serialize(policy)
+        )
 
 
 @keras.saving.register_keras_serializable(package="keras_moe")

@@ -14,7 +14,6 @@ The times are in tests/benchmarks/results/soft_moe_layers-*.csv.
 """
 
 import keras
-from keras import ops
 
 from keras_moe.ops import gelu
 from keras_moe.ops import one_pass
@@ -39,10 +38,12 @@ def project(rows, weights, activation):
         return activation(torch.baddbmm(bias, rows, kernel))
     outputs = of_experts(rows, kernel)
     if activation is keras.activations.linear:
-        return outputs if bias is None else ops.add(outputs, bias)
+        return outputs if bias is None else outputs + bias
     with one_pass.wanted(outputs.dtype):
         if bias is not None:
-            outputs = ops.add(outputs, bias)
+            # Not `ops.add`, which on TensorFlow takes (E,1,1) for the bias of
+            # the second axis where that is as long.
+            outputs = outputs + bias
         return gelu.quickest(activation)(outputs)
 
 
