@@ -3,6 +3,8 @@
 import math
 import numbers
 
+import numpy as np
+
 
 def received(value) -> str:
     return f"received {value!r} ({type(value).__name__})"
@@ -54,10 +56,15 @@ def rate(name: str, value) -> float:
 
 
 def flag(name: str, value) -> bool:
-    """Return `value` if it is a Boolean."""
-    if not isinstance(value, bool):
+    """Return `value` if it is a Boolean, Python's or NumPy's."""
+    if not isinstance(value, (bool, np.bool_)):
         raise ValueError(f"{name} must be True or False; {received(value)}.")
-    return value
+    return bool(value)
+
+
+def plain(value):
+    """Return a scalar of NumPy as Python's, which JSON knows."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def name(name: str, value) -> str:

@@ -23,7 +23,7 @@ PIPELINES = {"vision": "image-classification", "text": "text-generation"}
 EXAMPLES = {
     "vision": (
         "# images (batch, {0}, {1}, {2}), pixels from 0 to 255\n"
-        "logits = model.predict(images)"
+        "print(model.classify(images, top_k=3))  # names and probabilities"
     ),
     "text": 'print(model.generate("To be, or ", max_length=64))',
 }
@@ -135,6 +135,7 @@ def render(recipe, record, repo=None, mixing=None, twin=None) -> str:
         licence=LICENCE,
         data_licence=datasets.LICENCES[recipe.data],
         paper=PAPERS.get(router),
+        class_names=datasets.CLASSES.get(recipe.data),
     )
     return card.content
 

@@ -33,6 +33,7 @@ def build(recipe):
         backbone,
         len(datasets.CLASSES[recipe.data]),
         preprocessor=MoEViTImageClassifierPreprocessor(converter),
+        class_names=datasets.CLASSES[recipe.data],
         **recipe.classifier,
     )
 

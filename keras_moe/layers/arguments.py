@@ -7,6 +7,7 @@ import keras
 from keras_moe import activations
 from keras_moe import checks
 from keras_moe import ops as moe_ops
+from keras_moe import policies
 from keras_moe.layers.experts import ClonedExperts
 from keras_moe.layers.experts import FeedForwardExperts
 
@@ -66,7 +67,9 @@ class ConfiguredLayer(keras.layers.Layer):
         )
         self.supports_masking = True
         self.num_experts = checks.integer("num_experts", num_experts)
-        self.intermediate_dim = intermediate_dim
+        self.intermediate_dim = checks.optional_integer(
+            "intermediate_dim", intermediate_dim
+        )
         self.activation = checks.resolve(
             "activation", activations.get, activation, "a Keras activation"
         )
@@ -109,9 +112,8 @@ class ConfiguredLayer(keras.layers.Layer):
         config = {name: getattr(self, name) for name in EXPERT_DEFAULTS}
         place = {"dtype": self.dtype_policy, "name": "experts"}
         if self.expert is None:
-            width = checks.integer("intermediate_dim", self.intermediate_dim)
             return FeedForwardExperts(
-                self.num_experts, width, **config, **place
+                self.num_experts, self.intermediate_dim, **config, **place
             )
         if not isinstance(self.expert, keras.layers.Layer):
             raise ValueError(
@@ -133,23 +135,16 @@ class ConfiguredLayer(keras.layers.Layer):
 
     def _saved_policy(self):
         """The dtype policy, and those of the projections if quantised."""
-        policy = self.dtype_policy
-        quantised = {
-            layer.path: layer.dtype_policy
-            for layer in self._flatten_layers(include_self=False)
-            if layer.quantization_mode is not None
-        }
-        if not quantised:
-            return policy
-        if self.expert is not None:
+        policy = policies.of(self)
+        if self.expert is not None and isinstance(
+            policy, keras.dtype_policies.DTypePolicyMap
+        ):
             raise ValueError(
                 "a layer made with expert= cannot be saved once it is "
                 f"quantised, and {self.path!r} is; save it before, and "
                 "quantise what you load."
             )
-        if isinstance(policy, keras.dtype_policies.DTypePolicyMap):
-            return policy
-        return keras.dtype_policies.DTypePolicyMap(policy, quantised)
+        return policy
 
     def get_config(self):
         config = super().get_config()

@@ -115,6 +115,25 @@ class MoELayer(ConfiguredLayer):
         )
         self.built = True
 
+    def enable_lora(self, rank: int, **options):
+        """Freeze the experts' kernels and train adapters of them instead.
+
+        Each expert has its own, A (inputs,rank) · B (rank,outputs), for each
+        projection; biases and the router stay as they are. A layer that is
+        saved has its adapters merged into its kernels, as in Keras.
+
+        Args:
+            rank: of the adapters, at least 1.
+            **options: `lora_alpha`, `a_initializer` and `b_initializer`, as
+                in `keras.layers.EinsumDense.enable_lora`.
+        """
+        if not self.built:
+            raise ValueError(
+                "a layer must be built before enable_lora is called; received "
+                f"{self.name!r}, which is not."
+            )
+        self.experts.enable_lora(checks.integer("rank", rank), **options)
+
     def build_router(self, features):
         """Create the router's weights."""
         raise NotImplementedError

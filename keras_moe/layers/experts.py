@@ -3,9 +3,13 @@
 import functools
 
 import keras
+import numpy as np
 from keras import ops
 
+from keras_moe import checks
+from keras_moe import policies
 from keras_moe.initializers import PerExpert
+from keras_moe.layers import one_expert
 from keras_moe.ops import reference
 from keras_moe.ops.experts import experts_mlp
 
@@ -83,11 +87,19 @@ class FeedForwardExperts(keras.layers.Layer):
             bias_axes="ef" if self.use_bias else None,
             kernel_initializer=kernel,
             bias_initializer=self.bias_initializer,
-            kernel_regularizer=self.kernel_regularizer,
-            bias_regularizer=self.bias_regularizer,
-            kernel_constraint=self.kernel_constraint,
-            bias_constraint=self.bias_constraint,
-            dtype=self.dtype_policy,
+            kernel_regularizer=one_expert.regularizer(self.kernel_regularizer),
+            bias_regularizer=one_expert.regularizer(
+                self.bias_regularizer, bias=True
+            ),
+            kernel_constraint=one_expert.constraint(self.kernel_constraint),
+            bias_constraint=one_expert.constraint(
+                self.bias_constraint, bias=True
+            ),
+            dtype=policies.below(
+                self.dtype_policy,
+                f"{self.name}/{name}",
+                f"{self.path}/{name}",
+            ),
             name=name,
         )
 
@@ -105,7 +117,7 @@ class FeedForwardExperts(keras.layers.Layer):
         return restore(rows)
 
     def _mlp(self, rows, drop):
-        """The MLP by Keras' own layers, of slots with four axes."""
+        """The MLP by Keras' own layers, of four axes."""
         hidden = self.up(rows)
         if self.gated:
             hidden = self.gate(rows) * hidden
@@ -115,6 +127,10 @@ class FeedForwardExperts(keras.layers.Layer):
         gate = (self.gate,) if self.gated else ()
         return self.up, self.down, *gate
 
+    def enable_lora(self, rank, **options):
+        for projection in self._projections():
+            projection.enable_lora(rank, **options)
+
     def _quantised(self):
         return any(p.quantization_mode for p in self._projections())
 
@@ -123,13 +139,38 @@ class FeedForwardExperts(keras.layers.Layer):
 
 
 class ExpertDense(keras.layers.EinsumDense):
-    """Keras' layer, whose arrays `experts_mlp` takes."""
+    """Keras' layer for slots (G,E,S,D), whose arrays `experts_mlp` takes.
+
+    Where it is called itself, rows are (1,E,N,D): of three axes, Keras'
+    `ops.add` takes a bias (E,1,1) for one of the second axis, N.
+    """
 
     def weights_of_experts(self):
         """The kernel and the bias, or `None` without one, as autocast."""
         kernel = ops.convert_to_tensor(self.kernel)
         bias = None if self.bias is None else ops.convert_to_tensor(self.bias)
         return kernel, bias
+
+    def add_weight(self, shape=None, initializer=None, **options):
+        name = options.get("name")
+        if name == "lora_kernel_b":  # Keras would have one for all experts
+            shape = (self.num_experts, *shape)
+        if name in ("lora_kernel_a", "lora_kernel_b"):
+            initializer = PerExpert(initializer)
+        return super().add_weight(shape, initializer, **options)
+
+    def enable_lora(self, rank, **options):
+        if self.quantization_mode not in (None, "int8"):
+            raise ValueError(
+                "adapters (LoRA) are offered for experts that are not "
+                "quantised or are of int8; received experts of "
+                f"{self.quantization_mode}."
+            )
+        super().enable_lora(checks.integer("rank", rank), **options)
+
+    @property
+    def num_experts(self):
+        return self.partial_output_shape[0]
 
     def quantize(self, mode=None, type_check=True, config=None):
         # Keras quantises no subclass that does not ask for it.
@@ -171,14 +212,15 @@ class ClonedExperts(keras.layers.Layer):
         config = template.get_config()
         self.clones = []
         for e in range(num_experts):
-            named = {**config, "name": f"{template.name}_{e}"}
-            self.clones.append(template.__class__.from_config(named))
+            own = _seeded(config, e)
+            own["name"] = f"{template.name}_{e}"
+            self.clones.append(template.__class__.from_config(own))
 
     def build(self, slots_shape):
         one = (slots_shape[0], slots_shape[2], slots_shape[3])
-        for clone in self.clones:
-            clone.build(one)
-        output = tuple(self.clones[0].compute_output_shape(one))
+        for clone in self.clones:  # also one without `build`, by its call
+            made = clone(keras.KerasTensor(one, dtype=self.compute_dtype))
+        output = tuple(made.shape)
         if output[-1] != one[-1] or len(output) != 3:
             raise ValueError(
                 "expert must return the shape that it is given; received "
@@ -198,3 +240,40 @@ class ClonedExperts(keras.layers.Layer):
 
     def compute_output_shape(self, slots_shape):
         return slots_shape
+
+    def enable_lora(self, rank, **options):
+        layers = [
+            layer
+            for clone in self.clones
+            for layer in clone._flatten_layers()
+            if hasattr(layer, "enable_lora")
+        ]
+        if not layers:
+            raise ValueError(
+                "expert must hold layers that take adapters, such as Dense; "
+                f"received {self.clones[0]!r}."
+            )
+        for layer in layers:
+            layer.enable_lora(rank, **options)
+
+
+def _seeded(config, expert):
+    """A copy of a config in which each seed is another, for each expert."""
+    if isinstance(config, dict):
+        return {
+            name: _seed(value, expert)
+            if name == "seed" and isinstance(value, int)
+            else _seeded(value, expert)
+            for name, value in config.items()
+        }
+    if isinstance(config, (list, tuple)):
+        return type(config)(_seeded(value, expert) for value in config)
+    return config
+
+
+def _seed(seed, expert):
+    """`seed` of the first expert; of others, far from other layers' seeds."""
+    if expert == 0:
+        return seed
+    drawn = np.random.SeedSequence([abs(seed), expert]).generate_state(1)[0]
+    return int(drawn) % 2**31

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_moe import activations
+from keras_moe import policies
 
 PACKAGE = "keras_moe"
 
@@ -35,7 +36,7 @@ def add_projections(layer, features, head_dim, use_bias=True):
             output_shape,
             bias_axes=bias_axes if use_bias else None,
             kernel_initializer=keras.initializers.RandomUniform(-limit, limit),
-            dtype=layer.dtype_policy,
+            dtype=policies.within(layer, name),
             name=name,
         )
         projection.build(input_shape)
@@ -155,14 +156,16 @@ class FeedForward(keras.layers.Layer):
     def build(self, input_shape):
         features = input_shape[-1]
         self.up = keras.layers.Dense(
-            self.intermediate_dim, dtype=self.dtype_policy, name="up"
+            self.intermediate_dim,
+            dtype=policies.within(self, "up"),
+            name="up",
         )
         self.up.build(input_shape)
         self.hidden_dropout = keras.layers.Dropout(
             self.dropout, dtype=self.dtype_policy, name="hidden_dropout"
         )
         self.down = keras.layers.Dense(
-            features, dtype=self.dtype_policy, name="down"
+            features, dtype=policies.within(self, "down"), name="down"
         )
         self.down.build((*input_shape[:-1], self.intermediate_dim))
         self.built = True

@@ -8,6 +8,8 @@ of what was published.
 import json
 import pathlib
 
+import keras
+
 FOLDER = pathlib.Path(__file__).parent.parent / "presets"
 PATH = FOLDER / "catalogue.json"
 
@@ -65,6 +67,28 @@ def presets_of(model) -> dict[str, dict]:
         for name, entry in list_presets().items()
         if names & {entry["model"], entry["backbone"]}
     }
+
+
+def presets_with(part) -> dict[str, dict]:
+    """The entries of `list_presets` whose model reads inputs by a class.
+
+    Args:
+        part: class of a preprocessor, a tokenizer or an image converter.
+    """
+    found = {}
+    for name, entry in list_presets().items():
+        model = keras.saving.get_registered_object(
+            f"keras_moe>{entry['model']}"
+        )
+        reader = getattr(model, "preprocessor_cls", None)
+        parts = (
+            reader,
+            getattr(reader, "tokenizer_cls", None),
+            getattr(reader, "image_converter_cls", None),
+        )
+        if set(parts) & set(part.__mro__):
+            found[name] = entry
+    return found
 
 
 def places_of(name) -> dict[str, str]:

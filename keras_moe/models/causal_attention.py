@@ -15,15 +15,15 @@ def rotate(heads, positions, base=10_000.0):
 
     Args:
         heads: (B,T,N,H).
-        positions: (T,), the place of each token.
+        positions: (T,) or (B,T), the place of each token.
         base: of the wave lengths.
     """
     half = heads.shape[-1] // 2
     dtype = at_least_float32(heads)
     steps = ops.arange(0, half, dtype=dtype) / half
     omega = ops.power(ops.cast(base, dtype), -steps)  # (H/2,)
-    angles = ops.cast(positions, dtype)[:, None] * omega  # (T,H/2)
-    angles = ops.concatenate([angles, angles], axis=-1)[None, :, None, :]
+    angles = ops.cast(positions, dtype)[..., None] * omega  # (…,T,H/2)
+    angles = ops.concatenate([angles, angles], axis=-1)[..., None, :]
     wide = ops.cast(heads, dtype)
     turned = ops.concatenate([-wide[..., half:], wide[..., :half]], axis=-1)
     wide = wide * ops.cos(angles) + turned * ops.sin(angles)
@@ -74,7 +74,13 @@ class CausalAttention(keras.layers.Layer):
         self.built = True
 
     def call(
-        self, tokens, padding_mask=None, cache=None, index=None, training=None
+        self,
+        tokens,
+        padding_mask=None,
+        cache=None,
+        index=None,
+        places=None,
+        training=None,
     ):
         """Outputs (B,Q,D), and the cache if one is given.
 
@@ -82,13 +88,16 @@ class CausalAttention(keras.layers.Layer):
             tokens: (B,Q,D).
             padding_mask: `None` or (B,T), which keys are no padding.
             cache: `None` or (B,2,T,N,H), keys and values of earlier calls.
-            index: with a cache, the place of the first of `tokens`.
+            index: with a cache, the row of it that the first of `tokens` has.
+            places: (B,Q) or (Q,), the positions of `tokens`, without padding;
+                by default their rows.
             training: whether dropout is applied.
         """
         start = 0 if index is None else index
-        places = start + ops.arange(0, ops.shape(tokens)[1], dtype="int32")
+        rows = start + ops.arange(0, ops.shape(tokens)[1], dtype="int32")
         queries, keys = self.query(tokens), self.key(tokens)
         if self.rotary:
+            places = rows if places is None else places
             queries, keys = rotate(queries, places), rotate(keys, places)
         values = self.value(tokens)
         if cache is not None:
@@ -97,18 +106,18 @@ class CausalAttention(keras.layers.Layer):
             values = ops.slice_update(cache[:, 1], at, values)
             cache = ops.stack([keys, values], axis=1)
         outputs = self.out(
-            self._mix(queries, keys, values, places, padding_mask, training)
+            self._mix(queries, keys, values, rows, padding_mask, training)
         )
         return outputs if cache is None else (outputs, cache)
 
-    def _mix(self, queries, keys, values, places, padding_mask, training):
+    def _mix(self, queries, keys, values, rows, padding_mask, training):
         scale = self.scale * queries.shape[-1] ** -0.5
         logits = ops.einsum("bqnh,btnh->bnqt", queries * scale, keys)
         logits = ops.cast(logits, at_least_float32(logits))
         seen = None
         if self.causal:
             keys_at = ops.arange(0, ops.shape(keys)[1], dtype="int32")
-            seen = (keys_at[None, :] <= places[:, None])[None, None]
+            seen = (keys_at[None, :] <= rows[:, None])[None, None]
         if padding_mask is not None:
             whole = ops.cast(padding_mask, "bool")[:, None, None, :]
             seen = whole if seen is None else ops.logical_and(seen, whole)

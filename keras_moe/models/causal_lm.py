@@ -4,13 +4,16 @@ import itertools
 
 import keras
 import keras_hub
+import numpy as np
 from keras import ops
 
 from keras_moe import checks
 from keras_moe.models import language_task
 from keras_moe.models import mot_format
 from keras_moe.models import mot_tokenizer_files
+from keras_moe.models import positions
 from keras_moe.models import presets
+from keras_moe.models import task_inputs
 from keras_moe.models.causal_lm_preprocessor import MoTCausalLMPreprocessor
 from keras_moe.models.language_model import MoTBackbone
 
@@ -160,13 +163,14 @@ class MoTCausalLM(language_task.LanguageTask, keras_hub.models.CausalLM):
             inputs: a text or a list of texts; without a preprocessor a
                 dictionary of `token_ids` and `padding_mask` (batch, tokens),
                 whose length is that of the result. Prompts may be padded on
-                either side. Padding before a prompt is not attended to, but
-                counts as places, as it does for the backbone.
+                either side: padding is not attended to and takes no position,
+                so a prompt goes on as it does alone.
             max_length: tokens of prompt and continuation together, the start
                 token too; by default `sequence_length` of the preprocessor.
                 Longer prompts are cut.
             stop_token_ids: ids that end a text: `"auto"`, the tokenizer's end
-                token; a tuple; or `None`, to go on to `max_length`.
+                token; a tuple; or `None`, to go on to `max_length`. An id
+                that the model never writes ends nothing.
             strip_prompt: whether to return the continuation alone.
 
         Returns:
@@ -174,11 +178,25 @@ class MoTCausalLM(language_task.LanguageTask, keras_hub.models.CausalLM):
             in `inputs`, with the mask of what has been written.
 
         Raises:
-            ValueError: for a prompt without any token, ids outside the
-                vocabulary, or more tokens than the backbone has positions;
-                and for a router with which earlier tokens depend on later ones.
+            ValueError: for no prompt, a prompt without any token, ids outside
+                the vocabulary, or more tokens than the backbone has positions;
+                for other arguments that do not fit; and for a router with
+                which earlier tokens depend on later ones.
         """
         checks.optional_integer("max_length", max_length)
+        checks.flag("strip_prompt", strip_prompt)
+        stop_token_ids = language_task.check_stop_tokens(
+            stop_token_ids, self.preprocessor
+        )
+        if isinstance(self.preprocessor, self.preprocessor_cls):
+            task_inputs.check_texts("inputs", inputs, one=True)
+            if isinstance(inputs, np.ndarray):
+                inputs = inputs.tolist()
+            language_task.check_length(
+                "max_length, or sequence_length of the preprocessor,",
+                max_length or self.preprocessor.sequence_length,
+                self.backbone,
+            )
         options = self.backbone.router_options
         if self.backbone.router == "expert_choice" and (
             options["capacity_factor"] < options["num_experts"]
@@ -234,26 +252,27 @@ class MoTCausalLM(language_task.LanguageTask, keras_hub.models.CausalLM):
         token_ids = inputs["token_ids"]
         padding_mask = ops.cast(inputs["padding_mask"], "int32")
         batch, length = ops.shape(token_ids)[0], ops.shape(token_ids)[1]
-        # Where a prompt has begun, and where it has not ended yet: padding
-        # before it is not attended to, and is not written over.
-        begun = ops.cumsum(padding_mask, axis=-1) > 0
-        ahead = (
-            ops.flip(ops.cumsum(ops.flip(padding_mask, -1), axis=-1), -1) > 0
-        )
+        # Padding before a prompt, or inside it, is not attended to, and is
+        # not written over: it lies ahead of the prompt's end.
+        seen = positions.attended(padding_mask)
+        counts = ops.cumsum(padding_mask, axis=-1)
+        ahead = (counts - padding_mask) < counts[:, -1:]
         prompts = token_ids
         if stop_token_ids is not None:
             # The sampler would take padding with a stop token for an end.
             free = (i for i in itertools.count() if i not in stop_token_ids)
             token_ids = ops.where(ahead, token_ids, next(free))
         cache = self.backbone.empty_cache(batch, length)
-        _, hidden, cache = self.call_with_cache(token_ids, cache, 0, begun)
+        _, hidden, cache = self.call_with_cache(token_ids, cache, 0, seen)
 
         def step(prompt, cache, index):
             rows = ops.shape(prompt)[0]  # those of a prompt's beams together
             last = ops.slice(prompt, [0, index - 1], [rows, 1])
-            seen = ops.repeat(begun, rows // batch, axis=0)
             logits, hidden, cache = self.call_with_cache(
-                last, cache, index - 1, seen
+                last,
+                cache,
+                index - 1,
+                ops.repeat(seen, rows // batch, axis=0),
             )
             return logits[:, 0], hidden[:, 0], cache
 
@@ -267,10 +286,10 @@ class MoTCausalLM(language_task.LanguageTask, keras_hub.models.CausalLM):
             hidden_states=hidden,
             model=self,
         )
-        whole = begun
+        whole = seen
         if stop_token_ids is not None:
             stopped = _up_to_the_first(token_ids, stop_token_ids, ahead)
-            whole = ops.logical_and(begun, stopped)
+            whole = ops.logical_and(seen, stopped)
             token_ids = ops.where(whole, token_ids, prompts)
         return {"token_ids": token_ids, "padding_mask": whole}
 

@@ -3,13 +3,19 @@
 import keras
 import keras_hub
 
+from keras_moe import checks
 from keras_moe.models import language_task
+from keras_moe.models import presets
+from keras_moe.models import task_inputs
 from keras_moe.models.language_model import MoTBackbone
 from keras_moe.models.tokenizer import MoTTokenizer
+from keras_moe.models.tokenizer import beginning
 
 
 @keras.saving.register_keras_serializable(package="keras_moe")
-class MoTCausalLMPreprocessor(keras_hub.models.CausalLMPreprocessor):
+class MoTCausalLMPreprocessor(
+    presets.PartPresets, keras_hub.models.CausalLMPreprocessor
+):
     """Turns each text into ids, and into labels: at each place the next id.
 
     A text is tokenized, put between `<|endoftext|>` and `<|endoftext|>`, cut
@@ -78,6 +84,15 @@ class MoTCausalLMPreprocessor(keras_hub.models.CausalLMPreprocessor):
             **kwargs,
         )
 
+    def call(self, x, y=None, sample_weight=None, sequence_length=None):
+        """`(x, y, sample_weight)` of texts; labels given are replaced."""
+        task_inputs.check_texts("x", x, one=True)
+        checks.optional_integer("sequence_length", sequence_length)
+        x = beginning(
+            self.tokenizer, x, sequence_length or self.sequence_length
+        )
+        return super().call(x, y, sample_weight, sequence_length)
+
     def generate_preprocess(self, x, sequence_length: int | None = None):
         """`token_ids` and `padding_mask` of prompts, without an end.
 
@@ -85,8 +100,13 @@ class MoTCausalLMPreprocessor(keras_hub.models.CausalLMPreprocessor):
             x: a string or a list of strings.
             sequence_length: instead of the preprocessor's.
         """
+        task_inputs.check_texts("x", x, one=True)
+        checks.optional_integer("sequence_length", sequence_length)
         if not self.built:
             self.build(None)
+        x = beginning(
+            self.tokenizer, x, sequence_length or self.sequence_length
+        )
         # KerasHub would add the start token even if it is not wanted.
         token_ids, padding_mask = self.packer(
             self.tokenizer(x),
@@ -95,6 +115,16 @@ class MoTCausalLMPreprocessor(keras_hub.models.CausalLMPreprocessor):
             add_end_value=False,
         )
         return {"token_ids": token_ids, "padding_mask": padding_mask}
+
+    def generate_postprocess(self, x):
+        """Texts of `token_ids` and `padding_mask`, without special tokens."""
+        names = {"token_ids", "padding_mask"}
+        if not isinstance(x, dict) or not names <= set(x):
+            raise ValueError(
+                "x must be a dictionary of token_ids and padding_mask; "
+                f"{task_inputs.received(x)}."
+            )
+        return super().generate_postprocess(x)
 
     @classmethod
     def _add_missing_kwargs(cls, loader, kwargs):

@@ -138,7 +138,13 @@ class DecoderBlock(keras.layers.Layer):
         self.built = True
 
     def call(
-        self, tokens, padding_mask=None, cache=None, index=None, training=None
+        self,
+        tokens,
+        padding_mask=None,
+        cache=None,
+        index=None,
+        places=None,
+        training=None,
     ):
         pre = self.norm_placement == "pre"
         branch = self.attention_norm(tokens) if pre else tokens
@@ -147,6 +153,7 @@ class DecoderBlock(keras.layers.Layer):
             padding_mask=padding_mask,
             cache=cache,
             index=index,
+            places=places,
             training=training,
         )
         if cache is not None:

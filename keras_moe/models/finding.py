@@ -7,6 +7,7 @@ import re
 
 from keras_moe.models import catalogue
 from keras_moe.models import hub
+from keras_moe.models.hub_answers import redact
 from keras_moe.models.manifest import MANIFEST
 from keras_moe.models.manifest import DamagedFile
 from keras_moe.models.manifest import check_manifest
@@ -48,7 +49,7 @@ def resolve(preset: str) -> str:
     raise ValueError(
         f"preset must be one of {names}, a folder that exists or a handle "
         "such as 'hf://organisation/name'; received "
-        f"{preset!r}{_hint(preset, places)}"
+        f"{redact(preset)!r}{_hint(preset, places)}"
     )
 
 

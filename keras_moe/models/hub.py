@@ -1,8 +1,9 @@
 """Downloads from the Hugging Face Hub: whole, inside their folder, or refused.
 
 `huggingface_hub` fetches and caches. What it leaves open is looked at here:
-that nothing in a download points out of it, and that each file has the
-checksum that the Hub gave for it, which the cache names files by.
+that nothing in a download points out of it, that each file has the checksum
+that the Hub gave for it, which the cache names files by, and that no name the
+Hub gives leads out of the cache. No error tells the credentials of an address.
 """
 
 import errno
@@ -11,6 +12,9 @@ import io
 import pathlib
 import re
 
+from keras_moe.models.hub_answers import answers_checked
+from keras_moe.models.hub_answers import redact
+from keras_moe.models.hub_answers import told
 from keras_moe.models.manifest import MANIFEST
 from keras_moe.models.manifest import DamagedFile
 
@@ -57,18 +61,26 @@ def fetch(handle: str) -> str:
             "a handle must be 'hf://organisation/name', with '@revision' "
             f"behind it if wanted; received {handle!r}."
         )
+    if ".." in revision.split("/"):
+        raise ValueError(
+            f"'@revision' must be a branch, a tag or a commit; received "
+            f"{handle!r}."
+        )
     try:
-        folder = snapshot_download(name, revision=revision or None)
+        with answers_checked():
+            folder = snapshot_download(name, revision=revision or None)
     except ValueError as error:  # a name that it takes for none, or unsafe
-        raise ValueError(f"{handle!r} cannot be fetched: {error}") from error
+        raise ValueError(
+            f"{handle!r} cannot be fetched: {redact(str(error))}"
+        ) from told(error)
     except Exception as error:
         # Its HTTP client has errors of its own, beside OSError.
         lacking = _lacking(name, revision or None)
         files = f" (it lacks {', '.join(lacking)})" if lacking else ""
         raise OSError(
             f"{handle} could not be fetched{files}: "
-            f"{_reason(error, name, revision)}"
-        ) from error
+            f"{redact(_reason(error, name, revision))}"
+        ) from told(error)
     _check(pathlib.Path(folder), handle)
     return folder
 

@@ -5,12 +5,14 @@ import keras_hub
 from keras import ops
 
 from keras_moe import activations
+from keras_moe import policies
 from keras_moe.models import language_arguments
 from keras_moe.models import mot_format
 from keras_moe.models import presets
 from keras_moe.models.decoder_block import NORMS
 from keras_moe.models.decoder_block import DecoderBlock
 from keras_moe.models.inference_mixing import MixingBackbone
+from keras_moe.models.positions import places_of
 
 
 @keras.saving.register_keras_serializable(package="keras_moe")
@@ -52,6 +54,11 @@ class MoTBackbone(
     Inputs: a dictionary of `token_ids` (batch, tokens), integer, and
     `padding_mask` (batch, tokens), 1 for tokens and 0 for padding, which no
     token attends to. Output: (batch, tokens, D), in the compute dtype.
+
+    A token's position is the number of tokens before it: padding on the left
+    takes no position, and a text reads the same on either side. The code that
+    the `mot` format comes from counts places instead; the two agree where
+    padding is on the right.
 
     **An example's output depends on its batch-mates** where Mixture of Tokens
     mixes over the batch: with `inference_mixing="group"`, its default.
@@ -101,7 +108,7 @@ class MoTBackbone(
             hidden_dim,
             tie_weights=tie_embeddings,
             embeddings_initializer=keras.initializers.RandomNormal(stddev=0.02),
-            dtype=dtype,
+            dtype=policies.below(dtype, "token_embedding"),
             name="token_embedding",
         )
         self.position_embedding = None
@@ -150,9 +157,10 @@ class MoTBackbone(
         # === The path from ids to features ===
         token_ids = keras.Input((None,), dtype="int32", name="token_ids")
         padding_mask = keras.Input((None,), dtype="int32", name="padding_mask")
-        tokens = self.embedding_dropout(self.embed(token_ids))
+        places = places_of(padding_mask)
+        tokens = self.embedding_dropout(self.embed(token_ids, places))
         for block in self.blocks:
-            tokens = block(tokens, padding_mask=padding_mask)
+            tokens = block(tokens, padding_mask=padding_mask, places=places)
         if self.norm_layer is not None:
             tokens = self.norm_layer(tokens)
         super().__init__(
@@ -223,11 +231,16 @@ class MoTBackbone(
             found.fill(backbone)
         return backbone
 
-    def embed(self, token_ids, start=0):
-        """Features of ids whose first stands at place `start`."""
+    def embed(self, token_ids, places):
+        """Features of ids (batch, tokens) at these places of their texts.
+
+        Args:
+            token_ids: (batch, tokens) integers.
+            places: (batch, tokens) or (tokens,) integers.
+        """
         tokens = self.token_embedding(token_ids)
         if self.position_embedding is not None:
-            tokens = tokens + self.position_embedding(tokens, start_index=start)
+            tokens = tokens + self.position_embedding(tokens, positions=places)
         return tokens
 
     def empty_cache(self, batch, length):
@@ -245,9 +258,17 @@ class MoTBackbone(
             cache: as `empty_cache` makes it.
             index: the place of the first id.
             padding_mask: `None`, or (batch, length) of the whole cache, which
-                places may be attended to.
+                places may be attended to. The position of a token is the
+                number of tokens before it.
         """
-        tokens = self.embed(token_ids, index)
+        batch, count = ops.shape(token_ids)
+        if padding_mask is None:
+            places = index + ops.arange(0, count, dtype="int32")
+        else:
+            places = ops.slice(
+                places_of(padding_mask), [0, index], [batch, count]
+            )
+        tokens = self.embed(token_ids, places)
         caches = []
         for number, block in enumerate(self.blocks):
             tokens, kept = block(
@@ -255,6 +276,7 @@ class MoTBackbone(
                 padding_mask=padding_mask,
                 cache=cache[:, number],
                 index=index,
+                places=places,
             )
             caches.append(kept)
         if self.norm_layer is not None:

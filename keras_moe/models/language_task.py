@@ -1,16 +1,26 @@
 """What language tasks share: a preprocessor that fits, and checked ids."""
 
+import numbers
+
 import keras_hub
 import numpy as np
 from keras import ops
 
 from keras_moe import checks
 from keras_moe.models import presets
+from keras_moe.models import task_inputs
 from keras_moe.models.inference_mixing import MixingTask
 
 
-class LanguageTask(MixingTask, presets.TaskPresets):
+class LanguageTask(MixingTask, presets.TaskPresets, task_inputs.CheckedTask):
     """`TaskPresets` and `inference_mixing` for a task on `MoTBackbone`."""
+
+    def check_inputs(self, x) -> None:
+        """Raise an error unless `x` may be texts, or ids without them."""
+        if self.preprocessor is None:
+            task_inputs.check_ids("x", x)
+        elif isinstance(self.preprocessor, self.preprocessor_cls):
+            task_inputs.check_texts("x", x)
 
     @classmethod
     def from_preset(cls, preset, load_weights: bool = True, **kwargs):
@@ -79,6 +89,55 @@ def check_preprocessing(
             )
 
 
+def check_length(name, length, backbone) -> None:
+    """Raise an error for more tokens than a backbone has positions.
+
+    Args:
+        name: of the argument.
+        length: tokens of a sequence.
+        backbone: a `MoTBackbone`.
+    """
+    limit = backbone.longest_sequence
+    if limit is not None and length > limit:
+        raise ValueError(
+            f"{name} must be at most max_sequence_length of the backbone, "
+            f"{limit}; received {length}."
+        )
+
+
+def check_stop_tokens(value, preprocessor):
+    """`stop_token_ids` of `generate` as `None`, `"auto"` or a tuple.
+
+    Raises:
+        ValueError: for anything else, and for `"auto"` without a tokenizer.
+    """
+    if value is None:
+        return value
+    if isinstance(value, str) and value == "auto":
+        if preprocessor is None:
+            raise ValueError(
+                'stop_token_ids="auto" needs a preprocessor, whose tokenizer '
+                "has the end token; received it for a model without one. Give "
+                "a tuple of ids, or None to go on to the end."
+            )
+        return value
+    expected = (
+        'stop_token_ids must be "auto", None or a tuple of one or more ids, '
+        "integers of at least 0"
+    )
+    is_set = isinstance(value, (list, tuple, set, frozenset, range, np.ndarray))
+    if not is_set or np.ndim(value) > 1 or not len(value):
+        raise ValueError(f"{expected}; {task_inputs.received(value)}.")
+    ids = sorted(value) if isinstance(value, (set, frozenset)) else value
+    for one in ids:
+        is_id = isinstance(one, numbers.Integral) and not isinstance(one, bool)
+        if not is_id or one < 0:
+            raise ValueError(
+                f"{expected}; {task_inputs.received(one)} in {value!r}."
+            )
+    return tuple(int(one) for one in ids)
+
+
 def check_prompts(inputs, backbone) -> None:
     """Raise an error if these prompts cannot be continued.
 
@@ -90,20 +149,22 @@ def check_prompts(inputs, backbone) -> None:
     if not isinstance(inputs, dict) or not set(names) <= set(inputs):
         raise ValueError(
             "inputs must be a dictionary of token_ids and padding_mask, or "
-            f"texts where the model has a preprocessor; received {inputs!r}."
+            "texts where the model has a preprocessor; "
+            f"{task_inputs.received(inputs)}."
         )
-    ids, mask = (ops.convert_to_numpy(inputs[name]) for name in names)
+    ids, mask = (_array(name, inputs[name]) for name in names)
     if ids.ndim != 2 or ids.shape != mask.shape or not ids.size:
         raise ValueError(
             "token_ids and padding_mask must have one shape (batch, tokens); "
             f"received {ids.shape} and {mask.shape}."
         )
-    limit = backbone.longest_sequence
-    if limit is not None and ids.shape[1] > limit:
+    check_length(
+        "max_length, or the length of token_ids,", ids.shape[1], backbone
+    )
+    if not np.isin(mask, (0, 1)).all():
         raise ValueError(
-            "max_length, or the length of token_ids, must be at most "
-            f"max_sequence_length of the backbone, {limit}; received "
-            f"{ids.shape[1]}."
+            "padding_mask must have 1 for tokens and 0 for padding; received "
+            f"{mask[~np.isin(mask, (0, 1))][0]!r}."
         )
     if ids.min() < 0 or ids.max() >= backbone.vocabulary_size:
         raise ValueError(
@@ -117,6 +178,26 @@ def check_prompts(inputs, backbone) -> None:
             "start token (add_start_token=True); received none in prompt "
             f"{empty[0]}."
         )
+
+
+def _array(name, value):
+    """Numbers as an array; an error for what is none."""
+    kinds = "iu" if name == "token_ids" else "iubf"
+    if not isinstance(value, np.ndarray):
+        is_plain = value is None or isinstance(value, (list, tuple, str))
+        try:
+            value = np.array(value) if is_plain else ops.convert_to_numpy(value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{name} must be an array (batch, tokens); "
+                f"{task_inputs.received(value)}."
+            ) from error
+    if value.dtype.kind not in kinds:
+        raise ValueError(
+            f"{name} must be integers (batch, tokens); received "
+            f"{value.dtype} of shape {value.shape}."
+        )
+    return value
 
 
 def whole_length(loader) -> dict:

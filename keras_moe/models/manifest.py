@@ -10,6 +10,20 @@ import keras_moe
 MANIFEST = "keras_moe.json"
 FORMAT = 1
 SHARDS = "model.weights.json"  # the index of weights in several files
+CARD = "README.md"
+# What KerasHub or this package writes to a preset and may read of it, beside
+# `*.weights.h5` and the files of tokenizers.
+READ = (
+    "config.json",
+    "metadata.json",
+    "task.json",
+    "preprocessor.json",
+    "tokenizer.json",
+    "image_converter.json",
+    "audio_converter.json",
+    "video_converter.json",
+    SHARDS,
+)
 
 
 class DamagedFile(ValueError):
@@ -60,23 +74,67 @@ def write_json(path, value) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def write_manifest(folder) -> None:
-    """Record the size and checksum of every file of a preset."""
+def write_manifest(folder, others=None) -> None:
+    """Record the size and checksum of every file of a preset.
+
+    Hidden files and the card are not the preset's.
+
+    Args:
+        folder: of the preset.
+        others: `read_manifest` of files that will lie beside these.
+    """
     folder = pathlib.Path(folder)
     files = {
-        path.relative_to(folder).as_posix(): {
-            "bytes": path.stat().st_size,
-            "sha256": digest(path),
-        }
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in (MANIFEST, "README.md")
+        name: {"bytes": size, "sha256": checksum}
+        for name, (size, checksum) in (others or {}).items()
     }
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if path.is_file() and not is_kept(name) and path.name != MANIFEST:
+            files[name.as_posix()] = {
+                "bytes": path.stat().st_size,
+                "sha256": digest(path),
+            }
     manifest = {
         "format": FORMAT,
         "version": keras_moe.__version__,
-        "files": files,
+        "files": dict(sorted(files.items())),
     }
     write_json(folder / MANIFEST, manifest)
+
+
+def is_kept(name) -> bool:
+    """Whether a file of a preset's folder is never the preset's own."""
+    path = pathlib.PurePath(name)
+    return path.name == CARD or any(p.startswith(".") for p in path.parts)
+
+
+def readable(folder) -> list[str]:
+    """Names of the files of a folder that a preset is read from."""
+    folder = pathlib.Path(folder)
+    names = [name for name in READ if (folder / name).is_file()]
+    names += [path.name for path in folder.glob("*.weights.h5")]
+    for path in folder.glob("assets/*/**/*"):
+        name = path.relative_to(folder)
+        # Beside them may lie others' files, such as pictures of a card.
+        if path.is_file() and (folder / f"{name.parts[1]}.json").is_file():
+            names.append(name.as_posix())
+    return names
+
+
+def check_listed(folder, name) -> None:
+    """Raise an error if the manifest of a folder does not list a file."""
+    folder = pathlib.Path(folder)
+    if not (folder / MANIFEST).is_file():
+        return
+    if (folder / name).is_file() and name not in read_manifest(folder):
+        raise _loose(folder, name)
+
+
+def _loose(folder, name):
+    return ValueError(
+        f"preset {folder} holds {name}, which its manifest does not list."
+    )
 
 
 def read_manifest(folder) -> dict[str, tuple[int, str]]:
@@ -159,14 +217,7 @@ def check_manifest(folder) -> None:
                 f"checksum recorded for it, {recorded_digest}.",
                 name,
             )
-    loose = [
-        path.name
-        for path in folder.glob("*.weights.h5")
-        if path.name not in files
-    ]
-    loose += [name for name in shards_of(folder) if name not in files]
-    if loose:
-        raise ValueError(
-            f"preset {folder} holds {loose[0]}, which its manifest does not "
-            "list."
-        )
+    loose = [*readable(folder), *shards_of(folder)]
+    for name in loose:
+        if name not in files:
+            raise _loose(folder, name)

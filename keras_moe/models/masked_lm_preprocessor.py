@@ -5,12 +5,17 @@ import keras_hub
 
 from keras_moe import checks
 from keras_moe.models import language_task
+from keras_moe.models import presets
+from keras_moe.models import task_inputs
 from keras_moe.models.language_model import MoTBackbone
 from keras_moe.models.tokenizer import MoTTokenizer
+from keras_moe.models.tokenizer import beginning
 
 
 @keras.saving.register_keras_serializable(package="keras_moe")
-class MoTMaskedLMPreprocessor(keras_hub.models.MaskedLMPreprocessor):
+class MoTMaskedLMPreprocessor(
+    presets.PartPresets, keras_hub.models.MaskedLMPreprocessor
+):
     """Turns each text into ids, hides some, and keeps what they were.
 
     A text is tokenized, put between `<|endoftext|>` and `<|endoftext|>`, cut
@@ -115,6 +120,8 @@ class MoTMaskedLMPreprocessor(keras_hub.models.MaskedLMPreprocessor):
 
     def call(self, x, y=None, sample_weight=None):
         """`(x, y, sample_weight)` of texts; labels given are replaced."""
+        task_inputs.check_texts("x", x, one=True)
+        x = beginning(self.tokenizer, x, self.sequence_length)
         token_ids, padding_mask = self.packer(self.tokenizer(x))
         masked = self.masker(token_ids)
         inputs = {

@@ -7,17 +7,20 @@ missing, cut short or altered is refused instead of read.
 """
 
 import contextlib
+import contextvars
 import json
+import os
 import pathlib
-import re
 import shutil
 import tempfile
 
-import h5py
 import keras
 
 from keras_moe.models import catalogue
 from keras_moe.models import hub
+from keras_moe.models import lora_files
+from keras_moe.models import preset_bounds
+from keras_moe.models import preset_folders
 from keras_moe.models.catalogue import FOLDER as FOLDER
 from keras_moe.models.catalogue import embedded as embedded
 from keras_moe.models.finding import AWAITED
@@ -28,56 +31,21 @@ from keras_moe.models.finding import resolve as resolve
 from keras_moe.models.manifest import FORMAT as FORMAT
 from keras_moe.models.manifest import MANIFEST as MANIFEST
 from keras_moe.models.manifest import DamagedFile as DamagedFile
+from keras_moe.models.manifest import check_listed
 from keras_moe.models.manifest import check_manifest as check_manifest
 from keras_moe.models.manifest import digest as digest
 from keras_moe.models.manifest import read_manifest as read_manifest
 from keras_moe.models.manifest import write_json as write_json
 from keras_moe.models.manifest import write_manifest
+from keras_moe.models.preset_folders import check_target as check_target
+from keras_moe.models.weight_files import _NOT_A_WEIGHT as _NOT_A_WEIGHT
+from keras_moe.models.weight_files import check_weights as check_weights
+from keras_moe.models.weight_files import is_weight as is_weight
+from keras_moe.models.weight_files import weight_sizes as weight_sizes
+from keras_moe.models.weight_files import written_by
 
 HUB = hub.SCHEME
-PART = ".part"  # ends the name of a folder that is being written
-# What a weight file holds beside weights: the state of the optimiser and of
-# random numbers, and the grid of `LearnedPositions`.
-_NOT_A_WEIGHT = re.compile(r"^optimizer/|seed_generator/|/vars/grid$")
-
-
-def is_weight(name) -> bool:
-    """Whether an array of a weight file, by its path there, is a weight."""
-    return not _NOT_A_WEIGHT.search(name)
-
-
-def weight_sizes(path) -> list[int]:
-    """How many numbers each weight of a weight file has."""
-    sizes = []
-
-    def collect(name, item):
-        if isinstance(item, h5py.Dataset) and is_weight(name):
-            sizes.append(item.size)
-
-    with h5py.File(path) as file:
-        file.visititems(collect)
-    return sizes
-
-
-def check_weights(path, expected) -> None:
-    """Raise an error if a weight file holds fewer or more arrays.
-
-    Keras skips what a model does not ask for, and names no file where
-    something is missing.
-
-    Args:
-        path: of a file that ends in `.weights.h5`.
-        expected: how many arrays the model reads from it.
-    """
-    try:
-        found = len(weight_sizes(path))
-    except OSError as error:
-        raise ValueError(f"{path} is not a whole HDF5 file: {error}") from error
-    if found != expected:
-        raise ValueError(
-            f"{path} must hold {expected} arrays for this model; it holds "
-            f"{found}."
-        )
+_writing = contextvars.ContextVar("writing", default=None)  # a folder
 
 
 class _Presets:
@@ -91,6 +59,7 @@ class _Presets:
     @classmethod
     def from_preset(cls, preset, load_weights=True, **kwargs):
         folder = find(preset)
+        preset_bounds.check_bounds(folder, "num_classes" in kwargs)
         if load_weights:
             cls._check_complete(folder, kwargs)
         kwargs = {**cls._defaults(folder), **kwargs}
@@ -105,22 +74,75 @@ class _Presets:
         """Arguments of `from_preset` where the caller gives none."""
         return {}
 
-    def save_to_preset(self, preset_dir, max_shard_size=10):
+    def save_to_preset(
+        self, preset_dir, max_shard_size=10, overwrite: bool = False
+    ):
         """Write a preset folder, whole or not at all.
 
         Args:
-            preset_dir: the folder. One that exists is replaced if it is a
-                preset or empty, refused otherwise.
+            preset_dir: the folder: new, empty, or a preset of keras_moe. Of
+                such a one, the files that its manifest lists are replaced;
+                all others stay, such as `.git` and `README.md`.
             max_shard_size: GB of weights in one file.
+            overwrite: whether a folder of anything else may be written to,
+                and files of a preset that no manifest lists be replaced.
+
+        Raises:
+            ValueError: for a folder of anything else, without `overwrite`.
         """
-        target = pathlib.Path(preset_dir)
-        if target.suffix == PART:  # of the task whose backbone this is
+        if os.fspath(preset_dir) == _writing.get():  # a task's backbone
             super().save_to_preset(preset_dir, max_shard_size)
             return
-        check_target(target)
-        with replacing(target, PART) as part:
+        with _part_of(preset_dir, overwrite) as part:
             super().save_to_preset(str(part), max_shard_size=max_shard_size)
             write_manifest(part)
+
+
+class PartPresets:
+    """Finds, checks and writes the part of a preset that reads inputs.
+
+    Of a tokenizer, a preprocessor or an image converter.
+    """
+
+    @catalogue.classproperty
+    def presets(cls) -> dict[str, dict]:
+        """Presets with such a part: entries of `list_presets()`."""
+        return catalogue.presets_with(cls)
+
+    @classmethod
+    def from_preset(cls, preset, *args, **kwargs):
+        """This part of a preset: a name, a folder or a handle.
+
+        Args:
+            preset: as in `from_preset` of a model. All its files are held to
+                its manifest.
+            *args, **kwargs: further arguments of KerasHub's `from_preset`,
+                and arguments of the class instead of the saved ones.
+
+        Raises:
+            ValueError: where a file is missing or damaged.
+        """
+        folder = find(preset)
+        for name in (*args[:1], kwargs.get("config_file")):
+            if name is not None:
+                check_listed(folder, name)
+        return super().from_preset(folder, *args, **kwargs)
+
+    def save_to_preset(self, preset_dir, overwrite: bool = False):
+        """Write the files of this part to a preset, or to a new folder.
+
+        Args:
+            preset_dir: the folder. Of a preset of keras_moe, the same part is
+                replaced and everything else stays.
+            overwrite: whether files that no manifest lists may be replaced.
+        """
+        if os.fspath(preset_dir) == _writing.get():
+            super().save_to_preset(preset_dir)
+            return
+        with _part_of(preset_dir, overwrite, keep=True) as part:
+            super().save_to_preset(str(part))
+            if (pathlib.Path(preset_dir) / MANIFEST).is_file():
+                write_manifest(part, read_manifest(preset_dir))
 
 
 class BackbonePresets(_Presets):
@@ -143,9 +165,30 @@ class BackbonePresets(_Presets):
 
     def load_weights(self, filepath, skip_mismatch=False, **kwargs):
         check_download(self, filepath)
-        if str(filepath).endswith(".weights.h5") and not skip_mismatch:
-            check_weights(filepath, len(self.weights))
+        ends = (".weights.h5", ".weights.json")
+        if str(filepath).endswith(ends) and not skip_mismatch:
+            check_weights(filepath, written_by(self._flatten_layers()))
         super().load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
+
+    def save_lora_weights(self, filepath):
+        """Write LoRA's adapters, and every other weight that is trained.
+
+        A task's head is not the backbone's: `save_lora_weights` of the task
+        writes it too.
+
+        Args:
+            filepath: ends in `.lora.h5`.
+        """
+        lora_files.save(self, self, filepath, super().save_lora_weights)
+
+    def load_lora_weights(self, filepath):
+        """Read what `save_lora_weights` wrote.
+
+        Raises:
+            ValueError: for a file of another model, or where the weights that
+                were frozen in training are other ones here.
+        """
+        lora_files.load(self, self, filepath, super().load_lora_weights)
 
 
 class TaskPresets(_Presets):
@@ -186,54 +229,62 @@ class TaskPresets(_Presets):
 
     def load_task_weights(self, filepath):
         self.backbone.head_source = str(pathlib.Path(filepath).parent)
-        own = len(self.weights) - len(self.backbone.weights)
-        check_weights(filepath, own)
+        others = {id(layer) for layer in self.backbone._flatten_layers()}
+        own = [x for x in self._flatten_layers() if id(x) not in others]
+        check_weights(filepath, written_by(own))
         super().load_task_weights(filepath)
 
+    def save_lora_weights(self, filepath):
+        """Write the backbone's adapters, and all else that is trained.
 
-def check_target(target) -> None:
-    """Refuse a folder to write to that holds anything but a preset."""
-    target = pathlib.Path(target)
-    if target.exists() and (
-        not target.is_dir()
-        or (any(target.iterdir()) and not (target / "config.json").is_file())
-    ):
-        raise ValueError(
-            "the folder of a preset must be new, empty or a preset to "
-            f"replace; {str(target)!r} is none of these."
-        )
+        Args:
+            filepath: ends in `.lora.h5`.
+        """
+        write = super(BackbonePresets, self.backbone).save_lora_weights
+        lora_files.save(self, self.backbone, filepath, write)
+
+    def load_lora_weights(self, filepath):
+        """Read what `save_lora_weights` of a task wrote; see the backbone's."""
+        read = super(BackbonePresets, self.backbone).load_lora_weights
+        lora_files.load(self, self.backbone, filepath, read)
 
 
 @contextlib.contextmanager
-def replacing(target, suffix: str = ""):
+def _part_of(target, overwrite, keep=False):
+    """`replacing`, for files that several objects write."""
+    check_target(target, overwrite, keep)
+    with replacing(target, overwrite=overwrite, keep=keep) as part:
+        token = _writing.set(str(part))
+        try:
+            yield part
+        finally:
+            _writing.reset(token)
+
+
+@contextlib.contextmanager
+def replacing(
+    target, suffix: str = "", overwrite: bool = False, keep: bool = False
+):
     """Write a folder whole or not at all.
 
     Yields the path of a folder to make. When the block ends without an error
-    it takes the place of `target`; its parent, for further files of the block,
-    is deleted in any case.
+    it takes the place of `target`, or its files those of the preset there; its
+    parent, for further files of the block, is deleted in any case.
 
     Args:
         target: the folder, see `check_target`.
         suffix: ends the name of the folder to make.
+        overwrite: see `check_target`.
+        keep: whether files of a preset there that have no successor stay.
     """
-    target = pathlib.Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent)
+    target = pathlib.Path(target).resolve()
+    # Inside a folder that is there: its parent may be another file system.
+    place = target if target.is_dir() else target.parent
+    place.mkdir(parents=True, exist_ok=True)
+    scratch = tempfile.mkdtemp(prefix=f".{target.name}.", dir=place)
     try:
         part = pathlib.Path(scratch) / f"{target.name}{suffix}"
         yield part
-        _replace(part, target)
+        preset_folders.put(part, target, overwrite, keep)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _replace(part, target):
-    """Put the finished folder `part` where `target` is or will be."""
-    if not target.exists():
-        part.rename(target)
-        return
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    target.rename(old)
-    part.rename(target)
-    shutil.rmtree(old)

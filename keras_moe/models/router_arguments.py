@@ -75,4 +75,5 @@ def options_of(router, options) -> dict:
             "router_options must be left out where router=None, the dense "
             f"model; received {options!r}."
         )
-    return dict(options or {})
+    options = options or {}
+    return {name: checks.plain(value) for name, value in options.items()}

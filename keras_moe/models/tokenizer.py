@@ -9,6 +9,7 @@ from tokenizers import pre_tokenizers
 
 from keras_moe import checks
 from keras_moe.models import presets
+from keras_moe.models import task_inputs
 from keras_moe.models.language_model import MoTBackbone
 
 END = "<|endoftext|>"
@@ -18,7 +19,7 @@ MERGES_HEADER = "#version: 0.2"
 
 
 @keras.saving.register_keras_serializable(package="keras_moe")
-class MoTTokenizer(keras_hub.tokenizers.BytePairTokenizer):
+class MoTTokenizer(presets.PartPresets, keras_hub.tokenizers.BytePairTokenizer):
     """Splits a text into byte pairs that are merged as GPT-2 merges them.
 
     The text is cut into words by GPT-2's rule, a word into the bytes of its
@@ -120,6 +121,12 @@ class MoTTokenizer(keras_hub.tokenizers.BytePairTokenizer):
 
     def tokenize(self, inputs):
         """The ids of a string or of a list of strings."""
+        if isinstance(inputs, (str, list, tuple)):
+            # KerasHub names neither the place nor the argument.
+            if not isinstance(inputs, str) and len(inputs):
+                task_inputs.check_texts("inputs", inputs, one=True)
+        else:
+            task_inputs.check_texts("inputs", inputs, one=True)
         in_bytes = not self.sequence_length and not self.add_prefix_space
         if in_bytes and self.merges == [MERGES_HEADER]:
             tf = sys.modules.get("tensorflow")  # imported where it is traced
@@ -147,13 +154,34 @@ class MoTTokenizer(keras_hub.tokenizers.BytePairTokenizer):
         )
         return split.with_flat_values(values) if texts.shape.rank else values
 
-    @classmethod
-    def from_preset(cls, preset, *args, **kwargs):
-        """A tokenizer of a preset: a name, a folder or a handle."""
-        return super().from_preset(presets.find(preset), *args, **kwargs)
-
     def get_config(self):
         return {**super().get_config(), "mask_token": self.mask_token}
+
+
+def beginning(tokenizer, texts, tokens: int):
+    """Texts cut where they surely have their first `tokens` tokens.
+
+    A token has at most as many characters as the longest of the vocabulary,
+    and a word that ends before white space is split as if nothing followed.
+
+    Args:
+        tokenizer: of KerasHub. Texts for others than `MoTTokenizer` pass.
+        texts: a string, or a list of strings; anything else passes.
+        tokens: how many are read.
+    """
+    if not isinstance(tokenizer, MoTTokenizer) or not tokenizer.vocabulary:
+        return texts
+    if isinstance(texts, (list, tuple)):
+        return [beginning(tokenizer, text, tokens) for text in texts]
+    # Special tokens, which may have white space, are in the vocabulary too.
+    if not isinstance(texts, str) or len(texts) < 10_000:
+        return texts
+    longest = max(len(token) for token in tokenizer.vocabulary)
+    enough = (tokens + 2) * longest
+    if tokenizer.merges == [MERGES_HEADER]:  # no byte is merged with another
+        return texts[:enough]
+    end = re.compile(r"(?<=\S)(?=\s)").search(texts, enough)
+    return texts[: end.start()] if end else texts
 
 
 def _byte_symbols() -> list[str]:

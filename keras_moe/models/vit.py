@@ -128,8 +128,8 @@ class MoEViTBackbone(presets.BackbonePresets, keras_hub.models.Backbone):
         checks.choice("positions", positions, POSITIONS)
         if positions == "sincos2d":
             sincos2d(grid, hidden_dim)  # raises if it cannot be
-        checks.flag("class_token", class_token)
-        checks.flag("qk_norm", qk_norm)
+        class_token = checks.flag("class_token", class_token)
+        qk_norm = checks.flag("qk_norm", qk_norm)
         activation = checks.resolve(
             "activation", activations.get, activation, "a Keras activation"
         )
@@ -218,6 +218,11 @@ class MoEViTBackbone(presets.BackbonePresets, keras_hub.models.Backbone):
         self.attention_dropout = attention_dropout
         self.layer_norm_epsilon = layer_norm_epsilon
         self.data_format = data_format
+
+    @classmethod
+    def _check_complete(cls, folder, kwargs):
+        super()._check_complete(folder, kwargs)
+        vit_arguments.check_channels(folder, kwargs)
 
     @classmethod
     def from_architecture(cls, name: str, **overrides):

@@ -1,6 +1,8 @@
 """Arguments of `MoEViTBackbone`: checked, and brought into one form."""
 
+import json
 import numbers
+import pathlib
 
 from keras_moe import checks
 from keras_moe.models import router_arguments
@@ -41,6 +43,35 @@ def grid(image_shape, patch, data_format):
             f"height and width; received {shape}."
         )
     return (sides[0] // patch[0], sides[1] // patch[1]), shape
+
+
+def check_channels(folder, arguments) -> None:
+    """Raise an error if a preset's weights read images of other channels.
+
+    Args:
+        folder: of the preset.
+        arguments: of `from_preset`.
+    """
+    path = pathlib.Path(folder) / "config.json"
+    given = arguments.get("image_shape")
+    if not isinstance(given, (list, tuple)) or not path.is_file():
+        return
+    saved = json.loads(path.read_text()).get("config", {})
+    shape = saved.get("image_shape")
+    if shape is None or len(shape) != 3 or len(given) != 3:
+        return
+    axis, other = (
+        0 if form == "channels_first" else -1
+        for form in (
+            saved.get("data_format"),
+            arguments.get("data_format", saved.get("data_format")),
+        )
+    )
+    if given[other] != shape[axis]:
+        raise ValueError(
+            f"image_shape must have {shape[axis]} channels, as the weights of "
+            f"the preset have; received {tuple(given)}."
+        )
 
 
 def moe_layers(router, moe_layers, num_layers):

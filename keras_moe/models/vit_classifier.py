@@ -4,10 +4,15 @@ import math
 
 import keras
 import keras_hub
+from keras.dtype_policies import DTypePolicyMap
 
 from keras_moe import activations
 from keras_moe import checks
+from keras_moe import policies
+from keras_moe.models import class_names as class_names_of
 from keras_moe.models import presets
+from keras_moe.models import task_inputs
+from keras_moe.models import vit_arguments
 from keras_moe.models.attention import AttentionPooling
 from keras_moe.models.vit import MoEViTBackbone
 
@@ -15,7 +20,9 @@ POOLINGS = ("gap", "token", "map")
 
 
 @keras.saving.register_keras_serializable(package="keras_moe")
-class MoEViTImageConverter(keras_hub.layers.ImageConverter):
+class MoEViTImageConverter(
+    presets.PartPresets, keras_hub.layers.ImageConverter
+):
     """Resizes images and scales their pixels, KerasHub's `ImageConverter`.
 
     The presets map pixels 0…255 to [-1, 1]: `scale=1/127.5, offset=-1`.
@@ -30,7 +37,7 @@ class MoEViTImageConverter(keras_hub.layers.ImageConverter):
 
 @keras.saving.register_keras_serializable(package="keras_moe")
 class MoEViTImageClassifierPreprocessor(
-    keras_hub.models.ImageClassifierPreprocessor
+    presets.PartPresets, keras_hub.models.ImageClassifierPreprocessor
 ):
     """Makes images ready for `MoEViTImageClassifier`; labels pass through.
 
@@ -44,7 +51,10 @@ class MoEViTImageClassifierPreprocessor(
 
 @keras.saving.register_keras_serializable(package="keras_moe")
 class MoEViTImageClassifier(
-    presets.TaskPresets, keras_hub.models.ImageClassifier
+    presets.TaskPresets,
+    task_inputs.CheckedTask,
+    class_names_of.NamedClasses,
+    keras_hub.models.ImageClassifier,
 ):
     """Tells the class of an image from the tokens of a `MoEViTBackbone`.
 
@@ -65,10 +75,13 @@ class MoEViTImageClassifier(
         head_bias: what the head's bias starts from, such as
             -log(num_classes).
         head_dtype: dtype or policy of the head; the backbone's by default.
+        class_names: what the classes are called, in the order of the outputs,
+            or `None`; `classify` and `decode_predictions` give these names.
 
     `from_preset` takes a name of `keras_moe.models.list_presets()`, a folder,
-    or a repository of the Hub. `num_classes=` there starts a new head,
-    `image_shape=` reads images of another size.
+    or a repository of the Hub. `num_classes=` there starts a new head, whose
+    classes have no names unless `class_names=` gives them; `image_shape=` reads
+    images of another size, with as many channels.
 
     Raises:
         ValueError: for an argument that does not fit.
@@ -83,9 +96,14 @@ class MoEViTImageClassifier(
     ...     image_shape=(28, 28, 1), patch_size=7, num_layers=2, num_heads=2,
     ...     hidden_dim=32, mlp_dim=64, router="soft",
     ...     router_options={"num_experts": 8, "slots_per_expert": 2})
-    >>> classifier = MoEViTImageClassifier(backbone, num_classes=10)
-    >>> classifier.predict(np.zeros((3, 28, 28, 1)), verbose=0).shape
-    (3, 10)
+    >>> classifier = MoEViTImageClassifier(
+    ...     backbone, num_classes=2, class_names=["cat", "dog"])
+    >>> images = np.zeros((3, 28, 28, 1))
+    >>> classifier.predict(images, verbose=0).shape
+    (3, 2)
+    >>> [sorted(name for name, _ in best)
+    ...  for best in classifier.classify(images[:1], top_k=2)]
+    [['cat', 'dog']]
     """
 
     backbone_cls = MoEViTBackbone
@@ -103,6 +121,7 @@ class MoEViTImageClassifier(
         head_kernel_initializer="glorot_uniform",
         head_bias: float = 0.0,
         head_dtype=None,
+        class_names=None,
         **kwargs,
     ):
         if not isinstance(backbone, MoEViTBackbone):
@@ -110,6 +129,7 @@ class MoEViTImageClassifier(
                 f"backbone must be a MoEViTBackbone; received {backbone!r}."
             )
         num_classes = checks.integer("num_classes", num_classes)
+        class_names = class_names_of.checked(class_names, num_classes)
         checks.choice("pooling", pooling, POOLINGS)
         if pooling == "token" and not backbone.class_token:
             raise ValueError(
@@ -125,6 +145,10 @@ class MoEViTImageClassifier(
             head_kernel_initializer,
             "a Keras initialiser",
         )
+        representation_size = checks.optional_integer(
+            "representation_size", representation_size
+        )
+        dropout = checks.rate("dropout", dropout)
         head_bias = checks.real("head_bias", head_bias, minimum=-math.inf)
         own_dtype = checks.resolve(
             "head_dtype",
@@ -157,13 +181,13 @@ class MoEViTImageClassifier(
             self.pooler = FirstToken(dtype=own_dtype, name="pooler")
         if representation_size is not None:
             self.pre_logits = keras.layers.Dense(
-                checks.integer("representation_size", representation_size),
+                representation_size,
                 activation="tanh",
-                dtype=own_dtype,
+                dtype=policies.below(own_dtype, "pre_logits"),
                 name="pre_logits",
             )
         self.output_dropout = keras.layers.Dropout(
-            checks.rate("dropout", dropout),
+            dropout,
             dtype=own_dtype,
             name="output_dropout",
         )
@@ -172,7 +196,7 @@ class MoEViTImageClassifier(
             activation=activation,
             kernel_initializer=head_kernel_initializer,
             bias_initializer=keras.initializers.Constant(head_bias),
-            dtype=own_dtype,
+            dtype=policies.below(own_dtype, "predictions"),
             name="predictions",
         )
 
@@ -189,6 +213,7 @@ class MoEViTImageClassifier(
 
         # === Config ===
         self.num_classes = num_classes
+        self.class_names = class_names
         self.pooling = pooling
         self.representation_size = representation_size
         self.dropout = dropout
@@ -196,8 +221,32 @@ class MoEViTImageClassifier(
         self.head_bias = head_bias
         self.head_dtype = head_dtype
 
+    def check_inputs(self, x) -> None:
+        """Raise an error unless `x` may be images for the backbone."""
+        ours = isinstance(self.preprocessor, self.preprocessor_cls)
+        if ours or self.preprocessor is None:
+            resizes = ours and self.preprocessor.image_converter is not None
+            task_inputs.check_images("x", x, self.backbone, resizes)
+
+    @classmethod
+    def _check_complete(cls, folder, kwargs):
+        super()._check_complete(folder, kwargs)
+        vit_arguments.check_channels(folder, kwargs)
+
+    @classmethod
+    def from_config(cls, config):
+        # Names of a saved head that is replaced by one of other classes.
+        names = config.get("class_names")
+        if names is not None and len(names) != config["num_classes"]:
+            config = {**config, "class_names": None}
+        return super().from_config(config)
+
     @classmethod
     def from_preset(cls, preset, load_weights=True, **kwargs):
+        if "num_classes" in kwargs:
+            kwargs["class_names"] = class_names_of.checked(
+                kwargs.get("class_names"), kwargs["num_classes"]
+            )
         task = super().from_preset(preset, load_weights, **kwargs)
         if "image_shape" in kwargs and "preprocessor" not in kwargs:
             # The preset's own, which makes images of the preset's size.
@@ -221,15 +270,30 @@ class MoEViTImageClassifier(
                 self.head_kernel_initializer
             ),
             head_bias=self.head_bias,
-            head_dtype=(
-                None
-                if self.head_dtype is None
-                else keras.dtype_policies.serialize(
-                    keras.dtype_policies.get(self.head_dtype)
-                )
-            ),
+            class_names=self.class_names and list(self.class_names),
+            head_dtype=self._head_policy(),
         )
         return config
+
+    def _head_policy(self):
+        """The policy of the head as it is, with those of quantised layers."""
+        policy = self.head_dtype
+        if policy is not None:
+            policy = keras.dtype_policies.get(policy)
+        backbone = {id(layer) for layer in self.backbone._flatten_layers()}
+        quantised = {
+            layer.path: layer.dtype_policy
+            for layer in self._flatten_layers(include_self=False)
+            if id(layer) not in backbone and layer.quantization_mode is not None
+        }
+        if quantised and not isinstance(policy, DTypePolicyMap):
+            default = self.output_dropout.dtype_policy
+            if isinstance(default, DTypePolicyMap):
+                default = default.default_policy
+            policy = DTypePolicyMap(default, quantised)
+        return (
+            None if policy is None else keras.dtype_policies.serialize(policy)
+        )
 
 
 @keras.saving.register_keras_serializable(package="keras_moe")

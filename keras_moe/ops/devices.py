@@ -59,7 +59,7 @@ def only_portable(array) -> str:
 
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return "the program is compiled as a whole"
-    if array.is_meta:
+    if torch.as_tensor(array).is_meta:
         return "shapes alone are asked for"
     if is_transformed(array):
         return "a transform of torch.func is active"

@@ -34,6 +34,8 @@ class Fault:
         meet: a `threading.Barrier` that requests wait at, for each other.
         times: how often, `None` for always.
         method: "GET" leaves HEAD alone.
+        headers: sent instead of the right ones.
+        content: JSON that is answered instead of the right one.
     """
 
     path: str
@@ -44,6 +46,8 @@ class Fault:
     meet: threading.Barrier | None = None
     times: int | None = None
     method: str | None = None
+    headers: dict = dataclasses.field(default_factory=dict)
+    content: list | dict | None = None
 
     def hits(self, method, path):
         if not path.endswith(self.path) or self.method not in (None, method):
@@ -145,6 +149,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do
 
     def answer(self, status, content, **headers):
+        headers |= self.fault.headers
+        if self.fault.content is not None:
+            content = self.fault.content
         if not isinstance(content, bytes):
             content = json.dumps(content).encode()
         whole = len(content)

@@ -96,6 +96,11 @@ CLASSIFIER = [
     ),
     ("head_bias", "must be a finite number", ["0", None, float("inf"), True]),
     ("head_dtype", "must be a Keras dtype or policy", ["float33", 3]),
+    (
+        "class_names",
+        "must be None or 3 different strings",
+        ["abc", 3, [1, 2, 3], ["a", "b", ""]],
+    ),
 ]
 
 

@@ -1,0 +1,173 @@
+"""Transforms of the backends work on every layer, at every size.
+
+A size decides what "auto" runs. Here the limits are lowered instead.
+"""
+
+import numpy as np
+import pytest
+
+from keras_moe import layers
+from keras_moe.ops import selection
+from tests import support
+from tests.contract_table import LAYERS
+from tests.contract_table import make
+from tests.contract_table import tokens_of
+from tests.support import BACKEND
+
+JAX, TORCH = (["yes"] if b == BACKEND else [] for b in ("jax", "torch"))
+# What "auto" takes of soft plans where nothing stands against it.
+SIZES = {
+    "small": {"SHARED_BYTES": 2**40, "STREAMING_BYTES": 2**40},
+    "large": {"SHARED_BYTES": 0, "STREAMING_BYTES": 2**40},
+    "huge": {"SHARED_BYTES": 0, "STREAMING_BYTES": -1},
+}
+
+
+@pytest.fixture(params=SIZES)
+def size(request, monkeypatch):
+    for name, value in SIZES[request.param].items():
+        monkeypatch.setattr(selection, name, value)
+    return request.param
+
+
+def soft(scale=3.0):
+    layer = layers.SoftMoE(3, 2, intermediate_dim=4, bias_initializer="normal")
+    layer.build((2, 6, 5))
+    layer.scale.assign(scale)
+    x, change = np.random.default_rng(0).normal(size=(2, 2, 6, 5))
+    return layer, x.astype("float32"), change.astype("float32")
+
+
+@pytest.mark.parametrize("scale", [3.0, 60.0])
+@pytest.mark.parametrize("backend", JAX)
+def test_jax(backend, scale, size):
+    """Forward mode, also through a compiled program, is reverse mode."""
+    import jax
+
+    layer, x, change = soft(scale)
+    compiled = jax.jit(lambda x: layer(x).sum())
+    gradient = jax.grad(compiled)
+    along = (gradient(x) * change).sum()
+    _, forward = jax.jvp(compiled, (x,), (change,))
+    np.testing.assert_allclose(forward, along, rtol=1e-3, atol=1e-3)
+    # Forward over reverse, and reverse over forward.
+    _, first = jax.jvp(gradient, (x,), (change,))
+    second = jax.grad(lambda x: jax.jvp(compiled, (x,), (change,))[1])(x)
+    np.testing.assert_allclose(first, second, rtol=1e-2, atol=1e-2)
+    both = np.stack([x, x + change])
+    mapped = jax.vmap(jax.grad(lambda x: layer(x).sum()))(both)
+    for one, own in zip(both, mapped):
+        np.testing.assert_allclose(own, gradient(one), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("scale", [3.0, 60.0])
+@pytest.mark.parametrize("backend", TORCH)
+def test_torch(backend, scale, size):
+    import torch
+
+    layer, x, change = soft(scale)
+    x, change = (torch.tensor(a) for a in (x, change))
+    leaf = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(layer(leaf).sum(), leaf)
+
+    def loss(x):
+        return layer(x).sum()
+
+    close(torch.func.grad(loss)(x), expected)
+    _, forward = torch.func.jvp(loss, (x,), (change,))
+    close(forward, (expected * change).sum())
+    both = torch.stack([x, x + change])
+    close(torch.func.vmap(torch.func.grad(loss))(both)[0], expected)
+    (own,) = torch.autograd.grad(layer(leaf).sum(), leaf, create_graph=True)
+    (second,) = torch.autograd.grad((own * change).sum(), leaf)
+    _, other = torch.func.jvp(torch.func.grad(loss), (x,), (change,))
+    close(second, other)
+
+
+@pytest.mark.parametrize("backend", TORCH)
+def test_torch_parameters(backend, size):
+    """`torch.func` over the weights, also a batch of them."""
+    import torch
+
+    layer, x, _ = soft()
+    x = torch.tensor(x)
+    weights = [v.value.detach() for v in layer.trainable_variables]
+    batch = [torch.stack([w, 2 * w]) for w in weights]
+
+    def outputs(weights, x):
+        return layer.stateless_call(weights, [], x)[0]
+
+    mapped = torch.func.vmap(outputs, (0, None))(batch, x)
+    close(mapped[0], outputs(weights, x))
+    close(mapped[1], outputs([2 * w for w in weights], x))
+
+
+@pytest.mark.parametrize("backend", TORCH)
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_torch_compile(backend, dynamic, size):
+    import torch
+
+    layer, x, _ = soft()
+    compiled = torch.compile(
+        lambda x: layer(x), fullgraph=True, dynamic=dynamic, backend="eager"
+    )
+    close(compiled(torch.tensor(x)), layer(torch.tensor(x)))
+
+
+def close(found, expected):
+    np.testing.assert_allclose(
+        support.numpy(found), support.numpy(expected), rtol=2e-3, atol=2e-3
+    )
+
+
+XLA = ["soft"] if BACKEND == "tensorflow" else []
+
+
+@pytest.mark.parametrize("label", XLA)
+def test_tensorflow_jit(label, size):
+    """Values and gradients of programs that XLA compiles."""
+    import tensorflow as tf
+
+    layer, x, _ = soft()
+
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = tf.reduce_sum(layer(x))
+        return value, tape.gradient(value, x)
+
+    x = tf.constant(x)
+    own = tf.function(gradient, jit_compile=True)(x)
+    for found, expected in zip(own, gradient(x)):
+        close(found, expected)
+
+
+# Calls of one layer that compile nothing more.
+EAGER = [*LAYERS] if BACKEND == "jax" else []
+
+
+@pytest.mark.parametrize("label", EAGER)
+def test_eager_calls_compile_once(label):
+    import jax
+
+    compiled = []
+
+    def listen(name, *_, **__):
+        if name == "/jax/core/compile/backend_compile_duration":
+            compiled.append(name)
+
+    layer = make(label)
+    tokens = jax.numpy.asarray(tokens_of(4, 8))
+    layer(tokens), layer(tokens)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        for _ in range(50 if label == "soft" else 3):
+            layer(tokens)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert compiled == []
+
+
+@pytest.mark.parametrize("backend", JAX)
+def test_eager_implementations_compile_once(backend, size):
+    test_eager_calls_compile_once("soft")
