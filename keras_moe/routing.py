@@ -82,7 +82,7 @@ def soft_moe(
 def _limited(scale, largest):
     """The scale, brought to ±largest if it is beyond, whose gradient stays."""
     size = ops.stop_gradient(ops.abs(scale))
-    return scale * ops.minimum(1.0, largest / ops.maximum(size, largest))
+    return scale * ops.where(size > largest, largest / size, 1.0)
 
 
 def mixture_of_tokens(

@@ -77,24 +77,33 @@ def test_auto_has_no_branch_on_accelerators(device, max_scale, monkeypatch):
     assert not {"cond", "linear_with_transpose_by_hand"} & {n for n, _ in made}
 
 
+@pytest.fixture
+def forget_programs():
+    """Programs that are compiled in a test are its own."""
+    import jax
+
+    yield jax.clear_caches
+    jax.clear_caches()
+
+
 @pytest.mark.parametrize("name", TUNED)
-def test_large_weights_are_the_reference(name, monkeypatch):
+def test_large_weights_are_the_reference(name, monkeypatch, forget_programs):
     from keras_moe.ops.cpu import jax as tuned
 
+    forget_programs()
     monkeypatch.setattr(tuned, "LARGE", 1)
-    tuned.to_slots.clear_cache()
-    tuned.to_tokens.clear_cache()
     parity.assert_same(cpu.prepare, parity.case("soft", name))
 
 
 @pytest.mark.parametrize("large", [True, False] if KERNELS else [])
-def test_large_weights_are_summed_the_other_way(large, monkeypatch):
+def test_large_weights_are_summed_the_other_way(
+    large, monkeypatch, forget_programs
+):
     """In dispatch and in the gradient of combine."""
     from keras_moe.ops.cpu import jax as tuned
 
+    forget_programs()
     monkeypatch.setattr(tuned, "LARGE", 48 * 40 + (not large))
-    tuned.to_slots.clear_cache()
-    tuned.to_tokens.clear_cache()
     made = operations(loss("cpu", None), *tokens_and_embeddings())
     names = [name for name, _ in made]
     assert names.count("optimization_barrier") == (2 if large else 0)

@@ -15,7 +15,11 @@ def kind_of(array) -> str:
     JAX compiles for by default; `"cpu"`, which that may name, asks once more
     where the program is lowered (`lax.platform_dependent`).
     """
-    return globals()[f"_kind_on_{_BACKEND}"](array)
+    if _BACKEND == "jax":
+        return _kind_on_jax(array)
+    if _BACKEND == "tensorflow":
+        return _kind_on_tensorflow(array)
+    return _kind_on_torch(array)
 
 
 def _kind_on_jax(array):
@@ -38,7 +42,9 @@ def _kind_on_tensorflow(array):
 
 
 def _kind_on_torch(array):
-    return _kind(array.device.type)
+    import torch
+
+    return _kind(torch.as_tensor(array).device.type)
 
 
 def _kind(platform):

@@ -81,8 +81,8 @@ def _shapes(*leaves, **parameters):
 def _derive(values, changes, **parameters):
     return jax.jvp(
         functools.partial(_apply, **parameters),
-        values,
-        [ad.instantiate_zeros(change) for change in changes],
+        tuple(values),
+        tuple(ad.instantiate_zeros(change) for change in changes),
     )
 
 

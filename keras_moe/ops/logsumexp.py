@@ -49,7 +49,8 @@ def prepare(plan, dtype):
     if plan.mask is not None:
         logits = ops.where(plan.mask[:, :, None], logits, MASKED)
     sums = (ops.logsumexp(logits, axis=axis) for axis in (1, 2))
-    sums = (ops.maximum(s, LOWEST) for s in sums)
+    # Not `ops.maximum`, which takes float64 for float32 on PyTorch.
+    sums = (ops.where(s < LOWEST, LOWEST, s) for s in sums)
     return LogsumexpDispatcher(logits, *sums, (experts, seats))
 
 
