@@ -24,7 +24,7 @@ def decoding(path, form: str, error: type = UnreadableFile):
 
     Args:
         path: of the file.
-        form: what it must be, such as `"a whole file of torch.save"`.
+        form: what it must be, such as `"whole file of torch.save"`.
         error: class of the error, which is raised with one line of text. Its
             own instances, and packages that are not installed, pass.
     """
@@ -34,7 +34,45 @@ def decoding(path, form: str, error: type = UnreadableFile):
         raise
     # Damaged bytes may raise anything: RecursionError, OverflowError, ….
     except Exception as cause:
-        raise error(f"{path} must be {form}: {reason(cause)}") from cause
+        raise error(f"{path} is no {form}: {reason(cause)}") from cause
+
+
+@contextlib.contextmanager
+def about(path, error: type = UnreadableFile):
+    """Name a file in the errors that do not.
+
+    Args:
+        path: of a file, a folder, or what the names of several files begin
+            with. It is put in front of the text of a `ValueError` without it.
+        error: class of the errors.
+    """
+    try:
+        yield
+    except ValueError as cause:
+        text = str(cause)
+        if str(path) not in text:
+            text = f"{path}: {text}"
+        elif isinstance(cause, error):
+            raise
+        raise error(text) from cause
+
+
+@contextlib.contextmanager
+def new_parents(path):
+    """Delete folders above a path that an error leaves behind, new and empty.
+
+    Args:
+        path: of what the block writes.
+    """
+    parents = pathlib.Path(path).absolute().parents
+    new = [parent for parent in parents if not parent.exists()]
+    try:
+        yield
+    except BaseException:
+        for parent in new:
+            if parent.is_dir() and not any(parent.iterdir()):
+                parent.rmdir()
+        raise
 
 
 def reason(error: BaseException) -> str:
@@ -77,7 +115,7 @@ def read_json(
     >>> files.read_json(folder / "a.json")
     {'b': [1, 2]}
     """
-    with decoding(path, "a readable JSON file", error):
+    with decoding(path, "readable JSON file", error):
         text = pathlib.Path(path).read_bytes().decode("utf-8-sig")
         value = parse_json(text, finite)
     if not isinstance(value, kind):

@@ -70,8 +70,8 @@ def test_a_codecs_error_names_the_file(raised):
         pass
 
     with (
-        pytest.raises(Own, match="^here.bin must be a thing: ") as caught,
-        files.decoding("here.bin", "a thing", Own),
+        pytest.raises(Own, match="^here.bin is no thing: ") as caught,
+        files.decoding("here.bin", "thing", Own),
     ):
         raise raised
     assert "\n" not in str(caught.value)
@@ -82,6 +82,38 @@ def test_own_errors_and_lacking_packages_pass():
     for raised in (files.UnreadableFile("text"), ImportError("no package")):
         with (
             pytest.raises(type(raised), match=str(raised)),
-            files.decoding("here.bin", "a thing"),
+            files.decoding("here.bin", "thing"),
         ):
             raise raised
+
+
+def test_errors_about_a_file_name_it():
+    with (
+        pytest.raises(files.UnreadableFile, match="^a.pt: b is short"),
+        files.about("a.pt"),
+    ):
+        raise ValueError("b is short")
+    with (
+        pytest.raises(files.UnreadableFile, match="^b of a.pt is short"),
+        files.about("a.pt"),
+    ):
+        raise ValueError("b of a.pt is short")
+
+
+def test_new_and_empty_parents_are_deleted(tmp_path):
+    (tmp_path / "there").mkdir()
+    with (
+        pytest.raises(KeyboardInterrupt),
+        files.new_parents(tmp_path / "there" / "a" / "b" / "c"),
+    ):
+        (tmp_path / "there" / "a" / "b").mkdir(parents=True)
+        raise KeyboardInterrupt
+    assert list((tmp_path / "there").iterdir()) == []
+    with (
+        pytest.raises(OSError, match="full"),
+        files.new_parents(tmp_path / "a" / "b" / "c"),
+    ):
+        (tmp_path / "a" / "b").mkdir(parents=True)
+        (tmp_path / "a" / "mine").touch()
+        raise OSError("full")
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["mine"]
