@@ -60,7 +60,7 @@ define environment
 endef
 
 .venv/demo-%/ready: pyproject.toml
-	$(call environment,.venv/demo-$*,$*$(comma)demo)
+	$(call environment,.venv/demo-$*,$*$(comma)demo$(PIN_$*))
 
 $(TEST)/ready: pyproject.toml
 	$(call environment,$(TEST),$(EXTRAS))
@@ -69,4 +69,5 @@ $(DOCS)/ready: pyproject.toml
 	$(call environment,$(DOCS),docs)
 
 comma := ,
+PIN_torch := $(comma)pinned
 EXTRAS := jax,tensorflow,torch,models,conversion,zoo,docs,dev

@@ -2,8 +2,6 @@
 
 import pathlib
 
-import numpy as np
-
 from conversion import streaming
 from conversion import vmoe
 from conversion import vmoe_model
@@ -11,7 +9,9 @@ from conversion.errors import ConversionError
 from conversion.formats import orbax
 from conversion.formats import vmoe_msgpack
 from conversion.vmoe_names import source_name
+from keras_moe import files
 from keras_moe.models import architectures
+from keras_moe.models import foreign_weights
 from keras_moe.models import presets
 from keras_moe.models import resize_positions
 
@@ -51,7 +51,13 @@ def convert_vmoe(
         ConversionError: when anything does not fit; nothing is written then.
     """
     options = options or vmoe.Options()
+    options.check()
     out = streaming.check_out(out)
+    with files.about(source, ConversionError):
+        _convert(source, out, options, verify, tolerance, licence, say)
+
+
+def _convert(source, out, options, verify, tolerance, licence, say):
     checkpoint = open_checkpoint(source)
     shapes = checkpoint.shapes()
     inside, left = vmoe.parameters(shapes)
@@ -120,17 +126,10 @@ def _match(variables, inside, shapes, plan):
 
 def _reader(checkpoint, variables, used, plan):
     def read(ours):
-        array = checkpoint.read(used[ours])
-        if array.dtype.kind not in "fV" and array.dtype.name != "bfloat16":
-            raise ConversionError(
-                f"{used[ours]} must hold floating-point numbers; it has "
-                f"{array.dtype}."
-            )
-        array = np.asarray(array, "float32")
-        if not np.isfinite(array).all():
-            raise ConversionError(
-                f"{used[ours]} holds numbers that are not finite."
-            )
+        name = used[ours]
+        array = foreign_weights.floats(
+            checkpoint.read(name), f"{name} of {checkpoint.where(name)}"
+        )
         if ours == POSITIONS:
             array = _resized(array, plan.backbone)
         return array.reshape(variables[ours])

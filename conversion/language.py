@@ -2,7 +2,6 @@
 
 from conversion import streaming
 from conversion import verify as verification
-from conversion.errors import ConversionError
 from keras_moe.models import MoTBackbone
 from keras_moe.models import MoTCausalLM
 from keras_moe.models import architectures
@@ -52,11 +51,8 @@ def write(
         tolerance: of that comparison.
         say: gets a line of text for each thing done.
     """
-    try:
-        variables = architectures.weight_shapes(lambda: build(backbone))
-        foreign_weights.match(sources, checkpoint.shapes(), variables)
-    except ValueError as error:
-        raise ConversionError(str(error)) from error
+    variables = architectures.weight_shapes(lambda: build(backbone))
+    foreign_weights.match(sources, checkpoint.shapes(), variables)
 
     def make_twin():
         twin = build(backbone, small=True)
@@ -71,10 +67,7 @@ def write(
         edits["task.json"] = lambda c: of_backbone(c["backbone"]["config"])
 
     def read(path):
-        try:
-            return foreign_weights.read(sources[path], checkpoint)
-        except ValueError as error:
-            raise ConversionError(str(error)) from error
+        return foreign_weights.read(sources[path], checkpoint)
 
     def check(preset):
         model = MoTBackbone.from_preset(str(preset))

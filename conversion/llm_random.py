@@ -2,9 +2,11 @@
 
 from conversion import language
 from conversion import streaming
+from conversion.errors import ConversionError
 from conversion.formats import torch_file
 from conversion.llm_random_plan import Options
 from conversion.llm_random_plan import deduce
+from keras_moe import files
 from keras_moe.models import presets
 
 
@@ -12,7 +14,7 @@ class _Weights:
     """The tensors of a file that are weights of the model."""
 
     def __init__(self, checkpoint, left_out):
-        self.read = checkpoint.read
+        self.read, self.where = checkpoint.read, checkpoint.where
         self._shapes = {
             name: shape
             for name, shape in checkpoint.shapes().items()
@@ -51,7 +53,13 @@ def convert_llm_random(
         ConversionError: when anything does not fit; nothing is written then.
     """
     options = options or Options()
+    options.check()
     out = streaming.check_out(out)
+    with files.about(source, ConversionError):
+        _convert(source, out, options, verify, tolerance, licence, say)
+
+
+def _convert(source, out, options, verify, tolerance, licence, say):
     checkpoint = torch_file.Checkpoint(source)
     plan = deduce(checkpoint, options)
     for note in plan.notes:

@@ -5,6 +5,7 @@ import pathlib
 from conversion import language
 from conversion import streaming
 from conversion.errors import ConversionError
+from keras_moe import files
 from keras_moe.models import MoTCausalLM
 from keras_moe.models import mot_format
 from keras_moe.models import presets
@@ -37,13 +38,13 @@ def convert_mot(
     """
     out = streaming.check_out(out)
     folder = fetch(source)
-    try:
-        found = mot_format.Folder(folder)
-        preprocessor = MoTCausalLM.published_preprocessor(
-            folder, found.backbone
-        )
-    except ValueError as error:
-        raise ConversionError(str(error)) from error
+    with files.about(folder, ConversionError):
+        _convert(source, folder, out, verify, tolerance, licence, say)
+
+
+def _convert(source, folder, out, verify, tolerance, licence, say):
+    found = mot_format.Folder(folder)
+    preprocessor = MoTCausalLM.published_preprocessor(folder, found.backbone)
     for name, value in found.backbone.items():
         say(f"{name}: {value}")
     if found.left_out:

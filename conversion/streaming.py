@@ -6,7 +6,6 @@ where each variable lies; the preset is the same files with the real arrays.
 """
 
 import datetime
-import json
 import pathlib
 
 import h5py
@@ -15,6 +14,7 @@ from tqdm import tqdm
 
 import keras_moe
 from conversion.errors import ConversionError
+from keras_moe import files
 from keras_moe.models import presets
 
 
@@ -44,7 +44,7 @@ def write_preset(
             error if it is not as expected, or returns a line about it.
         say: gets a line of text for each thing done.
     """
-    with presets.replacing(out) as preset:
+    with files.new_parents(out), presets.replacing(out) as preset:
         numbers = write_twin(make_twin(), preset, edits)
         total = sum(np.prod(shape, dtype=int) for shape in variables.values())
         with tqdm(total=total, unit="value", unit_scale=True) as bar:
@@ -77,9 +77,9 @@ def write_twin(twin, folder, edits):
     twin.save_to_preset(folder)
     for name, edit in edits.items():
         path = pathlib.Path(folder) / name
-        config = json.loads(path.read_text())
+        config = files.read_json(path)
         edit(config["config"])
-        path.write_text(json.dumps(config, indent=4))
+        presets.write_json(path, config)
     return numbers
 
 
@@ -127,6 +127,6 @@ def fill(folder, numbers, read):
 def note_parameters(folder, count):
     """Correct the number of parameters in KerasHub's metadata."""
     path = pathlib.Path(folder) / "metadata.json"
-    metadata = json.loads(path.read_text())
+    metadata = files.read_json(path)
     metadata["parameter_count"] = count
-    path.write_text(json.dumps(metadata, indent=4))
+    presets.write_json(path, metadata)

@@ -11,14 +11,23 @@ from keras_moe import ops as ops
 from keras_moe import routing as routing
 from keras_moe import samples as samples
 
+# Modules that are imported when they are asked for: some need more packages,
+# which the layers do without, and their errors name the extra to install.
+_LAZY = ("models", "planning", "upcycling", "visualize")
+
 
 def __getattr__(name):
-    # Upcycling needs KerasHub, which the layers do without.
-    if name == "upcycle":
-        from keras_moe.upcycling import upcycle
+    import importlib
 
-        return upcycle
+    if name in _LAZY:
+        return importlib.import_module(f"keras_moe.{name}")
+    if name == "upcycle":
+        return importlib.import_module("keras_moe.upcycling").upcycle
     raise AttributeError(f"module 'keras_moe' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *_LAZY, "upcycle"})
 
 
 __version__ = "0.1.0"

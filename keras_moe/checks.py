@@ -3,6 +3,7 @@
 import math
 import numbers
 
+import keras
 import numpy as np
 
 
@@ -92,3 +93,46 @@ def resolve(name: str, get, value, kind: str):
         raise ValueError(
             f"{name} must be {kind}; {received(value)}."
         ) from error
+
+
+def batch(name: str, value):
+    """Return `value` if it is arrays, and none of them without examples."""
+    leaves = keras.tree.flatten(value)
+    fits = [
+        (isinstance(leaf, np.ndarray) or keras.ops.is_tensor(leaf))
+        and len(leaf.shape) > 0
+        for leaf in leaves
+    ]
+    if not leaves or not all(fits):
+        wrong = leaves[fits.index(False)] if leaves else value
+        raise ValueError(
+            f"{name} must be an array with an axis for the examples, or a "
+            f"structure of such arrays; {received(wrong)}."
+        )
+    if 0 in [leaf.shape[0] for leaf in leaves]:
+        raise ValueError(
+            f"{name} must hold one example or more; received none."
+        )
+    return value
+
+
+def numbers_of(name: str, value):
+    """Return `value` as a numpy array of finite real numbers."""
+    try:
+        if keras.ops.is_tensor(value):
+            value = keras.ops.convert_to_numpy(value)
+        array = np.asarray(value)
+    except ValueError as error:  # of lists of different lengths
+        raise ValueError(
+            f"{name} must be an array; received a {type(value).__name__} that "
+            f"makes none: {error}"
+        ) from error
+    if array.dtype.kind not in "biuf":
+        raise ValueError(
+            f"{name} must be an array of numbers; {received(value)}."
+        )
+    if not np.isfinite(array).all():
+        raise ValueError(
+            f"{name} must be finite numbers; received NaN or infinity."
+        )
+    return array

@@ -1,35 +1,70 @@
 """Look at what routers decide: `capture`, `summarize`, `RouterMonitor`."""
 
 import contextlib
-import dataclasses
+import contextvars
 
 import keras
 import numpy as np
-from keras import ops
 
-from keras_moe import routing
+from keras_moe import checks
+from keras_moe import plan_arrays
 
-_captures = []  # the open `capture()` blocks, innermost last
+# The open blocks of this thread or asyncio task.
+_open = contextvars.ContextVar("open blocks of capture()", default=())
 
 
 class Plans(dict):
-    """Plans by the path of their layer; `layers` has the layers likewise."""
+    """Plans by the name of their layer's call; `layers` has the layers so.
+
+    The first layer with a path is called by it, the next ones `path@2`,
+    `path@3`, …; a layer's second call adds `#2`, its third `#3`, ….
+    """
 
     def __init__(self):
         super().__init__()
         self.layers = {}
+        self.closed = False
+        self._calls = {}  # of each layer, by its id: name and number of calls
+
+    def add(self, layer, plan):
+        """Keep a plan under a name that no other call has."""
+        name, calls = self._calls.get(id(layer), (None, 0))
+        if name is None:
+            name = self._free(layer.path)
+        key, calls = name, calls + 1
+        if calls > 1:
+            key = self._free(f"{name}#{calls}")
+        self._calls[id(layer)] = name, calls
+        self[key] = plan
+        self.layers[key] = layer  # and so ids stay those of these layers
+
+    def _free(self, name):
+        """The name, or where it is taken the first free of name@2, name@3, …"""
+        free, number = name, 1
+        while free in self:
+            number += 1
+            free = f"{name}@{number}"
+        return free
 
 
 @contextlib.contextmanager
 def capture():
     """Collect the plan of every keras_moe layer that runs in this block.
 
-    The block yields a dictionary from `layer.path` to the layer's last plan
-    (a `routing.SoftPlan` or `routing.HardPlan`), whose attribute `layers` is
-    one from the same path to the layer. A layer that is called more than once
-    adds `#2`, `#3`, … to its path. It sees eager calls, such as
-    `model(x)`; inside `fit`, `predict` or a function under compilation there
-    are no values to collect and it raises.
+    The block yields a dictionary from `layer.path` to the layer's plan (a
+    `routing.SoftPlan` or `routing.HardPlan`), whose attribute `layers` is one
+    from the same names to the layers. Further calls of one layer are called
+    `path#2`, `path#3`, …; other layers that have the same path `path@2`,
+    `path@3`, … (and the second call of such a layer `path@2#2`).
+
+    It sees eager calls, such as `model(x)`, of its own thread or asyncio task
+    and the tasks begun in the block. Keras' own calls on shapes, by which it
+    builds a model, hold no values and are left out. `fit`, `evaluate` and
+    `predict` are eager on PyTorch; on JAX and TensorFlow they are compiled.
+
+    Raises:
+        RuntimeError: if a layer is compiled in the block; on leaving the block
+            if no layer was seen in it.
 
     Example:
 
@@ -41,65 +76,84 @@ def capture():
     >>> tuple(dispatch.shape)  # (groups, tokens, experts, slots)
     (2, 10, 4, 2)
     """
+    with collect() as plans:
+        yield plans
+    if not plans:
+        raise RuntimeError(
+            "capture() saw no keras_moe layer in its block. It sees eager "
+            "calls in its own thread, such as model(x); not fit, evaluate or "
+            "predict of a model that was compiled before, other threads, nor "
+            "calls on keras.Input."
+        )
+
+
+@contextlib.contextmanager
+def collect():
+    """As `capture`, for callers that say themselves what no plan means."""
     plans = Plans()
-    _captures.append(plans)
+    _open.set((*_open.get(), plans))
     try:
         yield plans
     finally:
-        _captures.pop()
+        # Blocks may end in another order than they began. A task begun in the
+        # block holds it in a context of its own, so it is closed besides.
+        plans.closed = True
+        _open.set(tuple(p for p in _open.get() if p is not plans))
 
 
 def record(layer, plan):
     """Hand a layer's plan to every open `capture()` block."""
-    if not _captures:
+    if not _is_seen():
         return
-    if _is_traced(getattr(plan, "gate", None), getattr(plan, "tokens", None)):
+    if not _has_values(plan_arrays.group_arrays(plan).values()):
         raise RuntimeError(
-            "capture() sees eager calls only, and "
-            f"{layer.path!r} is being compiled. Call model(x) instead of "
-            "fit, evaluate or predict inside the block."
+            f"capture() sees eager calls only, and {layer.path!r} has no "
+            "values: it is being compiled, traced or on the device 'meta'. "
+            "Call model(x) instead of fit, evaluate or predict inside the "
+            "block."
         )
-    plan = _snapshot(plan)
-    for plans in _captures:
-        path, times = layer.path, 1
-        while path in plans:
-            times += 1
-            path = f"{layer.path}#{times}"
-        plans[path] = plan
-        plans.layers[path] = layer
+    plan = plan_arrays.snapshot(plan)
+    for plans in _blocks():
+        plans.add(layer, plan)
 
 
-def _snapshot(plan):
-    """The plan, safe from training, which may change weights in place.
-
-    A soft plan holds some weights of its layer as they are, and computes from
-    them when asked.
-    """
-    if isinstance(plan, routing.HardPlan):
-        return plan
-    copies = {}
-    for name in ("slots", "merge_temperature", "emit_temperature"):
-        value = getattr(plan, name)
-        if not isinstance(value, (int, float, type(None))):
-            copies[name] = ops.copy(value)
-    return dataclasses.replace(plan, **copies)
+def _blocks():
+    return [plans for plans in _open.get() if not plans.closed]
 
 
-def _is_traced(*arrays):
-    """Whether an array stands for values that a compiler will fill in."""
+def _is_seen():
+    """Whether a block is open here and Keras does not just work out shapes."""
+    if not _blocks():
+        return False
+    # Keras has no public question for it; a scope knows the one around it.
+    with keras.SymbolicScope() as scope:
+        return scope.original_scope is None
+
+
+if keras.backend.backend() == "torch":
+    import torch
+
+    # Its compiler does not read context variables.
+    _is_seen = torch.compiler.assume_constant_result(_is_seen)
+
+
+def _has_values(arrays):
+    """Whether arrays hold values, not what a compiler will fill in."""
     backend = keras.backend.backend()
     arrays = [a for a in arrays if a is not None]
     if backend == "jax":
         import jax
 
-        return any(isinstance(a, jax.core.Tracer) for a in arrays)
+        return not any(isinstance(a, jax.core.Tracer) for a in arrays)
     if backend == "tensorflow":
         import tensorflow as tf
 
-        return any(tf.is_symbolic_tensor(a) for a in arrays)
+        return not any(tf.is_symbolic_tensor(a) for a in arrays)
     import torch
 
-    return torch.compiler.is_compiling()
+    return not torch.compiler.is_compiling() and not any(
+        a.is_meta for a in arrays
+    )
 
 
 def summarize(plan) -> dict:
@@ -118,6 +172,11 @@ def summarize(plan) -> dict:
           mean over tokens; 0 is one expert, 1 all of them equally.
         - `similarity`: mean cosine between what two different slots (soft) or
           experts (hard) of a group read; 1 means they all read the same.
+          One that reads nothing in a group counts for no pair there; 0 if
+          there is no pair, 1 with a single slot or expert.
+
+    Raises:
+        ValueError: if `plan` is none.
 
     Example:
 
@@ -129,44 +188,17 @@ def summarize(plan) -> dict:
     >>> [float(share) for share in facts["load"]]  # balanced by construction
     [0.25, 0.25, 0.25, 0.25]
     """
-    if isinstance(plan, routing.SoftPlan):
-        read, received = (ops.convert_to_numpy(w) for w in plan.weights())
-        groups, tokens, _, _ = read.shape
-        read = read.reshape(groups, tokens, -1)  # (G,T,E·S)
-        received = received.sum(axis=-1)  # (G,T,E)
-        load = received.sum(axis=(0, 1))
-    elif isinstance(plan, routing.HardPlan):
-        read, received = _seats_by_token(plan)
-        load = read.sum(axis=(0, 1))
-    else:
-        raise ValueError(
-            "plan must be a SoftPlan or a HardPlan, as capture() yields; "
-            f"received {plan!r}."
-        )
-    seen = np.ones(received.shape[:2], "bool")
-    if plan.mask is not None:
-        seen = ops.convert_to_numpy(plan.mask)
+    read, received = plan_arrays.shares(plan)
+    hard = plan_arrays.kind(plan).hard
+    load = (read.sum(axis=-1) if hard else received).sum(axis=(0, 1))
+    seen = plan_arrays.seen(plan, received.shape[:2])
     served = received.sum(axis=-1) > 0
     return {
         "load": load / max(load.sum(), 1e-30),
         "dropped": float(1.0 - served[seen].mean()) if seen.any() else 0.0,
         "entropy": _entropy(received[served]),
-        "similarity": _similarity(read),
+        "similarity": _similarity(read.reshape(*read.shape[:2], -1)),
     }
-
-
-def _seats_by_token(plan):
-    """Seats and gates of a hard plan, added up by token: two (G,T,E)."""
-    token = ops.convert_to_numpy(plan.token)
-    gate = ops.convert_to_numpy(plan.gate)
-    groups, experts, _ = token.shape
-    seats = np.zeros((groups, int(plan.num_tokens), experts), "float32")
-    gates = np.zeros_like(seats)
-    group, expert, seat = np.nonzero(gate)
-    where = (group, token[group, expert, seat], expert)
-    np.add.at(seats, where, 1.0)
-    np.add.at(gates, where, gate[group, expert, seat])
-    return seats, gates
 
 
 def _entropy(received):
@@ -176,20 +208,27 @@ def _entropy(received):
         return 0.0
     share = received / received.sum(axis=-1, keepdims=True)
     logs = np.log(np.where(share > 0, share, 1.0))
-    return float(-(share * logs).sum(axis=-1).mean() / np.log(experts))
+    return _share(-(share * logs).sum(axis=-1).mean() / np.log(experts))
 
 
 def _similarity(read):
-    """Mean cosine between two different columns of each (T,C)."""
-    length = np.linalg.norm(read, axis=1, keepdims=True)
-    unit = read / np.maximum(length, 1e-30)  # (G,T,C)
-    columns = unit.shape[-1]
-    if columns == 1:
+    """Mean cosine of two different columns of each (T,C) that both read."""
+    unit, reads = plan_arrays.unit_columns(read)
+    if read.shape[-1] == 1:
         return 1.0
+    number = reads.sum(axis=-1)  # columns of a group that read anything
+    pairs = (number * (number - 1)).sum()
+    if pairs == 0:
+        return 0.0
     # All pairs at once: |sum of the unit columns|² counts each with itself.
-    everything = np.square(unit.sum(axis=-1)).sum(axis=-1)
-    itself = np.square(unit).sum(axis=(1, 2))
-    return float(((everything - itself) / (columns * (columns - 1))).mean())
+    everything = np.square(unit.sum(axis=-1)).sum()
+    itself = np.square(unit).sum()
+    return _share((everything - itself) / pairs)
+
+
+def _share(value):
+    """A number from 0 to 1 where rounding went beyond; zero has no sign."""
+    return float(np.clip(value, 0.0, 1.0)) + 0.0
 
 
 class RouterMonitor(keras.callbacks.Callback):
@@ -202,6 +241,10 @@ class RouterMonitor(keras.callbacks.Callback):
 
     Args:
         x: inputs for one eager call of the model, a small batch.
+
+    Raises:
+        ValueError: if `x` is no array or structure of arrays, or empty, or
+            the model has no keras_moe layer.
 
     Example:
 
@@ -219,10 +262,10 @@ class RouterMonitor(keras.callbacks.Callback):
 
     def __init__(self, x):
         super().__init__()
-        self.x = x
+        self.x = checks.batch("x", x)
 
     def on_epoch_end(self, epoch, logs=None):
-        with capture() as plans:
+        with collect() as plans:
             self.model(self.x, training=False)
         if not plans:
             raise ValueError(

@@ -4,10 +4,19 @@ import json
 import pathlib
 
 import keras
-import keras_hub
 import numpy as np
 
 from keras_moe import checks
+from keras_moe import extras
+
+try:
+    import keras_hub
+    import scipy as _  # noqa: F401  (the converters cluster with it)
+except ImportError as error:
+    raise extras.missing(
+        "KerasHub and SciPy", "models", "keras_moe.upcycling"
+    ) from error
+
 from keras_moe import models
 from keras_moe.models import dense_models
 from keras_moe.models import presets

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from keras import ops
 
-import keras_moe
 from keras_moe import layers
 from keras_moe.diagnostics import RouterMonitor
 from keras_moe.diagnostics import capture
 from keras_moe.diagnostics import summarize
 from keras_moe.routing import HardPlan
 from keras_moe.routing import SoftPlan
+from keras_moe.visualize import experts
 
 X = np.random.default_rng(0).normal(size=(2, 8, 6)).astype("float32")
 
@@ -37,10 +37,9 @@ def test_capture_finds_layers_inside_models_and_counts_calls():
 def test_nothing_is_recorded_outside():
     layer = layers.SoftMoE(4, 2, intermediate_dim=5)
     with capture() as plans:
-        pass
+        layer(X)
     layer(X)
-    assert plans == {}
-    assert keras_moe.diagnostics._captures == []
+    assert list(plans) == [layer.path]
 
 
 def test_blocks_inside_blocks():
@@ -51,12 +50,6 @@ def test_blocks_inside_blocks():
             layer(X)
     assert list(inner) == [layer.path]
     assert list(outer) == [layer.path, f"{layer.path}#2"]
-
-
-def test_capture_ends_when_the_block_raises():
-    with pytest.raises(KeyError), capture():
-        raise KeyError("inside")
-    assert keras_moe.diagnostics._captures == []
 
 
 def test_compiled_calls_raise():
@@ -88,7 +81,46 @@ def test_summary_of_a_hard_plan():
     np.testing.assert_allclose(facts["load"], [2 / 3, 1 / 3])
     assert facts["dropped"] == 0.5  # tokens 2 (an empty seat) and 3
     np.testing.assert_allclose(facts["entropy"], 0.5)  # of 1 and 0
-    np.testing.assert_allclose(facts["similarity"], 1 / np.sqrt(2))
+    np.testing.assert_allclose(facts["similarity"], 1 / np.sqrt(2), rtol=1e-6)
+
+
+@pytest.mark.parametrize("soft", [True, False])
+def test_groups_in_which_an_expert_reads_nothing_count_for_no_pair(soft):
+    # Both experts read the same in the first group; the second is masked, or
+    # holds one of them alone.
+    if soft:
+        tokens = ops.convert_to_tensor(np.ones((2, 3, 4), "float32"))
+        mask = ops.convert_to_tensor([[True] * 3, [False] * 3])
+        plan = SoftPlan(tokens, ops.ones((4, 2, 1)), mask=mask)
+    else:
+        token = ops.zeros((2, 2, 1), dtype="int32")
+        gate = ops.convert_to_tensor([[[0.5], [0.5]], [[0.5], [0.0]]])
+        plan = HardPlan(token, ops.cast(gate, "float32"), num_tokens=3)
+    np.testing.assert_allclose(summarize(plan)["similarity"], 1.0, rtol=1e-6)
+    pairs = experts.similarity_of_pairs(plan)
+    np.testing.assert_allclose(pairs, np.ones((2, 2)), rtol=1e-6)
+
+
+def test_experts_that_nobody_compares():
+    token = ops.zeros((1, 2, 1), dtype="int32")
+    gate = ops.convert_to_tensor([[[0.5], [0.0]]], dtype="float32")
+    plan = HardPlan(token, gate, num_tokens=3)
+    assert summarize(plan)["similarity"] == 0.0
+    pairs = experts.similarity_of_pairs(plan)
+    np.testing.assert_array_equal(pairs, [[1.0, np.nan], [np.nan, np.nan]])
+
+
+def test_no_number_is_beyond_its_range_or_a_negative_zero():
+    # Each token has one expert: the entropy is 0, and so is what two share.
+    token = ops.convert_to_tensor([[[0], [1], [2]]], dtype="int32")
+    plan = HardPlan(token, ops.ones((1, 3, 1)), num_tokens=3)
+    facts = summarize(plan)
+    for name in ("dropped", "entropy", "similarity"):
+        assert f"{facts[name]:.3f}" == "0.000", name
+    even = SoftPlan(ops.ones((3, 7, 4)), ops.zeros((4, 7, 3)))
+    facts = summarize(even)
+    for name in ("entropy", "similarity"):
+        assert 1 - 1e-6 < facts[name] <= 1.0, name
 
 
 def test_summary_does_not_count_masked_tokens():
@@ -113,6 +145,8 @@ def test_summary_of_even_and_of_sharp_soft_plans():
 
 def test_summary_of_something_else():
     with pytest.raises(ValueError, match="plan must be a SoftPlan or a Hard"):
+        summarize(None)
+    with pytest.raises(ValueError, match="received dict; take one of its plan"):
         summarize({"layer": None})
 
 
@@ -168,6 +202,22 @@ def test_tensorboard_gets_what_the_router_monitor_logs(tmp_path):
             for event in events.Tensors(f"epoch_{name}")
         ]
         np.testing.assert_allclose(written, history[name], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "x, match",
+    [
+        ("text", "x must be an array .* received 'text'"),
+        (None, "x must be an array .* received None"),
+        ([], "x must be an array .* received \\[\\]"),
+        (np.float32(1.0), "x must be an array with an axis for the examples"),
+        ({"a": X, "b": "text"}, "x must be an array .* received 'text'"),
+        (X[:0], "x must hold one example or more; received none"),
+    ],
+)
+def test_router_monitor_of_something_else(x, match):
+    with pytest.raises(ValueError, match=match):
+        RouterMonitor(x)
 
 
 def test_router_monitor_without_moe_layers():

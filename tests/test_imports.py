@@ -1,6 +1,7 @@
 """What `import keras_moe` brings along: Keras, its backend, nothing else."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -34,3 +35,55 @@ def test_import_brings_no_more_than_keras_does():
     assert backend in loaded
     assert "keras_hub" not in loaded
     assert loaded == loaded_by("keras", backend)
+
+
+LAZY = ("models", "planning", "upcycling", "visualize")
+ATTRIBUTES = """
+import sys
+import keras_moe
+assert "keras_hub" not in sys.modules
+absent = {absent!r}
+for package in absent:
+    # As if it were not installed, also where Keras has imported it.
+    for name in [package, *sys.modules]:
+        if name.split(".")[0] == package:
+            sys.modules[name] = None
+assert {lazy!r} <= set(dir(keras_moe)), dir(keras_moe)
+assert "upcycle" in dir(keras_moe) and "layers" in dir(keras_moe)
+keras_moe.planning.flops
+figure = keras_moe.visualize.report
+for name in ("models", "upcycling", "upcycle"):
+    try:
+        getattr(keras_moe, name)
+    except ImportError as error:
+        assert "pip install 'keras-moe[models]'" in str(error), error
+        assert absent, name
+    else:
+        assert not absent, name
+try:
+    keras_moe.visualize.canvas.new_figure(1, 1)
+except ImportError as error:
+    assert "pip install 'keras-moe[viz]'" in str(error), error
+    assert absent
+else:
+    assert not absent
+try:
+    keras_moe.modles
+except AttributeError as error:
+    assert "has no attribute 'modles'" in str(error)
+else:
+    raise AssertionError("a name that does not exist")
+"""
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("absent", [(), ("keras_hub", "matplotlib")])
+def test_modules_are_there_after_import_keras_moe(absent):
+    code = ATTRIBUTES.format(absent=absent, lazy=set(LAZY))
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "KERAS_BACKEND": keras.backend.backend()},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,9 +1,9 @@
 """Presets from others' checkpoints: fetched, converted, counted."""
 
-import json
 import pathlib
 
 from conversion.errors import ConversionError
+from keras_moe import files
 from keras_moe.models import hub
 from keras_moe.models import presets
 
@@ -26,7 +26,7 @@ def build(source, out, say=print) -> None:
     """
     out = pathlib.Path(out)
     presets.check_target(out)
-    with presets.replacing(out) as part:
+    with files.new_parents(out), presets.replacing(out) as part:
         _convert(source, part, say)
         found = parameters_of(part)
         if found != source.parameters:
@@ -34,7 +34,7 @@ def build(source, out, say=print) -> None:
                 f"{source.name} must have {source.parameters:,} parameters; "
                 f"{source.address} has {found:,}."
             )
-        record = json.loads((part / RECORD).read_text())
+        record = files.read_json(part / RECORD)
         presets.write_json(part / RECORD, {**record, "address": source.address})
         presets.write_manifest(part)
     say(f"{out}: {found:,} parameters, from {source.address}")

@@ -1,13 +1,15 @@
 """Orbax checkpoints, as vmoe's trainer writes them today."""
 
-import json
+import operator
 import pathlib
 
 import numpy as np
 
 from conversion.errors import ConversionError
+from keras_moe import files
 
 METADATA = "_METADATA"
+FORM = "metadata of an Orbax checkpoint"
 
 
 def find_state(folder):
@@ -42,23 +44,12 @@ class Checkpoint:
     def __init__(self, folder):
         self.folder = find_state(folder)
         file = self.folder / METADATA
-        try:
-            metadata = json.loads(file.read_text())
-            tree = metadata["tree_metadata"]
-            self._keys, self._shapes = {}, {}
-            for entry in tree.values():
-                keys = [str(k["key"]) for k in entry["key_metadata"]]
-                value = entry["value_metadata"]
-                if value["value_type"] in ("None", "Dict", "dict"):
-                    continue
-                path = "/".join(keys)
-                self._keys[path] = ".".join(keys)
-                shape = value.get("write_shape")
-                self._shapes[path] = None if shape is None else tuple(shape)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConversionError(
-                f"{file} is not the metadata of an Orbax checkpoint: {error!r}"
-            ) from error
+        metadata = files.read_json(file, error=ConversionError)
+        with files.decoding(file, FORM, ConversionError):
+            self._shapes = _shapes(metadata["tree_metadata"])
+        self._keys = {path: path.replace("/", ".") for path in self._shapes}
+        if len(set(self._keys.values())) < len(self._keys):
+            raise ConversionError(f"{file} gives two arrays the same place.")
         self._zarr3 = bool(metadata.get("use_zarr3"))
         self._ocdbt = bool(metadata.get("use_ocdbt"))
         self.files = sorted(p for p in self.folder.rglob("*") if p.is_file())
@@ -73,15 +64,23 @@ class Checkpoint:
     def dtype(self, path):
         return self._open(path).dtype.numpy_dtype
 
+    def where(self, path):
+        """What to call the place of an array in errors."""
+        return self.folder
+
     def read(self, path):
-        """One array."""
+        """One array, all chunks of which must be there."""
         array = self._open(path)
-        try:
-            return np.asarray(array.read().result())
-        except ValueError as error:
+        shape = self._shapes[path]
+        if shape not in (None, array.shape):
             raise ConversionError(
-                f"{path} of {self.folder} cannot be read: {error}"
-            ) from error
+                f"{path} of {self.folder} has the shape {array.shape}; "
+                f"{METADATA} says {shape}."
+            )
+        with files.decoding(
+            self.folder, f"checkpoint with a whole {path}", ConversionError
+        ):
+            return np.asarray(array.read().result())
 
     def _open(self, path):
         import tensorstore
@@ -94,16 +93,36 @@ class Checkpoint:
                 "base": f"file://{base}/",
                 "path": f"{self._keys[path]}/",
             }
-        try:
+        with files.decoding(
+            self.folder, f"checkpoint with a whole {path}", ConversionError
+        ):
             return tensorstore.open(
                 {
                     "driver": "zarr3" if self._zarr3 else "zarr",
                     "kvstore": store,
                     "recheck_cached_data": False,
+                    # else a chunk that is missing is one of zeros
+                    "fill_missing_data_reads": False,
                 },
                 read=True,
             ).result()
-        except ValueError as error:
-            raise ConversionError(
-                f"{path} of {self.folder} cannot be opened: {error}"
-            ) from error
+
+
+def _shapes(tree):
+    """{path: shape, or `None` where it is not told} of a tree's arrays."""
+    shapes = {}
+    for entry in tree.values():
+        keys = [str(k["key"]) for k in entry["key_metadata"]]
+        value = entry["value_metadata"]
+        if value["value_type"] in ("None", "Dict", "dict"):
+            continue
+        path = "/".join(keys)
+        if not keys or any(set(key) <= {"."} or "/" in key for key in keys):
+            raise ValueError(f"no array can be called {keys}")
+        if path in shapes:
+            raise ValueError(f"{path} occurs twice")
+        shape = value.get("write_shape")
+        if shape is not None:
+            shape = tuple(operator.index(size) for size in shape)
+        shapes[path] = shape
+    return shapes

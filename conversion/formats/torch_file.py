@@ -11,9 +11,24 @@ import types
 import zipfile
 
 from conversion.errors import ConversionError
+from conversion.formats import torch_storages
+from keras_moe import files
 
 # What wrappers put in front of every name: torch.compile, and DDP.
 WRAPPERS = ("_orig_mod.", "module.")
+# Numbers of fewer bits come with scales, which are in no place that all share.
+DTYPES = (
+    "float64",
+    "float32",
+    "float16",
+    "bfloat16",
+    "int64",
+    "int32",
+    "int16",
+    "int8",
+    "uint8",
+    "bool",
+)
 
 
 class Checkpoint:
@@ -45,10 +60,7 @@ class Checkpoint:
                     f"'model' of {file} must hold tensors by name; {name!r} "
                     f"is {type(value).__name__}."
                 )
-            if value.layout is not torch.strided or value.is_quantized:
-                raise ConversionError(
-                    f"{name} of {file} must be a dense tensor."
-                )
+            _check(f"{name} of {file}", value)
         self.prefix = ""
         while wrapper := next((w for w in WRAPPERS if _all(model, w)), None):
             self.prefix += wrapper
@@ -59,6 +71,10 @@ class Checkpoint:
         """{name: shape} of all tensors."""
         return {name: tuple(t.shape) for name, t in self._model.items()}
 
+    def where(self, name):
+        """What to call the place of a tensor in errors."""
+        return self.file
+
     def read(self, name):
         """One tensor as an array; bfloat16 as float32, which holds it."""
         import torch
@@ -67,6 +83,33 @@ class Checkpoint:
         if tensor.dtype == torch.bfloat16:
             tensor = tensor.float()
         return tensor.numpy()
+
+
+def _check(name, tensor):
+    """Raise an error unless a tensor is one of numbers, each of its own."""
+    import torch
+
+    if tensor.layout is not torch.strided or tensor.is_quantized:
+        raise ConversionError(f"{name} must be a dense tensor.")
+    if tensor.is_meta:
+        raise ConversionError(
+            f"{name} has a shape and no numbers; it was saved from the device "
+            "'meta'."
+        )
+    if str(tensor.dtype).removeprefix("torch.") not in DTYPES:
+        raise ConversionError(
+            f"{name} must be of one of the dtypes {', '.join(DTYPES)}; it is "
+            f"{tensor.dtype}."
+        )
+    reach = 0  # the furthest number of the axes of smaller strides
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape)):
+        if size > 1 and stride <= reach:
+            raise ConversionError(
+                f"{name} must have numbers of its own at each place; strides "
+                f"{tensor.stride()} use some several times in the shape "
+                f"{tuple(tensor.shape)}."
+            )
+        reach += (size - 1) * stride
 
 
 def _all(model, prefix):
@@ -84,12 +127,20 @@ def _load(file):
     if not file.is_file():
         raise ConversionError(f"{file} is no file.")
     zipped = zipfile.is_zipfile(file)
+    with files.decoding(file, "whole file of torch.save", ConversionError):
+        if not zipped:
+            return _unpickle(torch, file, mapped=False)
+        torch_storages.check_members(file)
+        content = _unpickle(torch, file, mapped=True)
+        torch_storages.check_sizes(file)
+        return content
+
+
+def _unpickle(torch, file, mapped):
     try:
-        if zipped:
-            _check_sums(file)
         with torch.serialization.safe_globals([types.SimpleNamespace]):
             return torch.load(
-                file, map_location="cpu", weights_only=True, mmap=zipped
+                file, map_location="cpu", weights_only=True, mmap=mapped
             )
     except pickle.UnpicklingError as error:
         # PyTorch's text goes on to explain how to run such a file.
@@ -98,19 +149,6 @@ def _load(file):
             f"{file} is not only tensors and plain values: "
             f"{reason.splitlines()[0]} Nothing of it was executed."
         ) from error
-    except Exception as error:  # a damaged file may raise any
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ConversionError(
-            f"{file} is no whole file of torch.save: {reason[0]}"
-        ) from error
-
-
-def _check_sums(file):
-    """PyTorch does not look at the check sums of its zip files."""
-    with zipfile.ZipFile(file) as archive:
-        damaged = archive.testzip()
-    if damaged is not None:
-        raise zipfile.BadZipFile(f"{damaged} has another check sum")
 
 
 def _described(content):

@@ -7,6 +7,7 @@ time.
 """
 
 import math
+import operator
 import pathlib
 
 import ml_dtypes
@@ -15,11 +16,13 @@ import numpy as np
 
 from conversion.errors import ConversionError
 from conversion.formats import vmoe_leaves
+from keras_moe import files
 
 NDARRAY, SHAPED, SLICE, ND_SLICE, ENTRY = 1, 4, 5, 6, 8
 CHUNK_MARKER = "__msgpack_array_chunk_a87ca2__"
 VERSION = "20220622"
 MAX_BUFFER = 2**32 - 1
+WHOLE = "whole index of a vmoe checkpoint"
 
 
 class Checkpoint:
@@ -46,7 +49,7 @@ class Checkpoint:
                 f"{VERSION!r} and indices without a version."
             )
         count = index.get("shard_count")
-        if not isinstance(count, int) or not 0 < count < 100_000:
+        if type(count) is not int or not 0 < count < 100_000:
             raise ConversionError(
                 f"{self.index_file} must name the number of its shards; it "
                 f"says {count!r}."
@@ -60,14 +63,11 @@ class Checkpoint:
                 raise ConversionError(f"shard {file} is missing.")
         tree = index["index"]
         old_state = version is None and vmoe_leaves.is_training_state(tree)
-        try:
+        with files.decoding(self.index_file, WHOLE, ConversionError):
             self.leaves = vmoe_leaves.number_leaves(tree, old_state)
-        except (ValueError, TypeError, KeyError, IndexError) as error:
-            raise ConversionError(
-                f"{self.index_file} is damaged: {error}"
-            ) from error
-        for path, leaf in self.leaves.items():
-            vmoe_leaves.check_tiles(path, leaf, count)
+        with files.about(self.index_file, ConversionError):
+            for path, leaf in self.leaves.items():
+                vmoe_leaves.check_tiles(path, leaf, count)
         self._places = [_places(file) for file in self.files]
         if old_state:
             self._check_order()
@@ -80,6 +80,10 @@ class Checkpoint:
 
     def dtype(self, path):
         return self.leaves[path].dtype
+
+    def where(self, path):
+        """What to call the place of an array in errors."""
+        return self.prefix
 
     def read(self, path):
         """One array, put together from its chunks."""
@@ -99,7 +103,8 @@ class Checkpoint:
             slices, found = sorted(leaf.of_shard(shard)), []
             for nd_slice, chunk in self._chunks(shard, leaf.number, path):
                 shape = tuple(stop - start for start, stop in nd_slice)
-                if chunk.dtype != leaf.dtype or chunk.size != math.prod(shape):
+                fits = chunk.shape in (shape, (math.prod(shape),))
+                if chunk.dtype != leaf.dtype or not fits:
                     raise ConversionError(
                         f"{self.files[shard]} holds {chunk.size} values of "
                         f"{chunk.dtype} for a slice {shape} of {path}, "
@@ -146,6 +151,21 @@ class Checkpoint:
                     f"{self.files[shard]} and {self.index_file} do not agree "
                     f"on which arrays the shard holds (numbers {wrong})."
                 )
+            self._check_sizes(shard, places)
+
+    def _check_sizes(self, shard, places):
+        """A shard must hold as much as the index says, before it is made."""
+        for path, leaf in self.leaves.items():
+            wanted = leaf.dtype.itemsize * sum(
+                math.prod(stop - start for start, stop in nd_slice)
+                for nd_slice in leaf.of_shard(shard)
+            )
+            start, end = places.get(leaf.number, (0, 0))
+            if wanted > end - start:
+                raise ConversionError(
+                    f"{self.files[shard]} must hold {wanted} bytes of {path}; "
+                    f"it holds {end - start}."
+                )
 
     def _chunks(self, shard, number, path):
         """Yield (slice, flat array) of one leaf in one shard."""
@@ -153,25 +173,22 @@ class Checkpoint:
         file = self.files[shard]
         with open(file, "rb") as stream:
             stream.seek(start)
-            try:
-                chunks = _unpack(stream.read(end - start))
-                for parts, nd_slice in chunks:
+            with files.decoding(
+                file, f"shard with a whole {path}", ConversionError
+            ):
+                for parts, nd_slice in _unpack(stream.read(end - start)):
                     chunk = parts[0] if len(parts) == 1 else None
                     if chunk is None:
                         chunk = np.concatenate(parts)
                     yield nd_slice, np.asarray(chunk)
-            except ConversionError:
-                raise
-            except (ValueError, TypeError, IndexError, KeyError) as error:
-                raise ConversionError(
-                    f"{file} is damaged at {path}: {error}"
-                ) from error
 
 
 def _places(file):
     """{leaf number: (first byte, end)} of a shard, read in one pass."""
     places = {}
-    try:
+    with files.decoding(
+        file, "whole shard of a vmoe checkpoint", ConversionError
+    ):
         with open(file, "rb") as stream:
             unpacker = msgpack.Unpacker(stream, max_buffer_size=MAX_BUFFER)
             for _ in range(unpacker.read_map_header()):
@@ -180,41 +197,36 @@ def _places(file):
                 unpacker.skip()
                 if key == CHUNK_MARKER:
                     continue
-                if int(key) in places:
-                    raise ValueError(f"array {key} occurs twice")
-                places[int(key)] = start, unpacker.tell()
+                number = int(key)
+                if number in places or str(number) != key:
+                    raise ValueError(f"array {key!r} occurs twice or is none")
+                places[number] = start, unpacker.tell()
             end = unpacker.tell()
         if end != file.stat().st_size:
             raise ValueError(f"{file.stat().st_size - end} bytes too many")
-    except (ValueError, TypeError, msgpack.UnpackException) as error:
-        raise ConversionError(
-            f"{file} is no whole shard of a vmoe checkpoint: "
-            f"{error or type(error).__name__}"
-        ) from error
     return places
 
 
 def _unpack_file(file):
-    try:
+    with files.decoding(file, WHOLE, ConversionError):
         return _unpack(pathlib.Path(file).read_bytes())
-    except OSError as error:
-        raise ConversionError(f"{file} cannot be read: {error}") from error
-    except (
-        ValueError,
-        TypeError,
-        IndexError,
-        msgpack.UnpackException,
-    ) as error:
-        raise ConversionError(
-            f"{file} is not a whole msgpack file: "
-            f"{error or type(error).__name__}"
-        ) from error
 
 
 def _unpack(content):
     return msgpack.unpackb(
-        content, ext_hook=_extension, strict_map_key=False, raw=False
+        content,
+        ext_hook=_extension,
+        object_pairs_hook=_map,
+        strict_map_key=False,
+        raw=False,
     )
+
+
+def _map(pairs):
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key occurs twice in a map")
+    return found
 
 
 def _plain(content):
@@ -235,10 +247,10 @@ def _extension(code, payload):
         shaped, slices, shards = _plain(payload)
         shape, dtype = _plain(shaped)[:2]
         return (
-            tuple(int(n) for n in shape),
+            tuple(operator.index(n) for n in shape),
             _dtype(dtype),
             tuple(_extension(ND_SLICE, s) for s in slices),
-            tuple(int(n) for n in shards),
+            tuple(operator.index(n) for n in shards),
         )
     raise ValueError(f"unknown extension type {code}")
 
@@ -247,11 +259,13 @@ def _slice(payload):
     start, stop, step = _plain(payload)
     if step not in (None, 1):
         raise ValueError(f"a slice with step {step}")
-    return int(start), int(stop)
+    return operator.index(start), operator.index(stop)
 
 
 def _dtype(name):
     name = name.decode() if isinstance(name, bytes) else name
+    if not isinstance(name, str):  # NumPy takes None for float64
+        raise ValueError(f"an array of dtype {name!r}")
     if name == "bfloat16":
         return np.dtype(ml_dtypes.bfloat16)
     dtype = np.dtype(name)

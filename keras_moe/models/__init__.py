@@ -1,12 +1,11 @@
 """Models with mixtures of experts, on KerasHub's classes."""
 
+from keras_moe import extras
+
 try:
     import keras_hub as _  # noqa: F401  (needed by all of this package)
 except ImportError as error:
-    raise ImportError(
-        "keras_moe.models needs KerasHub; install it with "
-        "`pip install 'keras-moe[models]'`."
-    ) from error
+    raise extras.missing("KerasHub", "models", "keras_moe.models") from error
 
 from keras_moe.models.architectures import ARCHITECTURES
 from keras_moe.models.architectures import weight_shapes

@@ -83,22 +83,35 @@ def read(source, checkpoint):
 
     Args:
         source: a `Source`.
-        checkpoint: has `read(name)`, which returns an array.
+        checkpoint: has `read(name)`, which returns an array, and
+            `where(name)`, which says where that lies.
 
     Raises:
         ValueError: if the array holds no floating-point numbers, or one that
             is not finite.
     """
-    array = checkpoint.read(source.name)
+    array = floats(
+        checkpoint.read(source.name),
+        f"{source.name} of {checkpoint.where(source.name)}",
+    )
+    return source.take(array)
+
+
+def floats(array, name):
+    """An array as float32.
+
+    Raises:
+        ValueError: if it holds no floating-point numbers, or one that is not
+            finite.
+    """
     if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
         raise ValueError(
-            f"{source.name} must hold floating-point numbers; it has "
-            f"{array.dtype}."
+            f"{name} must hold floating-point numbers; it has {array.dtype}."
         )
     array = np.asarray(array, "float32")
     if not np.isfinite(array).all():
-        raise ValueError(f"{source.name} holds numbers that are not finite.")
-    return source.take(array)
+        raise ValueError(f"{name} holds numbers that are not finite.")
+    return array
 
 
 def fill(model, sources, checkpoint) -> None:

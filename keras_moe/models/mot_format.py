@@ -8,12 +8,12 @@ block has experts without biases. All names of weights but the head's begin with
 """
 
 import functools
-import json
 import pathlib
 
 import numpy as np
 
 from keras_moe import checks
+from keras_moe import files
 from keras_moe.models import foreign_weights
 from keras_moe.models.foreign_weights import Source
 from keras_moe.models.safetensors_files import Checkpoint
@@ -51,13 +51,12 @@ def read_config(folder) -> dict:
         ValueError: if it is no JSON object, or of another kind of model.
     """
     file = pathlib.Path(folder) / "config.json"
-    try:
-        config = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from error
-    if not isinstance(config, dict) or config.get("model_type") != "mot":
-        kind = config.get("model_type") if isinstance(config, dict) else config
-        raise ValueError(f"model_type of {file} must be 'mot'; it is {kind!r}.")
+    config = files.read_json(file)
+    if config.get("model_type") != "mot":
+        raise ValueError(
+            f"model_type of {file} must be 'mot'; it is "
+            f"{config.get('model_type')!r}."
+        )
     return config
 
 
@@ -69,10 +68,10 @@ def recognises(folder) -> bool:
     """
     file = pathlib.Path(folder) / "config.json"
     try:
-        config = json.loads(file.read_text())
-    except (OSError, ValueError):
+        config = files.read_json(file)
+    except files.UnreadableFile:
         return False  # KerasHub says what is wrong with it
-    return isinstance(config, dict) and "model_type" in config
+    return "model_type" in config
 
 
 class Folder:
@@ -91,6 +90,11 @@ class Folder:
     """
 
     def __init__(self, folder):
+        self.folder = pathlib.Path(folder)
+        with files.about(folder):
+            self._read(folder)
+
+    def _read(self, folder):
         config = {**DEFAULTS, **read_config(folder)}
         self.files = Checkpoint(folder)
         shapes = self.files.shapes()
@@ -123,6 +127,10 @@ class Folder:
         shapes = self.files.shapes()
         return {n: s for n, s in shapes.items() if n not in self.left_out}
 
+    def where(self, name):
+        """The file that a tensor lies in."""
+        return self.files.where(name)
+
     def read(self, name):
         """One tensor; the embedding is held against a head tied to it."""
         array = self.files.read(name)
@@ -131,13 +139,15 @@ class Folder:
             if not np.array_equal(head, array):
                 raise ValueError(
                     f"{HEAD} must be equal to {name}, to which "
-                    "tie_word_embeddings of config.json ties it; it is not."
+                    "tie_word_embeddings of config.json ties it; in "
+                    f"{self.folder} it is not."
                 )
         return array
 
     def fill(self, backbone) -> None:
         """Give a `MoTBackbone` its weights."""
-        foreign_weights.fill(backbone, self.sources, self)
+        with files.about(self.folder):
+            foreign_weights.fill(backbone, self.sources, self)
 
 
 def _backbone_arguments(config, shapes, front, embedding):

@@ -1,7 +1,8 @@
 """GPT-2's tokenizer files, as folders in the `mot` format hold them."""
 
-import json
 import pathlib
+
+from keras_moe import files
 
 
 def read(folder, vocabulary_size) -> tuple[dict, list[str], dict] | None:
@@ -28,7 +29,7 @@ def read(folder, vocabulary_size) -> tuple[dict, list[str], dict] | None:
     whole = folder / "tokenizer.json"
     options = {"add_prefix_space": False}
     if vocabulary.is_file() and merges.is_file():
-        file, ids = vocabulary, _json(vocabulary)
+        file, ids = vocabulary, files.read_json(vocabulary)
         rules = _lines(merges)
     elif whole.is_file():
         file = whole
@@ -44,49 +45,36 @@ def read(folder, vocabulary_size) -> tuple[dict, list[str], dict] | None:
     return ids, rules, options
 
 
-def _json(file):
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:  # of JSON, or of UTF-8
-        raise ValueError(f"{file} cannot be read: {error}") from error
-
-
 def _lines(file):
-    try:
+    with files.decoding(file, "readable UTF-8 text"):
         lines = file.read_text(encoding="utf-8").split("\n")
-    except ValueError as error:
-        raise ValueError(f"{file} cannot be read: {error}") from error
     lines = [line.rstrip("\r") for line in lines]
     return [x for x in lines if x.strip() and not x.startswith("#version")]
 
 
 def _from_whole(file):
     """({token: id}, merge rules, add_prefix_space) of `tokenizer.json`."""
-    content = _json(file)
-    try:
+    content = files.read_json(file)
+    with files.decoding(file, "tokenizer of GPT-2's kind"):
         model, cutter = content["model"], content["pre_tokenizer"]
         kinds = model["type"], cutter["type"], content.get("normalizer")
         if kinds != ("BPE", "ByteLevel", None):
             raise ValueError(
-                f"{file} must be of GPT-2's kind, model BPE, pre-tokenizer "
-                f"ByteLevel and no normalizer; it has {kinds}."
+                "it must have the model BPE, the pre-tokenizer ByteLevel and "
+                f"no normalizer; it has {kinds}"
             )
         ids = dict(model["vocab"])
         for token in content.get("added_tokens") or ():
             if ids.setdefault(token["content"], token["id"]) != token["id"]:
                 raise ValueError(
-                    f"{file} gives {token['content']!r} two ids, "
-                    f"{ids[token['content']]} and {token['id']}."
+                    f"it gives {token['content']!r} two ids, "
+                    f"{ids[token['content']]} and {token['id']}"
                 )
         rules = [
             rule if isinstance(rule, str) else " ".join(rule)
             for rule in model["merges"]
         ]
         return ids, rules, bool(cutter.get("add_prefix_space"))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{file} is not a tokenizer of GPT-2's kind: {error!r}"
-        ) from error
 
 
 def _check(file, ids, rules, vocabulary_size):

@@ -1,9 +1,8 @@
 """What the pictures share: a figure without a window, and a plan's arrays."""
 
-from keras import ops
-
-from keras_moe.plans import HardPlan
-from keras_moe.plans import SoftPlan
+from keras_moe import checks
+from keras_moe import extras
+from keras_moe.plan_arrays import weights as weights
 
 
 def new_figure(width: float, height: float):
@@ -11,21 +10,18 @@ def new_figure(width: float, height: float):
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError(
-            "keras_moe.visualize needs matplotlib; install it with "
-            "`pip install 'keras-moe[viz]'`."
+        raise extras.missing(
+            "matplotlib", "viz", "keras_moe.visualize"
         ) from error
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def weights(plan):
-    """Dispatch and combine of a plan as numpy arrays, each (G,T,E,S)."""
-    if not isinstance(plan, (SoftPlan, HardPlan)):
+def check_title(title):
+    """Refuse a title that is neither text nor `None`."""
+    if title is not None and not isinstance(title, str):
         raise ValueError(
-            "plan must be a SoftPlan or a HardPlan, as capture() yields; "
-            f"received {plan!r}."
+            f"title must be a string or None; {checks.received(title)}."
         )
-    return [ops.convert_to_numpy(w) for w in plan.weights()]
 
 
 def blank(axis):

@@ -3,6 +3,7 @@
 import numpy as np
 
 from keras_moe import diagnostics
+from keras_moe import plan_arrays
 from keras_moe.visualize import canvas
 
 
@@ -18,8 +19,9 @@ def expert_load(plan, title: str | None = None):
         where all shares are equal.
 
     Raises:
-        ValueError: if `plan` is none.
+        ValueError: if `plan` is none, or `title` no text.
     """
+    canvas.check_title(title)
     load = diagnostics.summarize(plan)["load"]
     figure = canvas.new_figure(4.2, 2.6)
     axis = figure.subplots()
@@ -34,16 +36,14 @@ def expert_similarity(plan, title: str | None = None):
     """Draw for each pair of experts how alike is what they read.
 
     That is the cosine between the weights with which the slots of the two,
-    added up, read the tokens of a group; mean over groups. 1: the same.
+    added up, read the tokens of a group; mean over the groups in which both
+    read something. 1: the same; white: there is no such group.
 
     Args:
         plan, title: as in `expert_load`.
     """
-    read, _ = canvas.weights(plan)
-    read = read.sum(axis=-1)  # (G,T,E)
-    length = np.linalg.norm(read, axis=1, keepdims=True)
-    unit = read / np.maximum(length, 1e-30)
-    pairs = np.einsum("gte,gtf->ef", unit, unit) / len(unit)
+    canvas.check_title(title)
+    pairs = similarity_of_pairs(plan)
     figure = canvas.new_figure(3.4, 2.8)
     axis = figure.subplots()
     shown = axis.imshow(pairs, cmap="viridis", vmin=0, vmax=1)
@@ -51,3 +51,12 @@ def expert_similarity(plan, title: str | None = None):
     figure.colorbar(shown, ax=axis)
     figure.suptitle(title)
     return figure
+
+
+def similarity_of_pairs(plan):
+    """What `expert_similarity` draws: (E,E), NaN where there is no group."""
+    read, _ = plan_arrays.shares(plan)
+    unit, reads = plan_arrays.unit_columns(read.sum(axis=-1))  # (G,T,E), (G,E)
+    cosines = np.einsum("gte,gtf->ef", unit, unit)
+    groups = np.einsum("ge,gf->ef", reads, reads, dtype="float32")
+    return cosines / np.where(groups > 0, groups, np.nan)

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from keras_moe.plans import HardPlan
+from keras_moe import checks
+from keras_moe import plan_arrays
 from keras_moe.visualize import canvas
 
 
@@ -33,9 +34,11 @@ def slot_regions(
         A matplotlib figure that belongs to no window; `savefig` writes it.
 
     Raises:
-        ValueError: if images, plan and grid do not fit each other.
+        ValueError: if an argument is not of its kind, or images, plan and grid
+            do not fit each other.
     """
-    images, read, taken = _fitting(images, plan, grid)
+    images, read, taken = _fitting(images, plan, grid, titles, title)
+    columns = checks.integer("columns", columns)
     slots = read.shape[-1]
     use = taken.sum(axis=(0, 1)).reshape(-1)
     chosen = np.argsort(-use, kind="stable")[:columns]
@@ -56,7 +59,8 @@ def expert_regions(
 
     As `slot_regions`, with a column for each of the most used experts.
     """
-    images, read, taken = _fitting(images, plan, grid)
+    images, read, taken = _fitting(images, plan, grid, titles, title)
+    columns = checks.integer("columns", columns)
     use = taken.sum(axis=(0, 1, 3))
     chosen = np.argsort(-use, kind="stable")[:columns]
     names = [f"expert {k}" for k in chosen]
@@ -81,10 +85,9 @@ def token_weights(
     Args:
         images, plan, grid, titles, title: as in `slot_regions`.
     """
-    images, read, _ = _fitting(images, plan, grid)
-    _check_titles(titles, len(images))
+    images, read, _ = _fitting(images, plan, grid, titles, title)
     total = read.sum(axis=(2, 3)).reshape(-1, *grid)
-    hard = isinstance(plan, HardPlan)
+    hard = plan_arrays.kind(plan).hard
     figure = canvas.new_figure(4.8 if hard else 3.6, 1.5 * len(images) + 0.5)
     axes = figure.subplots(len(images), 3 if hard else 2, squeeze=False)
     extent = _extent(images)
@@ -108,9 +111,12 @@ def token_weights(
     return figure
 
 
-def _fitting(images, plan, grid):
+def _fitting(images, plan, grid, titles, title):
     """Images as floats, and a plan's two arrays (n,patches,E,S) of them."""
     images = _grey_or_colour(images)
+    _check_titles(titles, len(images))
+    canvas.check_title(title)
+    _check_grid(grid)
     read, taken = canvas.weights(plan)
     groups, tokens, _, _ = read.shape
     patches = grid[0] * grid[1]
@@ -125,7 +131,6 @@ def _fitting(images, plan, grid):
 
 def _draw_regions(images, read, grid, names, titles, title):
     """A row for an image, a column for each of the last axis of `read`."""
-    _check_titles(titles, len(images))
     low = read.min(axis=1, keepdims=True)
     span = read.max(axis=1, keepdims=True) - low
     regions = (read - low) / np.maximum(span, 1e-30)  # (n,patches,columns)
@@ -161,16 +166,34 @@ def _extent(images):
 
 
 def _check_titles(titles, number):
-    if titles is not None and len(titles) != number:
+    if titles is None:
+        return
+    if isinstance(titles, str) or not np.iterable(titles):
+        raise ValueError(
+            "titles must be a list of strings, one for each image; "
+            f"{checks.received(titles)}."
+        )
+    if len(titles) != number:
         raise ValueError(
             f"titles must be {number}, one for each image; received "
             f"{len(titles)}."
         )
 
 
+def _check_grid(grid):
+    whole = isinstance(grid, (tuple, list)) and len(grid) == 2
+    if not whole:
+        raise ValueError(
+            "grid must be two integers, (rows, columns) of the patches; "
+            f"{checks.received(grid)}."
+        )
+    for name, number in zip(("rows", "columns"), grid):
+        checks.integer(f"{name} of grid", number)
+
+
 def _grey_or_colour(images):
     """Images as floats 0…1, without an axis for a single channel."""
-    images = np.asarray(images)
+    images = checks.numbers_of("images", images)
     if images.ndim == 4 and images.shape[-1] == 1:
         images = images[..., 0]
     if images.ndim not in (3, 4) or (

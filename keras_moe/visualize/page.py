@@ -1,18 +1,17 @@
 """One page about what the routers of a model do with a batch."""
 
 import base64
-import dataclasses
 import html
 import io
 import os
-import pathlib
 import sys
 
 import keras
-import numpy as np
 
+from keras_moe import checks
 from keras_moe import diagnostics
-from keras_moe.plans import HardPlan
+from keras_moe import plan_arrays
+from keras_moe.visualize import arguments
 from keras_moe.visualize import experts
 from keras_moe.visualize import images as of_images
 from keras_moe.visualize import texts as of_texts
@@ -78,7 +77,9 @@ def report(model, batch, path: str | os.PathLike = "report.html"):
         The path.
 
     Raises:
-        ValueError: if no layer of this package runs in the model.
+        ValueError: if an argument is not of its kind, the model lacks a
+            preprocessor that the batch needs, or no layer of this package
+            runs in it.
 
     Example:
 
@@ -91,9 +92,13 @@ def report(model, batch, path: str | os.PathLike = "report.html"):
     True
     >>> page.unlink()
     """
-    path = pathlib.Path(path)
-    ready_made, run, draw = _kind(model, batch)
-    with diagnostics.capture() as plans:
+    path = arguments.page_path(path)
+    if not isinstance(model, keras.layers.Layer):
+        raise ValueError(
+            f"model must be a Keras model; received {type(model).__name__}."
+        )
+    ready_made, number, run, draw = _kind(model, batch)
+    with diagnostics.collect() as plans:
         run()
     if not plans:
         raise ValueError(
@@ -111,27 +116,30 @@ def report(model, batch, path: str | os.PathLike = "report.html"):
         summary=html.escape(
             f"{len(plans)} layer{'s' if len(plans) > 1 else ''}, computed on "
             f"{keras.backend.backend()} in one call of a batch of "
-            f"{_size(batch)}."
+            f"{number}."
         ),
         sections=sections,
     )
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(page, encoding="utf-8")
-    part.replace(path)
+    _write(path, page)
     return path
 
 
-def _size(batch):
-    """How many examples a batch has, of one array or a structure of them."""
-    if isinstance(batch, (list, tuple)) and isinstance(batch[0], str):
-        return len(batch)
-    return keras.tree.flatten(batch)[0].shape[0]
+def _write(path, page):
+    """Write the page whole or not at all."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(page, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _kind(model, batch):
-    """Whether it is a model of this package, how to run it, what to draw.
+    """What to do with a model and a batch.
 
-    The last is a function of a layer and its plan, beside what all get.
+    Returns whether the model is of this package, how many examples the batch
+    has, how to run it, and what to draw: a function of a layer and its plan,
+    beside what all get.
     """
     # A model of keras_moe.models exists only where that was imported; this
     # module is for users without KerasHub, too.
@@ -142,36 +150,48 @@ def _kind(model, batch):
         model, (models.MoTCausalLM, models.MoTMaskedLM)
     ):
         return True, *_text_kind(model, batch)
-    return False, lambda: model(batch, training=False), lambda layer, plan: ()
+    checks.batch("batch", batch)
+    number = keras.tree.flatten(batch)[0].shape[0]
+
+    def run():
+        model(batch, training=False)
+
+    return False, number, run, lambda layer, plan: ()
 
 
 def _image_kind(classifier, batch):
     backbone = classifier.backbone
-    batch = np.asarray(batch)
-    ready = classifier.preprocessor(batch)
+    first = backbone.data_format == "channels_first"
+    channels = backbone.image_shape[0 if first else -1]
+    batch = arguments.images(batch, channels)
+    ready = arguments.preprocessor(classifier)(batch)
 
     def draw(layer, plan):
         plan = _first(plan, len(batch))
         if plan is None:
             yield "Its groups are not the images, so no image is shown.", None
             return
+        if batch.shape[-1] not in (1, 3):
+            yield "Images of one or three channels would be shown here.", None
+            return
         shown = batch[:ROWS], plan, backbone.grid
         yield (
             "Where the slots of each expert look, most used expert first",
             of_images.expert_regions(*shown),
         )
-        if layer.plan_kind == "hard" or layer.slots_per_expert > 1:
+        if plan_arrays.kind(plan).hard or layer.slots_per_expert > 1:
             yield (
                 "What single slots read, most used slot first",
                 of_images.slot_regions(*shown),
             )
         yield "How much of each patch is read", of_images.token_weights(*shown)
 
-    return lambda: backbone(ready, training=False), draw
+    return len(batch), lambda: backbone(ready, training=False), draw
 
 
 def _text_kind(task, batch):
-    preprocessor = task.preprocessor
+    preprocessor = arguments.preprocessor(task)
+    batch = arguments.texts(batch)
     limit = min(LENGTH, preprocessor.sequence_length)
     if isinstance(task, sys.modules["keras_moe.models"].MoTCausalLM):
         inputs = preprocessor.generate_preprocess(batch, sequence_length=limit)
@@ -182,6 +202,10 @@ def _text_kind(task, batch):
         for name in ("token_ids", "padding_mask")
     }
     longest = int(inputs["padding_mask"].sum(axis=1).max())
+    if longest == 0:
+        raise ValueError(
+            f"batch must hold a text with a token; {checks.received(batch)}."
+        )
     inputs = {name: array[:, :longest] for name, array in inputs.items()}
     tokenizer = preprocessor.tokenizer
     tokens = [
@@ -199,19 +223,13 @@ def _text_kind(task, batch):
             of_texts.token_experts(shown, layer, plan),
         )
 
-    return lambda: task.backbone(inputs, training=False), draw
+    return len(batch), lambda: task.backbone(inputs, training=False), draw
 
 
 def _first(plan, number):
     """The plan of the first rows, `None` if groups are not `number` rows."""
-    names = ("tokens", "noise", "mask")
-    if isinstance(plan, HardPlan):
-        names = ("token", "gate", "mask")
-    arrays = {name: getattr(plan, name) for name in names}
-    if arrays[names[0]].shape[0] != number:
-        return None
-    rows = {k: None if a is None else a[:ROWS] for k, a in arrays.items()}
-    return dataclasses.replace(plan, **rows)
+    groups = next(iter(plan_arrays.group_arrays(plan).values())).shape[0]
+    return plan_arrays.first_groups(plan, ROWS) if groups == number else None
 
 
 def _section(name, plan, pictures):

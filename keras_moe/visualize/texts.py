@@ -3,6 +3,8 @@
 import numpy as np
 from keras import ops
 
+from keras_moe import checks
+from keras_moe.layers.base import MoELayer
 from keras_moe.visualize import canvas
 
 
@@ -24,14 +26,16 @@ def token_experts(tokens, layer, plan, title: str | None = None):
         A matplotlib figure that belongs to no window; `savefig` writes it.
 
     Raises:
-        ValueError: if tokens and plan do not fit each other.
+        ValueError: if an argument is not of its kind, or tokens, layer and
+            plan do not fit each other.
     """
-    texts, length = len(tokens), len(tokens[0]) if len(tokens) else 0
-    if length == 0 or {len(text) for text in tokens} != {length}:
+    texts, length = _check_tokens(tokens)
+    if not isinstance(layer, MoELayer):
         raise ValueError(
-            "tokens must be lists of strings, equally long and not empty; "
-            f"received lengths {[len(text) for text in tokens]}."
+            "layer must be the keras_moe layer of the plan, "
+            f"plans.layers[path]; {checks.received(layer)}."
         )
+    canvas.check_title(title)
     share = _received(layer, plan, texts, length)  # (texts,length,E)
     most = share.argmax(axis=-1)
     total = share.sum(axis=-1)
@@ -68,6 +72,34 @@ def token_experts(tokens, layer, plan, title: str | None = None):
     return figure
 
 
+def _check_tokens(tokens):
+    """Number and length of the texts."""
+    if not isinstance(tokens, (list, tuple, np.ndarray)):
+        raise ValueError(
+            "tokens must be lists of strings, one list for a text; "
+            f"{checks.received(tokens)}."
+        )
+    for text in tokens:
+        if not isinstance(text, (str, list, tuple, np.ndarray)):
+            raise ValueError(
+                "tokens must be lists of strings, one list for a text; "
+                f"received a text that is {text!r} ({type(text).__name__})."
+            )
+        for token in text:
+            if not isinstance(token, str):
+                raise ValueError(
+                    "tokens must be lists of strings; received a token that "
+                    f"is {token!r} ({type(token).__name__})."
+                )
+    lengths = {len(text) for text in tokens}
+    if len(lengths) != 1 or 0 in lengths:
+        raise ValueError(
+            "tokens must be lists of strings, equally long and not empty; "
+            f"received lengths {[len(text) for text in tokens]}."
+        )
+    return len(tokens), lengths.pop()
+
+
 def _received(layer, plan, texts, length):
     """How much each token receives of each expert: (texts,length,E)."""
     _, taken = canvas.weights(plan)
@@ -76,6 +108,11 @@ def _received(layer, plan, texts, length):
     # 0 is what a layer adds to fill a group.
     numbers = np.arange(1, texts * length + 1, dtype="float32")
     numbers = ops.convert_to_tensor(numbers.reshape(texts, length, 1))
+    if taken.shape[-1] != layer.num_experts:
+        raise ValueError(
+            f"plan must be of {layer.name!r}, which has {layer.num_experts} "
+            f"experts; it has {taken.shape[-1]}."
+        )
     numbers, _, _ = layer.split(numbers, None, training=False)
     numbers = ops.convert_to_numpy(numbers)[..., 0].astype(int)  # (G,T)
     if numbers.shape != taken.shape[:2]:

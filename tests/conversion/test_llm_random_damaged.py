@@ -207,7 +207,7 @@ WEIGHTS = {
     ),
     "not finite": (
         _with("head.weight", torch.full((61, 24), torch.nan)),
-        "head.weight holds numbers that are not finite",
+        "head.weight of .*2.pt holds numbers that are not finite",
     ),
     "no positions": (
         _without("embedding_layer.layers.1"),

@@ -82,7 +82,11 @@ def test_flipped_bytes_that_make_no_number(tmp_path):
         return piece
 
     prefix = write(tmp_path, edit_array=spoil)
-    refused(prefix, tmp_path / "out", "head/kernel holds numbers that are not")
+    refused(
+        prefix,
+        tmp_path / "out",
+        "head/kernel of .*ckpt holds numbers",
+    )
 
 
 def test_flipped_bytes_inside_an_array_are_seen_by_verify(tmp_path):
@@ -135,7 +139,7 @@ def _moved(shard):
 
 def _pickled(shard):
     key = next(key for key in shard if key.isdecimal())
-    shard[key] = [[[msgpack.ExtType(77, b"code")], shard[key][0][1]]]
+    shard[key] = [[[msgpack.ExtType(77, b"code" * 100)], shard[key][0][1]]]
 
 
 SHARDS = {
@@ -203,7 +207,7 @@ ROOTS = {
     "no count": (lambda i: i.pop("shard_count"), "number of its shards"),
     "count of text": (lambda i: i.update(shard_count="2"), "says '2'"),
     "more shards": (lambda i: i.update(shard_count=3), "of-00003 is missing"),
-    "leaf of text": (lambda i: i["index"].update(cls="x"), "is damaged"),
+    "leaf of text": (lambda i: i["index"].update(cls="x"), "is no whole index"),
 }
 
 
