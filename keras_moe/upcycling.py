@@ -98,6 +98,9 @@ def upcycle(
       64, 16 tokens, 16 slots) it is 0.38 to 0.56 as drawn here, with `scale`
       4·√D, 0.35 to 0.39 with `calibration`, and 0.48 to 0.95 with the scale 1
       of a new layer; with 64 slots 0.30 to 0.40, 0.22 to 0.28, 0.48 to 0.95.
+      From D = 101 on that scale is beyond 40, so that one exponential does not
+      serve both softmaxes; `router_options={"max_scale": 40}` keeps it there,
+      further from the MLP.
 
     What a converted router keeps:
 

@@ -73,9 +73,10 @@ class MixtureOfTokens(MoELayer):
         kernel_constraint: of the experts' kernels.
         bias_constraint: of the experts' biases.
         implementation: `"auto"` or the name of one way to dispatch and
-            combine: `"reference"`, the plain formulas; `"shared_exp"`, which
-            here is the same; `"streaming"`, which holds no array
-            (tokens x experts) and serves `emit_over_experts` alone.
+            combine: `"reference"`, the plain formulas; `"streaming"`, which
+            holds no array (tokens x experts) and serves `emit_over_experts`
+            alone; `"logsumexp"`, which serves it too, at temperature 1. The
+            others of soft plans raise an error.
         name: the layer's name.
         dtype: the layer's dtype or policy. The router computes in float32
             whatever the policy, the experts in the compute dtype.

@@ -8,7 +8,7 @@ both steps and their gradients share what was prepared. A named implementation
 runs or raises; nothing falls back silently.
 """
 
-from keras_moe.ops import selection as selection
+from keras_moe.ops import selection  # noqa: F401
 from keras_moe.ops.selection import AUTOMATIC as AUTOMATIC
 from keras_moe.ops.selection import ENVIRONMENT as ENVIRONMENT
 from keras_moe.ops.selection import EVERYWHERE as EVERYWHERE

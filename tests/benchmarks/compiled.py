@@ -31,7 +31,8 @@ def programs(topology):
     ]
     for mode, goes in (("F", forward), ("FB", gradients)):
         for name in soft_routing.NAMES:
-            yield mode, name, jax.jit(goes(name)).lower(*arrays).compile()
+            program = jax.jit(goes(name)).lower(*arrays).compile()
+            yield mode, name, program
 
 
 def forward(name):
@@ -39,7 +40,8 @@ def forward(name):
 
     def there_and_back(tokens, embeddings, scale):
         exact = tokens.astype(jnp.float32)
-        plan = routing.soft_moe(exact, embeddings, scale)
+        limit = soft_routing.MAX_SCALE.get(name)
+        plan = routing.soft_moe(exact, embeddings, scale, max_scale=limit)
         prepared = moe_ops.make_dispatcher(plan, tokens.dtype, name)
         return prepared.combine(prepared.dispatch(tokens))
 
@@ -81,4 +83,5 @@ def memory(program):
     return {
         "temporary_mib": round(temporary / 2**20, 1),
         "arrays_of_weights": sum(size >= TOKENS * TOKENS for size in sizes),
+        "conditionals": program.as_text().count(" conditional("),
     }

@@ -6,7 +6,8 @@
 
 Nothing is run, and kernels of products are not tuned, as that needs the GPU.
 `temporary_mib` is what the program needs beyond its inputs and outputs,
-`arrays_of_weights` how many of its results are as large as (tokens x slots).
+`arrays_of_weights` how many of its results are as large as (tokens x slots),
+`conditionals` its branches on values.
 The compiler tells no cycles.
 """
 
@@ -18,7 +19,7 @@ os.environ["XLA_FLAGS"] = "--xla_gpu_autotune_level=0"
 from jax.experimental import topologies
 from tqdm import tqdm
 
-from keras_moe.ops import shared_exp
+from keras_moe.ops import devices
 from tests.benchmarks import compiled
 from tests.benchmarks import timing
 
@@ -62,7 +63,7 @@ CHIPS = {
 
 
 def rows():
-    shared_exp.room.on_cpu = lambda: False  # what it will be compiled for
+    devices.kind_of = lambda array: "gpu"  # what it will be compiled for
     for chip, limits in tqdm(CHIPS.items(), desc="GPU"):
         topology = topologies.get_topology_desc(
             platform="cuda",

@@ -213,7 +213,7 @@ def watch(layer):
 
 def slots_of(layer, tokens, plan):
     """What the experts read, (G,E,S,D)."""
-    return layer.prepare(plan, tokens.dtype).dispatch(tokens)
+    return layer.dispatcher(plan, tokens.dtype).dispatch(tokens)
 
 
 def straight(layer, tokens, plan, rounding=None):
@@ -225,7 +225,7 @@ def straight(layer, tokens, plan, rounding=None):
     gradient on its way back.
     """
     rounding = rounding or (lambda x: x)
-    prepared = layer.prepare(plan, tokens.dtype)
+    prepared = layer.dispatcher(plan, tokens.dtype)
     slots = prepared.dispatch(rounding(tokens))
     if isinstance(plan, routing.HardPlan):
         slots = rounding(slots)
