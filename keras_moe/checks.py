@@ -3,6 +3,8 @@
 import math
 import numbers
 
+import keras
+
 
 def received(value) -> str:
     return f"received {value!r} ({type(value).__name__})"
@@ -85,3 +87,23 @@ def resolve(name: str, get, value, kind: str):
         raise ValueError(
             f"{name} must be {kind}; {received(value)}."
         ) from error
+
+
+def at_run_time(tensor, fits, message: str):
+    """Return `tensor`; TensorFlow's graph raises where it does not fit.
+
+    For sizes that only a graph leaves open. Programs that drop such checks
+    (XLA, exported files) go on, and other backends know their sizes.
+
+    Args:
+        tensor: what to check.
+        fits: from the tensor to a Boolean scalar tensor.
+        message: of the `tf.errors.InvalidArgumentError`.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return tensor
+    import tensorflow as tf
+
+    check = tf.debugging.Assert(fits(tensor), [message])
+    with tf.control_dependencies([] if check is None else [check]):
+        return tf.identity(tensor)
