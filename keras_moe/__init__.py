@@ -1,6 +1,7 @@
 """Mixture-of-experts layers for Keras 3, on JAX, TensorFlow and PyTorch."""
 
 from keras_moe import activations as activations
+from keras_moe import constraints as constraints
 from keras_moe import diagnostics as diagnostics
 from keras_moe import distribution as distribution
 from keras_moe import initializers as initializers

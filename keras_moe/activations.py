@@ -1,5 +1,7 @@
 """Activations that Keras does not name, and one look-up for all of them."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -26,3 +28,19 @@ def serialize(activation):
     if activation is gelu_tanh:
         return "gelu_tanh"
     return keras.activations.serialize(activation)
+
+
+def exportable(activation):
+    """The same function, in operators that formats of other runtimes have.
+
+    TensorFlow's own exact GELU is x/2 · erfc(-x/√2), and ONNX has no erfc.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return activation
+    exact = activation is keras.activations.gelu
+    return _gelu_of_erf if exact else activation
+
+
+def _gelu_of_erf(x):
+    # Converters to LiteRT know GELU by these steps in this order.
+    return 0.5 * x * (1.0 + ops.erf(x * math.sqrt(0.5)))

@@ -170,6 +170,17 @@ class _ExpertParallel(keras.distribution.ModelParallel):
         return self.device_mesh.devices.size
 
 
+def batch_shards() -> int:
+    """On how many devices the active distribution cuts the batch."""
+    active = keras.distribution.distribution()
+    if active is None:
+        return 1
+    mesh = active.device_mesh
+    if isinstance(active, _ExpertParallel):
+        return int(mesh.devices.size)
+    return int(mesh.shape[mesh.axis_names.index(active.batch_dim_name)])
+
+
 def exchange(layer, slots):
     """Bring slots (G,E,S,D) from where their tokens are to their experts.
 

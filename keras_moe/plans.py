@@ -36,8 +36,10 @@ class SoftPlan:
             Matters for combine over tokens, which they share.
         discrete: whether to keep only the largest weight of each softmax,
             as one. Ties keep several. Has no gradient.
-        bound: `None`, or a number or scalar tensor that no product of a token
-            and a slot embedding exceeds, nor its negative.
+        bound: `None`, or a number that no product of a token and a slot
+            embedding exceeds, nor its negative.
+        scale: `None`, or a scalar tensor that they are the product of with
+            vectors of length one, for code that reads its value.
     """
 
     tokens: Any
@@ -49,7 +51,8 @@ class SoftPlan:
     combine_over: str = "slots"
     copies: int = 1
     discrete: bool = False
-    bound: Any = None
+    bound: float | None = None
+    scale: Any = None
 
     def weights(self):
         """Write out the pair `(dispatch, combine)`, each (G,T,E,S)."""

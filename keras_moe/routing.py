@@ -35,7 +35,14 @@ def unit(x, axis: int, epsilon: float = 1e-6):
 
 
 def soft_moe(
-    tokens, slot_embedding, scale=None, *, normalize=True, noise=None, mask=None
+    tokens,
+    slot_embedding,
+    scale=None,
+    *,
+    normalize=True,
+    max_scale=None,
+    noise=None,
+    mask=None,
 ) -> SoftPlan:
     """Soft MoE (arXiv 2308.00951, section 2.1 and algorithm 2).
 
@@ -45,19 +52,38 @@ def soft_moe(
     Args:
         tokens: float32 (G,T,D), X.
         slot_embedding: float32 (D,E,S), Φ.
-        scale: `None` (one) or a scalar tensor.
+        scale: `None` (one), a number or a scalar tensor.
         normalize: `False` takes X and Φ as they are.
+        max_scale: `None`, or a number that bounds |scale|: of a larger one
+            the sign stays. Not in the paper.
         noise: `None` or (G,T,E,S), added to L.
         mask: `None` or Boolean (G,T).
     """
-    bound = None
+    bound, known = None, scale is None or isinstance(scale, (int, float))
+    if max_scale is not None and not known:
+        scale = _limited(scale, max_scale)
     if normalize:
         tokens = unit(tokens, axis=-1)
         slot_embedding = unit(slot_embedding, axis=0)
-        bound = 1.0 if scale is None else ops.stop_gradient(ops.abs(scale))
+        bound = max_scale
+        if known:
+            bound = 1.0 if scale is None else abs(float(scale))
     if scale is not None:
         slot_embedding = slot_embedding * scale
-    return SoftPlan(tokens, slot_embedding, noise=noise, mask=mask, bound=bound)
+    return SoftPlan(
+        tokens,
+        slot_embedding,
+        noise=noise,
+        mask=mask,
+        bound=bound,
+        scale=scale if normalize and not known else None,
+    )
+
+
+def _limited(scale, largest):
+    """The scale, brought to ±largest if it is beyond, whose gradient stays."""
+    size = ops.stop_gradient(ops.abs(scale))
+    return scale * ops.minimum(1.0, largest / ops.maximum(size, largest))
 
 
 def mixture_of_tokens(

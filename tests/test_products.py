@@ -100,10 +100,10 @@ def test_experts_in_turn_are_all_at_once(options, monkeypatch):
 
     def at_once(slots, training=None):
         rows, restore = by_expert(slots)
-        hidden = experts.up(rows)
+        hidden = experts.up(rows[None])
         if experts.gated:
-            hidden = experts.gate(rows) * hidden
-        return restore(experts.down(hidden))
+            hidden = experts.gate(rows[None]) * hidden
+        return restore(experts.down(hidden)[0])
 
     own = support.layer_grads(layer, tokens, cotangent)
     found = support.run(layer, tokens), predicted(layer, tokens)

@@ -26,11 +26,13 @@ class MoELayer(ConfiguredLayer):
         tokens, mask, join = self.split(inputs, mask, training)  # (G,T,D)
         plan = self.route(tokens, mask, training)
         diagnostics.record(self, plan)
-        prepared = self.prepare(plan, tokens.dtype)
-        slots = prepared.dispatch(tokens)  # (G,E,S,D)
+        dispatcher = self.dispatcher(plan, tokens.dtype)
+        slots = dispatcher.dispatch(tokens)  # (G,E,S,D)
         slots = distribution.exchange(self, slots)
-        slots = self.experts(slots, training=training)  # (G,E,S,D)
-        outputs = prepared.combine(slots)  # (G,T,D)
+        slots = self.experts(
+            slots, training=training, product=dispatcher.product
+        )  # (G,E,S,D)
+        outputs = dispatcher.combine(slots)  # (G,T,D)
         return join(outputs)
 
     def split(self, inputs, mask, training):
@@ -38,6 +40,8 @@ class MoELayer(ConfiguredLayer):
         _check_tokens(inputs)
         if mask is not None:
             mask = self._checked_mask(mask, inputs)
+            # What is masked may hold anything, NaN too.
+            inputs = ops.where(mask[..., None], inputs, 0)
         tokens, mask, unflatten = grouping.flatten(inputs, mask)
         tokens, mask, ungroup = self.group(tokens, mask, training)
         return tokens, mask, lambda outputs: unflatten(ungroup(outputs))
@@ -50,7 +54,7 @@ class MoELayer(ConfiguredLayer):
         """Decide who reads whom: a plan for tokens (G,T,D)."""
         raise NotImplementedError
 
-    def prepare(self, plan, dtype):
+    def dispatcher(self, plan, dtype):
         """What carries out this plan on tokens of this dtype."""
         name = moe_ops.select(
             moe_ops.facts(plan, dtype),
@@ -58,7 +62,7 @@ class MoELayer(ConfiguredLayer):
             keras.backend.backend(),
             os.environ.get(moe_ops.ENVIRONMENT),
         )
-        return moe_ops.prepare(plan, dtype, name)
+        return moe_ops.make_dispatcher(plan, dtype, name)
 
     def logits(self, tokens):
         """Router logits tokens · router_kernel, in the routing dtype."""
@@ -107,7 +111,7 @@ class MoELayer(ConfiguredLayer):
         self.build_router(features)
         self.experts.build((None, self.num_experts, None, features))
         self.input_spec = keras.layers.InputSpec(
-            ndim=len(input_shape), axes={-1: features}
+            min_ndim=3, axes={-1: features}
         )
         self.built = True
 
@@ -130,12 +134,13 @@ class MoELayer(ConfiguredLayer):
             seed=self.seed_generator,
         )
 
-    def add_router_weight(self, name, shape, initializer):
+    def add_router_weight(self, name, shape, initializer, constraint=None):
         """A weight that stays in the routing dtype under mixed precision."""
         return self.add_weight(
             name=name,
             shape=shape,
             initializer=initializer,
+            constraint=constraint,
             dtype=self.router_dtype,
             autocast=False,
         )

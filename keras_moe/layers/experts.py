@@ -6,7 +6,8 @@ import keras
 from keras import ops
 
 from keras_moe.initializers import PerExpert
-from keras_moe.ops import products
+from keras_moe.ops import reference
+from keras_moe.ops.experts import experts_mlp
 
 
 class FeedForwardExperts(keras.layers.Layer):
@@ -59,9 +60,8 @@ class FeedForwardExperts(keras.layers.Layer):
         # Where experts are spread over devices, slots keep their four axes:
         # XLA gathers what a reshape merges.
         self.spread = keras.distribution.distribution() is not None
-        before = (None,) if self.spread else ()
-        outer = (*before, self.num_experts, None, features)
-        inner = (*before, self.num_experts, None, hidden)
+        outer = (None, self.num_experts, None, features)
+        inner = (None, self.num_experts, None, hidden)
         activation = None if self.gated else self.activation
         self.up = self._projection("up", hidden, activation)
         self.up.build(outer)
@@ -76,15 +76,9 @@ class FeedForwardExperts(keras.layers.Layer):
         kernel = self.kernel_initializer
         if not isinstance(kernel, PerExpert):
             kernel = PerExpert(kernel)
-        if self.spread:
-            equation, shape = "gesd,edf->gesf", (self.num_experts, None)
-            dense = keras.layers.EinsumDense
-        else:
-            equation, shape = "end,edf->enf", (None,)
-            dense = ExpertDense
-        return dense(
-            equation,
-            output_shape=(*shape, features),
+        return ExpertDense(
+            "gesd,edf->gesf",
+            output_shape=(self.num_experts, None, features),
             activation=activation,
             bias_axes="ef" if self.use_bias else None,
             kernel_initializer=kernel,
@@ -97,39 +91,29 @@ class FeedForwardExperts(keras.layers.Layer):
             name=name,
         )
 
-    def call(self, slots, training=None):
-        rows, restore = slots, lambda rows: rows
-        if not self.spread:
-            rows, restore = by_expert(slots)  # (E,N,D)
-        projections = self._projections()
-        if self.spread or self._quantised() or self._drops(training):
-            return restore(self._mlp(rows, training, *projections))
-
-        def mlp(rows, weights):
-            made = (
-                functools.partial(
-                    products.project, weights=w, activation=p.activation
-                )
-                for p, w in zip(projections, weights)
-            )
-            return self._mlp(rows, training, *made)
-
-        weights = [p.weights_of_experts() for p in projections]
-        return restore(
-            products.in_turn(mlp, rows, weights, self.intermediate_dim)
+    def call(self, slots, training=None, product=reference.product):
+        drop = functools.partial(self.dropout, training=training)
+        if self.spread:
+            return self._mlp(slots, drop)
+        rows, restore = by_expert(slots)  # (E,N,D)
+        if self._quantised():
+            return restore(self._mlp(rows[None], drop)[0])
+        weights = [p.weights_of_experts() for p in self._projections()]
+        rows = experts_mlp(
+            rows, weights, self.activation, between=drop, product=product
         )
+        return restore(rows)
 
-    def _mlp(self, rows, training, up, down, gate=None):
-        """The MLP, of functions that project."""
-        hidden = up(rows) if gate is None else gate(rows) * up(rows)
-        return down(self.dropout(hidden, training=training))
+    def _mlp(self, rows, drop):
+        """The MLP by Keras' own layers, of slots with four axes."""
+        hidden = self.up(rows)
+        if self.gated:
+            hidden = self.gate(rows) * hidden
+        return self.down(drop(hidden))
 
     def _projections(self):
         gate = (self.gate,) if self.gated else ()
         return self.up, self.down, *gate
-
-    def _drops(self, training):
-        return training and self.dropout.rate > 0
 
     def _quantised(self):
         return any(p.quantization_mode for p in self._projections())
@@ -139,12 +123,7 @@ class FeedForwardExperts(keras.layers.Layer):
 
 
 class ExpertDense(keras.layers.EinsumDense):
-    """Keras' layer for "end,edf->enf", as it is quickest on a backend."""
-
-    def call(self, inputs, training=None):
-        return products.project(
-            inputs, self.weights_of_experts(), self.activation
-        )
+    """Keras' layer, whose arrays `experts_mlp` takes."""
 
     def weights_of_experts(self):
         """The kernel and the bias, or `None` without one, as autocast."""
@@ -207,7 +186,7 @@ class ClonedExperts(keras.layers.Layer):
             )
         self.built = True
 
-    def call(self, slots, training=None):
+    def call(self, slots, training=None, product=None):
         outputs = [
             # A layer without `training` in its call is not given it.
             clone(slots[:, e], training=training)

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_moe import checks
+from keras_moe import constraints
 from keras_moe import routing
 from keras_moe.layers.base import MoELayer
 
@@ -30,6 +31,10 @@ class SoftMoE(MoELayer):
         normalize: whether tokens and slot embeddings are scaled to length one
             and multiplied by a learned `scale`. `False` takes L = X · Φ.
         noise_std: standard deviation of the noise on L, in training.
+        max_scale: `None`, or a number that bounds |`scale`|, in training by a
+            constraint and in every call. Up to 40 it lets one exponential
+            serve both softmaxes on every device (`"shared_exp"`), with the
+            least memory. Not in the reference.
         intermediate_dim: F, hidden features of each expert's MLP. Exactly one
             of `intermediate_dim` and `expert` is given.
         expert: a layer that maps (batch, tokens, features) to the same shape.
@@ -53,12 +58,14 @@ class SoftMoE(MoELayer):
         bias_constraint: of the experts' biases.
         implementation: `"auto"` or the name of one way to dispatch and
             combine: `"reference"`, the plain formulas; `"shared_exp"`, one
-            exponential for both softmaxes where |`scale`| is at most 40
-            (otherwise, and with noise, without `normalize`, and in float16,
-            it is the plain formulas); `"streaming"`, which holds no array
-            (tokens x slots), refuses noise and takes more time. `"auto"`
-            takes what the benchmarks found best, and streams where that
-            array would exceed `keras_moe.ops.STREAMING_BYTES`, 512 MiB.
+            exponential for both softmaxes, which needs a `max_scale` of at
+            most 40; `"cpu"`, the same on CPUs, decided by the value of
+            `scale` (JAX, PyTorch); `"streaming"`, which holds no array
+            (tokens x slots) and takes more time. All but the first refuse
+            noise, the two of one exponential also float16 and
+            `normalize=False`. `"auto"` takes what the benchmarks found best,
+            and streams where that array would exceed
+            `keras_moe.ops.STREAMING_BYTES`, 512 MiB, on a device.
         name: the layer's name.
         dtype: the layer's dtype or policy. The router computes in float32
             whatever the policy, the experts in the compute dtype.
@@ -101,6 +108,7 @@ class SoftMoE(MoELayer):
         *,
         normalize: bool = True,
         noise_std: float = 0.0,
+        max_scale: float | None = None,
         intermediate_dim: int | None = None,
         expert: keras.layers.Layer | None = None,
         activation="gelu",
@@ -144,6 +152,14 @@ class SoftMoE(MoELayer):
         )
         self.normalize = checks.flag("normalize", normalize)
         self.prepare_noise(noise_std)
+        if max_scale is not None:
+            max_scale = checks.real("max_scale", max_scale, exclusive=True)
+            if not self.normalize:
+                raise ValueError(
+                    "max_scale must be None where normalize=False, as there "
+                    f"is no scale to bound; received {max_scale!r}."
+                )
+        self.max_scale = max_scale
 
     def build_router(self, features):
         self.slot_embedding = self.add_router_weight(
@@ -153,7 +169,8 @@ class SoftMoE(MoELayer):
         )
         self.scale = None
         if self.normalize:
-            self.scale = self.add_router_weight("scale", (), "ones")
+            limit = self.max_scale and constraints.MaxSize(self.max_scale)
+            self.scale = self.add_router_weight("scale", (), "ones", limit)
 
     def route(self, tokens, mask, training):
         noise = None
@@ -164,8 +181,9 @@ class SoftMoE(MoELayer):
         return routing.soft_moe(
             ops.cast(tokens, self.router_dtype),
             ops.convert_to_tensor(self.slot_embedding),
-            self.scale,
+            None if self.scale is None else ops.convert_to_tensor(self.scale),
             normalize=self.normalize,
+            max_scale=self.max_scale,
             noise=noise,
             mask=mask,
         )
@@ -176,5 +194,6 @@ class SoftMoE(MoELayer):
             slots_per_expert=self.slots_per_expert,
             normalize=self.normalize,
             noise_std=self.noise_std,
+            max_scale=self.max_scale,
         )
         return config

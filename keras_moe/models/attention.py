@@ -168,7 +168,8 @@ class FeedForward(keras.layers.Layer):
         self.built = True
 
     def call(self, tokens, training=None):
-        hidden = self.activation(self.up(tokens))
+        activation = activations.exportable(self.activation)
+        hidden = activation(self.up(tokens))
         hidden = self.hidden_dropout(hidden, training=training)
         return self.down(hidden)
 

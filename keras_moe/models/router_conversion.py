@@ -4,6 +4,8 @@ D features, E experts, S slots of an expert, F hidden features. Everything is
 numpy, by the path of a weight below its layer.
 """
 
+import math
+
 import keras
 import numpy as np
 from scipy.cluster import vq
@@ -91,7 +93,8 @@ def new_router(shapes, options, rng) -> dict:
         features = shapes["slot_embedding"][0]
         slots = rng.normal(size=shapes["slot_embedding"])
         if "scale" in shapes:
-            weights["scale"] = DECIDED * features**0.5
+            limit = options.get("max_scale") or math.inf
+            weights["scale"] = min(DECIDED * features**0.5, limit)
         else:  # tokens behind a norm have a length near features ** 0.5
             slots = slots * DECIDED / features**0.5
         weights["slot_embedding"] = slots
@@ -139,7 +142,8 @@ def calibrate(layer, mlp, tokens, seed) -> float:
     """Set the slots of a `SoftMoE` of alike experts to stay near an MLP.
 
     The slot embeddings become the centres of clusters of the tokens'
-    directions, and `scale` the one of `SCALES` that comes nearest.
+    directions, and `scale` the one of `SCALES`, up to the layer's `max_scale`,
+    that comes nearest.
 
     Args:
         layer: the built `SoftMoE`, whose experts are copies of `mlp`.
@@ -163,7 +167,8 @@ def calibrate(layer, mlp, tokens, seed) -> float:
     layer.slot_embedding.assign(centres.T.reshape(shape))
     expected = mlp(tokens)
     distances = {}
-    for scale in SCALES:
+    limit = layer.max_scale or max(SCALES)
+    for scale in sorted({min(scale, limit) for scale in SCALES}):
         layer.scale.assign(scale)
         distances[scale] = distance(layer(tokens), expected)
     best = min(distances, key=distances.get)

@@ -6,16 +6,18 @@ from typing import Any
 from keras import ops
 
 from keras_moe import indexing
+from keras_moe.ops.reference import Dispatcher
 
 
 def prepare(plan, dtype):
     """Write the seats of all experts of a group in one row."""
     _, experts, seats = ops.shape(plan.token)
-    return Seats(ops.reshape(plan.token, (-1, experts * seats)), plan)
+    index = ops.reshape(plan.token, (-1, experts * seats))
+    return GatherDispatcher(index, plan)
 
 
 @dataclasses.dataclass(frozen=True)
-class Seats:
+class GatherDispatcher(Dispatcher):
     """Who sits where: `index` (G,E·S) into the T tokens of the group."""
 
     index: Any

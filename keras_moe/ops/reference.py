@@ -6,13 +6,24 @@ from typing import Any
 from keras import ops
 
 
+def product(rows, kernels):
+    """The rows of each expert by its kernel: (E,N,D) · (E,D,F) -> (E,N,F)."""
+    return rows @ kernels  # `ops.matmul` may round float64 to float32
+
+
+class Dispatcher:
+    """What implementations have in common: how experts multiply."""
+
+    product = staticmethod(product)
+
+
 def prepare(plan, dtype):
     """Write out the weights of a plan."""
-    return Weights(*plan.weights())
+    return DenseDispatcher(*plan.weights())
 
 
 @dataclasses.dataclass(frozen=True)
-class Weights:
+class DenseDispatcher(Dispatcher):
     """Two arrays (G,T,E,S): who reads how much of whom."""
 
     to_slots: Any

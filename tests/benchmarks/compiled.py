@@ -40,7 +40,7 @@ def forward(name):
     def there_and_back(tokens, embeddings, scale):
         exact = tokens.astype(jnp.float32)
         plan = routing.soft_moe(exact, embeddings, scale)
-        prepared = moe_ops.prepare(plan, tokens.dtype, name)
+        prepared = moe_ops.make_dispatcher(plan, tokens.dtype, name)
         return prepared.combine(prepared.dispatch(tokens))
 
     return there_and_back

@@ -46,7 +46,7 @@ def make(name, token, num_tokens):
 
     def there_and_back(inputs, gate):
         plan = routing.HardPlan(token, gate, num_tokens)
-        prepared = moe_ops.prepare(plan, inputs.dtype, name)
+        prepared = moe_ops.make_dispatcher(plan, inputs.dtype, name)
         return prepared.combine(prepared.dispatch(inputs))
 
     return there_and_back

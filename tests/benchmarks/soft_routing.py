@@ -86,7 +86,7 @@ def make(name):
 
     def there_and_back(tokens, embeddings, scale):
         plan = routing.soft_moe(tokens, embeddings, scale)
-        prepared = moe_ops.prepare(plan, tokens.dtype, name)
+        prepared = moe_ops.make_dispatcher(plan, tokens.dtype, name)
         return prepared.combine(prepared.dispatch(tokens))
 
     return there_and_back

@@ -35,11 +35,11 @@ def compare(golden, plans, combine_scale=1.0):
         with goldens.holding(layer, weights):
             tokens, _, join = layer.split(given["inputs"], None, False)
             merge, emit = plans(given, tokens, hyper["temperature"])
-            prepared = moe_ops.prepare(merge, tokens.dtype, "reference")
+            prepared = moe_ops.make_dispatcher(merge, tokens.dtype, "reference")
             slots = prepared.dispatch(tokens)
             slots = layer.experts(norm(slots, given, "layernorm1"))
             slots = norm(slots, given, "layernorm2")
-            prepared = moe_ops.prepare(emit, tokens.dtype, "reference")
+            prepared = moe_ops.make_dispatcher(emit, tokens.dtype, "reference")
             outputs = prepared.combine(slots) * combine_scale
         emitted = emit.combine * combine_scale
         return {

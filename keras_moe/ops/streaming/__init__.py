@@ -14,12 +14,15 @@ A plan with noise holds an array (T,N) itself, and a combine over tokens or a
 discrete plan is no attention: these are refused.
 """
 
+import dataclasses
 import importlib
 from typing import Any
-from typing import NamedTuple
 
 import keras
 from keras import ops
+
+from keras_moe.ops import devices
+from keras_moe.ops.reference import Dispatcher
 
 room = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
 
@@ -32,6 +35,8 @@ def obstacle(plan) -> str:
         return "combine is over tokens, not over slots"
     if plan.discrete:
         return "a discrete plan needs whole rows and columns of weights"
+    if devices.is_transformed(plan.tokens):
+        return "PyTorch's fused attention has no transforms of torch.func"
     return ""
 
 
@@ -40,7 +45,7 @@ def prepare(plan, dtype):
     merge = plan.merge_temperature
     emit = plan.emit_temperature
     emit = merge if emit is None else emit
-    return Streams(
+    return StreamingDispatcher(
         plan.tokens,
         _rows(plan.slots, merge),
         _rows(plan.slots, emit),
@@ -57,7 +62,8 @@ def _rows(slots, temperature):
     return ops.transpose(ops.reshape(slots, (slots.shape[0], -1)))
 
 
-class Streams(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class StreamingDispatcher(Dispatcher):
     """Factors of the logits: tokens (G,T,D), slots (N,D) to merge and emit."""
 
     tokens: Any

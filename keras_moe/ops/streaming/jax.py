@@ -1,4 +1,4 @@
-"""Streaming on JAX: a loop over groups, in it one over blocks of rows.
+"""Streaming on JAX: a loop over blocks of rows, on CPUs group by group.
 
 On a TPU, kernels instead (pallas.py).
 """
@@ -6,41 +6,26 @@ On a TPU, kernels instead (pallas.py).
 import jax
 import jax.numpy as jnp
 
+from keras_moe.ops import devices
+from keras_moe.ops.jax_gradients import with_gradient
 from keras_moe.ops.streaming.blocks import blocks
 
 
-def on_tpu():
-    """Whether programs are compiled for a TPU."""
-    return jax.default_backend() == "tpu"
+def on_tpu(array):
+    """Whether the array is, or will be, on a TPU."""
+    return devices.kind_of(array) == "tpu"
 
 
 def to_slots(inputs, slots, tokens, mask):
     """(G,T,D), (N,D), (G,T,D), (G,T) -> (G,N,D)."""
-    if on_tpu():
-        from keras_moe.ops.streaming import pallas
-
-        return pallas.attend(_each(slots, tokens), tokens, inputs, mask)
-
-    def one(group):
-        inputs, tokens, mask = group
-        return _attend(slots, tokens, inputs, mask)
-
-    return jax.lax.map(one, (inputs, tokens, mask))
+    attend = _kernels if on_tpu(tokens) else _attend
+    return attend(_each(slots, tokens), tokens, inputs, mask)
 
 
 def to_tokens(inputs, slots, tokens, mask):
     """(G,N,D), (N,D), (G,T,D), (G,T) -> (G,T,D)."""
-
-    def one(group):
-        inputs, tokens = group
-        return _attend(tokens, slots, inputs, None)
-
-    if on_tpu():
-        from keras_moe.ops.streaming import pallas
-
-        outputs = pallas.attend(tokens, _each(slots, tokens), inputs, None)
-    else:
-        outputs = jax.lax.map(one, (inputs, tokens))
+    attend = _kernels if on_tpu(tokens) else _attend
+    outputs = attend(tokens, _each(slots, tokens), inputs, None)
     if mask is not None:
         outputs = jnp.where(mask[:, :, None], outputs, 0.0)
     return outputs
@@ -51,73 +36,133 @@ def _each(slots, tokens):
     return jnp.broadcast_to(slots, (len(tokens), *slots.shape))
 
 
-@jax.custom_vjp
+@jax.jit
 def _attend(queries, keys, values, mask):
-    """(Q,D), (K,D), (K,V), (K,) -> (Q,V)."""
-    return _forward(queries, keys, values, mask)[0]
+    """(G,Q,D), (G,K,D), (G,K,V), (G,K) -> (G,Q,V)."""
+    # Products of several groups are slow on CPUs, loops on everything else.
+    return jax.lax.platform_dependent(
+        (queries, keys, values), mask, cpu=_in_turn, default=_together
+    )
 
 
-def _forward(queries, keys, values, mask):
-    """Outputs, and what the gradient needs beside them: no weights."""
+def _in_turn(arrays, mask):
+    return jax.lax.map(_one_group, (arrays, mask))
 
-    def block(rows):
-        logits = _logits(rows, keys, mask)
-        # Where all is masked, the largest is -inf and the weights are zero.
-        largest = logits.max(1, keepdims=True)
-        largest = jnp.maximum(largest, jnp.finfo(logits.dtype).min)
-        weights = jnp.exp(logits - largest)
-        total = weights.sum(1, keepdims=True)
-        total = total + (total == 0)
-        mixed = weights.astype(values.dtype) @ values
-        outputs = (mixed / total).astype(values.dtype)
-        return outputs, (largest + jnp.log(total))[:, 0]
 
+def _one_group(group):
+    arrays, mask = jax.tree.map(lambda x: x[None], group)
+    return _together(arrays, mask)[0]
+
+
+# === Blocks of rows ===
+
+
+def _block(rows, keys, values, mask):
+    """Outputs and logsumexp of a block: (G,R,D) -> (G,R,V), (G,R)."""
+    logits = _logits(rows, keys, mask)
+    # Where all is masked, the largest is -inf and the weights are zero.
+    largest = logits.max(2, keepdims=True)
+    largest = jnp.maximum(largest, jnp.finfo(logits.dtype).min)
+    largest = jax.lax.stop_gradient(largest)
+    weights = jnp.exp(logits - largest)
+    total = weights.sum(2, keepdims=True)
+    total = total + (total == 0)
+    mixed = jnp.einsum("gqk,gkv->gqv", weights.astype(values.dtype), values)
+    outputs = (mixed / total).astype(values.dtype)
+    return outputs, (largest + jnp.log(total))[..., 0]
+
+
+def _by_blocks(arrays, mask):
+    """The same, all rows; differentiated, each block is computed again."""
+    queries, keys, values = arrays
+    block = jax.checkpoint(lambda rows: _block(rows, keys, values, mask))
     made = jax.lax.map(block, _cut(queries, keys))
-    outputs, logsumexp = (_joined(x, len(queries)) for x in made)
-    return outputs, (queries, keys, values, mask, outputs, logsumexp)
+    return tuple(_joined(x, queries.shape[1]) for x in made)
 
 
-def _backward(kept, grad):
+def _outputs(arrays, mask):
+    return _by_blocks(arrays, mask)[0]
+
+
+def _forward(arrays, mask):
+    """Outputs, and what the gradient needs beside them: no weights."""
+    outputs, logsumexp = _by_blocks(arrays, mask)
+    return outputs, (outputs, logsumexp)
+
+
+def _backward(arrays, mask, kept, grad):
     """As weights · (their gradient - its mean), each block computed again."""
-    queries, keys, values, mask, outputs, logsumexp = kept
+    (queries, keys, values), (outputs, logsumexp) = arrays, kept
     exact = logsumexp.dtype
 
     def block(sums, rows):
         by_keys, by_values = sums
         queries, grad, outputs, logsumexp = rows
         logits = _logits(queries, keys, mask)
-        weights = jnp.exp(logits - logsumexp[:, None])
-        mean = (grad.astype(exact) * outputs.astype(exact)).sum(1)
-        by_weights = (grad @ values.T).astype(exact)
-        by_logits = weights * (by_weights - mean[:, None])
-        by_value = grad.T @ weights.astype(values.dtype)
-        sums = by_keys + queries.T @ by_logits, by_values + by_value
-        return sums, by_logits @ keys
+        weights = jnp.exp(logits - logsumexp[..., None])
+        mean = (grad.astype(exact) * outputs.astype(exact)).sum(2)
+        by_weights = jnp.einsum("gqv,gkv->gqk", grad, values).astype(exact)
+        by_logits = weights * (by_weights - mean[..., None])
+        by_values += jnp.einsum(
+            "gqv,gqk->gvk", grad, weights.astype(values.dtype)
+        )
+        by_keys += jnp.einsum("gqd,gqk->gdk", queries, by_logits)
+        by_queries = jnp.einsum("gqk,gkd->gqd", by_logits, keys)
+        return (by_keys, by_values), by_queries
 
     rows = tuple(_cut(x, keys) for x in (queries, grad, outputs, logsumexp))
     # Both sums are the other way round, (D,K) and (V,K), until all is added
     # up: CPUs are slow at products whose first array is large and transposed.
-    sums = jnp.zeros_like(keys.T), jnp.zeros(values.shape[::-1], exact)
+    sums = (
+        jnp.zeros_like(keys.swapaxes(1, 2)),
+        jnp.zeros_like(values.swapaxes(1, 2), dtype=exact),
+    )
     (by_keys, by_values), by_queries = jax.lax.scan(block, sums, rows)
-    by_queries = _joined(by_queries, len(queries))
-    return by_queries, by_keys.T, by_values.T.astype(values.dtype), None
+    return (
+        _joined(by_queries, queries.shape[1]),
+        by_keys.swapaxes(1, 2),
+        by_values.swapaxes(1, 2).astype(values.dtype),
+    )
 
 
-_attend.defvjp(_forward, _backward)
+_together = with_gradient(_outputs, _forward, _backward)
 
 
 def _logits(queries, keys, mask):
-    logits = queries @ keys.T
-    return logits if mask is None else jnp.where(mask, logits, -jnp.inf)
+    logits = jnp.einsum("gqd,gkd->gqk", queries, keys)
+    return logits if mask is None else jnp.where(mask[:, None], logits, -jnp.inf)
 
 
 def _cut(rows, keys):
-    """(Q,…) -> (blocks,rows,…), filled up with zeros."""
-    number, size = blocks(len(rows), len(keys))
-    filled = ((0, number * size - len(rows)), *((0, 0),) * (rows.ndim - 1))
-    return jnp.pad(rows, filled).reshape(number, size, *rows.shape[1:])
+    """(G,Q,…) -> (blocks,G,rows,…), filled up with zeros."""
+    groups, length, *rest = rows.shape
+    number, size = blocks(length, groups * keys.shape[1])
+    filled = ((0, 0), (0, number * size - length), *((0, 0),) * len(rest))
+    cut = jnp.pad(rows, filled).reshape(groups, number, size, *rest)
+    return cut.swapaxes(0, 1)
 
 
 def _joined(rows, length):
     """The way back."""
-    return rows.reshape(-1, *rows.shape[2:])[:length]
+    rows = rows.swapaxes(0, 1)
+    return rows.reshape(rows.shape[0], -1, *rows.shape[3:])[:, :length]
+
+
+# === Kernels for TPUs ===
+
+
+def _kernels(queries, keys, values, mask):
+    return _by_kernels((queries, keys, values), mask)
+
+
+def _kernels_forward(arrays, mask):
+    from keras_moe.ops.streaming import pallas
+
+    return jax.vjp(lambda *arrays: pallas.attend(*arrays, mask), *arrays)
+
+
+def _kernels_backward(arrays, mask, transposed, grad):
+    return transposed(grad)
+
+
+_by_kernels = with_gradient(_outputs, _kernels_forward, _kernels_backward)

@@ -39,9 +39,60 @@ def _attend(queries, keys, values, mask):
 
     Logits are float32, and the operators take one dtype.
     """
-    heads = (x[:, None] for x in (queries, keys, values.to(keys.dtype)))
-    with sdpa_kernel(FUSED):
-        outputs = scaled_dot_product_attention(
-            *heads, attn_mask=mask, scale=1.0
-        )
+    heads = [x[:, None] for x in (queries, keys, values.to(keys.dtype))]
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        outputs = _fused(*heads, mask)
+    else:
+        outputs = _Attend.apply(*heads, mask)
     return outputs[:, 0].to(values.dtype)
+
+
+def _fused(queries, keys, values, mask):
+    with sdpa_kernel(FUSED):
+        return scaled_dot_product_attention(
+            queries, keys, values, attn_mask=mask, scale=1.0
+        )
+
+
+class _Attend(torch.autograd.Function):
+    """Fused attention that has second derivatives, which PyTorch's lacks.
+
+    A gradient that is to be differentiated itself comes from the formulas, and
+    those hold (tokens x slots) arrays.
+    """
+
+    @staticmethod
+    def forward(ctx, queries, keys, values, mask):
+        arrays = (queries, keys, values)
+        with torch.enable_grad():
+            ctx.leaves = [
+                x.detach().requires_grad_(needed)
+                for x, needed in zip(arrays, ctx.needs_input_grad)
+            ]
+            ctx.outputs = _fused(*ctx.leaves, mask)
+        ctx.mask = mask
+        ctx.save_for_backward(*arrays)
+        return ctx.outputs.detach()
+
+    @staticmethod
+    def backward(ctx, grad):
+        outputs, arrays = ctx.outputs, ctx.leaves
+        if torch.is_grad_enabled():
+            queries, keys, values = arrays = ctx.saved_tensors
+            logits = queries @ keys.mT
+            if ctx.mask is not None:
+                logits = logits.masked_fill(~ctx.mask, -torch.inf)
+            outputs = logits.softmax(-1) @ values
+        asked = [x for x, n in zip(arrays, ctx.needs_input_grad) if n]
+        grads = iter(
+            torch.autograd.grad(
+                outputs,
+                asked,
+                grad,
+                retain_graph=True,
+                create_graph=torch.is_grad_enabled(),
+            )
+        )
+        return *(
+            next(grads) if n else None for n in ctx.needs_input_grad[:3]
+        ), None

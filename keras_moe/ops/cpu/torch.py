@@ -1,29 +1,22 @@
-"""One exponential on PyTorch: autograd functions.
+"""PyTorch's CPUs: autograd functions, and a branch on the value of `scale`.
 
-Letters: g groups, t tokens, n slots, d features. `beyond` is a Python Boolean.
+Letters: g groups, t tokens, n slots, d features. `beyond` is a Python Boolean,
+or `None` where the logits are known not to be.
 """
 
 import torch
 
-from keras_moe.ops.shared_exp.limits import LIMIT
-from keras_moe.ops.shared_exp.limits import LOWEST
-from keras_moe.ops.shared_exp.limits import MASKED
+from keras_moe.ops import cpu
+from keras_moe.ops.reference import product as product
 
 
-def can_branch():
-    """Not while a whole program is traced: a branch would not be in it."""
-    return not (torch.compiler.is_compiling() or torch.jit.is_tracing())
-
-
-def is_beyond(bound):
-    """Whether logits within ±bound may be too large; waits for `bound`."""
-    if bound.is_meta:  # shapes alone are asked for
-        return False
-    return bool(bound > LIMIT)
+def is_beyond(scale, limit):
+    """Whether logits may be too large for one exponential; reads `scale`."""
+    return bool(scale.detach().abs() > limit)
 
 
 def exponentials(tokens, slots, mask, beyond):
-    """(G,T,D), (D,N), (G,T) -> P (G,T,N), its sums c (G,N) and r (G,T)."""
+    """(G,T,D), (D,N), (G,T) -> P or L (G,T,N), its sums (G,N) and (G,T)."""
     return _Exponentials.apply(tokens, slots, mask, beyond)
 
 
@@ -33,9 +26,9 @@ class _Exponentials(torch.autograd.Function):
         values = torch.matmul(tokens, slots)
         if beyond:
             if mask is not None:
-                values.masked_fill_(~mask[:, :, None], MASKED)
-            over_tokens = values.logsumexp(1).clamp_(min=LOWEST)
-            over_slots = values.logsumexp(2).clamp_(min=LOWEST)
+                values.masked_fill_(~mask[:, :, None], cpu.MASKED)
+            over_tokens = values.logsumexp(1).clamp_(min=cpu.LOWEST)
+            over_slots = values.logsumexp(2).clamp_(min=cpu.LOWEST)
         else:
             values.exp_()
             if mask is not None:
@@ -46,29 +39,32 @@ class _Exponentials(torch.autograd.Function):
                 over_tokens += over_tokens == 0
                 over_slots += over_slots == 0
         ctx.beyond = beyond
-        ctx.save_for_backward(tokens, slots, values)
+        ctx.save_for_backward(tokens, slots, values, over_tokens, over_slots)
         return values, over_tokens, over_slots
 
     @staticmethod
     def backward(ctx, grad, by_tokens, by_slots):
-        tokens, slots, values = ctx.saved_tensors
-        logits = grad
-        if not ctx.beyond:
-            logits = grad + by_tokens[:, None]
-            logits.add_(by_slots[:, :, None]).mul_(values)
+        tokens, slots, values, over_tokens, over_slots = ctx.saved_tensors
+        by_tokens, by_slots = by_tokens[:, None], by_slots[:, :, None]
+        if ctx.beyond:
+            logits = grad + (values - over_tokens[:, None]).exp() * by_tokens
+            logits = logits + (values - over_slots[..., None]).exp() * by_slots
+        else:
+            logits = grad + by_tokens
+            logits.add_(by_slots).mul_(values)
         by_token = torch.matmul(logits, slots.T)
         by_slot = tokens.flatten(0, 1).T @ logits.flatten(0, 1)
         return by_token, by_slot, None, None
 
 
-def to_slots(tokens, values, over_tokens, logits):
-    """(G,T,D), P, c -> (G,N,D)."""
-    return _Mix.apply(1, tokens, values, over_tokens, logits.beyond)
+def to_slots(tokens, values, over_tokens, beyond):
+    """(G,T,D), P or L, c -> (G,N,D)."""
+    return _Mix.apply(1, tokens, values, over_tokens, beyond)
 
 
-def to_tokens(slots, values, over_slots, logits):
-    """(G,N,D), P, r -> (G,T,D)."""
-    return _Mix.apply(2, slots, values, over_slots, logits.beyond)
+def to_tokens(slots, values, over_slots, beyond):
+    """(G,N,D), P or L, r -> (G,T,D)."""
+    return _Mix.apply(2, slots, values, over_slots, beyond)
 
 
 class _Mix(torch.autograd.Function):
@@ -92,20 +88,16 @@ class _Mix(torch.autograd.Function):
         inputs, values, sums, outputs = ctx.saved_tensors
         weights = values
         if ctx.beyond:
-            weights = (values - sums.unsqueeze(ctx.axis)).exp_()
+            weights = (values - sums.unsqueeze(ctx.axis)).exp()
         else:
             grad = grad / sums[:, :, None]
-        shared = (outputs.to(sums.dtype) * grad).sum(-1)
+        by_sums = -(outputs.to(sums.dtype) * grad).sum(-1)
         grad = grad.to(inputs.dtype)
         # In the layout of P: the sum of the two steps' shares is quick then.
         pair = (inputs, grad) if ctx.axis == 1 else (grad, inputs)
         by_values = torch.bmm(pair[0], pair[1].mT).to(values.dtype)
-        by_sums = -shared
         if ctx.beyond:
-            # All of the softmax's gradient; nothing is left to the sums.
-            by_values -= shared.unsqueeze(ctx.axis)
-            by_values *= weights
-            by_sums = torch.zeros_like(sums)
+            by_values = by_values * weights
         weights = weights.to(inputs.dtype)
         back = weights if ctx.axis == 1 else weights.mT
         return None, torch.bmm(back, grad), by_values, by_sums, None
