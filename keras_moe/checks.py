@@ -136,3 +136,23 @@ def numbers_of(name: str, value):
             f"{name} must be finite numbers; received NaN or infinity."
         )
     return array
+
+
+def at_run_time(tensor, fits, message: str):
+    """Return `tensor`; TensorFlow's graph raises where it does not fit.
+
+    For sizes that only a graph leaves open. Programs that drop such checks
+    (XLA, exported files) go on, and other backends know their sizes.
+
+    Args:
+        tensor: what to check.
+        fits: from the tensor to a Boolean scalar tensor.
+        message: of the `tf.errors.InvalidArgumentError`.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return tensor
+    import tensorflow as tf
+
+    check = tf.debugging.Assert(fits(tensor), [message])
+    with tf.control_dependencies([] if check is None else [check]):
+        return tf.identity(tensor)

@@ -7,6 +7,8 @@ features. Every function returns `(tokens, mask, restore)`, where
 
 from keras import ops
 
+from keras_moe import checks
+
 
 def flatten(inputs, mask=None):
     """Make one token axis of all axes between the first and the last."""
@@ -29,15 +31,25 @@ def runs(inputs, mask, group_size: int):
         inputs: (B,N,D), where B·N is a multiple of `group_size`.
         mask: `None` or (B,N).
         group_size: T.
+
+    Raises:
+        ValueError: if it is none; `tf.errors.InvalidArgumentError` where
+            only TensorFlow's running graph knows B or N.
     """
     shape = ops.shape(inputs)
     total = None
     if isinstance(shape[0], int) and isinstance(shape[1], int):
         total = shape[0] * shape[1]
-    if total is not None and total % group_size:
+    rule = "group_size must divide the number of tokens of the batch; received"
+    if total is None and group_size > 1:
+        inputs = checks.at_run_time(
+            inputs,
+            lambda inputs: _product(ops.shape(inputs)[:2]) % group_size == 0,
+            f"{rule} group_size={group_size} with a batch of another length.",
+        )
+    elif total is not None and total % group_size:
         raise ValueError(
-            "group_size must divide the number of tokens of the batch; "
-            f"received group_size={group_size} with {shape[0]} sequences of "
+            f"{rule} group_size={group_size} with {shape[0]} sequences of "
             f"{shape[1]} tokens ({total} tokens)."
         )
     tokens = ops.reshape(inputs, (-1, group_size, shape[-1]))  # (G,T,D)

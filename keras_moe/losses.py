@@ -1,7 +1,8 @@
 """Auxiliary losses of token choice, as functions of logits or gates.
 
 Each returns the mean over groups of one scalar per group. A masked token counts
-nowhere, a group without tokens gives zero. Axes as in `keras_moe.routing`.
+nowhere, NaN included. A group without tokens gives zero, and a batch without
+groups too. Axes as in `keras_moe.routing`.
 """
 
 import math
@@ -36,6 +37,7 @@ def load_loss(logits, noisy_logits, noise_std, top_k, mask=None):
         top_k: k.
         mask: `None` or Boolean (G,T).
     """
+    logits, noisy_logits = _seen(logits, mask), _seen(noisy_logits, mask)
     order = ops.argsort(-ops.stop_gradient(noisy_logits), axis=-1)
     threshold = ops.take_along_axis(
         noisy_logits, order[:, :, top_k - 1 : top_k], axis=2
@@ -62,7 +64,7 @@ def balance_loss(gates, mask=None):
         gates.dtype,
     )
     product = _token_mean(best, mask) * _token_mean(gates, mask)
-    return num_experts * ops.mean(ops.sum(product, axis=-1))
+    return num_experts * _mean(ops.sum(product, axis=-1), axis=0)
 
 
 def z_loss(logits, mask=None):
@@ -74,21 +76,34 @@ def z_loss(logits, mask=None):
         logits: float32 (G,T,E).
         mask: `None` or Boolean (G,T).
     """
+    logits = _seen(logits, mask)
     square = ops.square(ops.logsumexp(logits, axis=-1))  # (G,T)
-    if mask is None:
-        return ops.mean(square)
-    seen = ops.cast(mask, square.dtype)
-    return ops.sum(square * seen) / ops.maximum(ops.sum(seen), 1.0)
+    return _mean(square, None, mask)
+
+
+def _seen(values, mask):
+    """(G,T,E), with zeros instead of what is masked.
+
+    Not by a product: 0 · NaN is NaN, in the gradient too.
+    """
+    return values if mask is None else ops.where(mask[:, :, None], values, 0.0)
+
+
+def _mean(values, axis, seen=None):
+    """Mean over an axis (`None`: all) of what is seen; 0 of nothing."""
+    if seen is None:
+        seen = ops.ones_like(values)
+    else:
+        seen = ops.cast(seen, values.dtype)
+        values = values * seen
+    number = ops.maximum(ops.sum(seen, axis=axis), 1.0)
+    return ops.sum(values, axis=axis) / number
 
 
 def _token_mean(values, mask):
     """(G,T,E) -> (G,E), the mean over the tokens that are not masked."""
-    if mask is None:
-        return ops.mean(values, axis=1)
-    seen = ops.cast(mask, values.dtype)[:, :, None]
-    return ops.sum(values * seen, axis=1) / ops.maximum(
-        ops.sum(seen, axis=1), 1.0
-    )
+    values = _seen(values, mask)
+    return _mean(values, 1, None if mask is None else mask[:, :, None])
 
 
 def _variation(values):
@@ -97,4 +112,4 @@ def _variation(values):
     variance = ops.mean(ops.square(values - mean[:, None]), axis=-1)
     empty = mean == 0
     ratio = variance / ops.square(ops.where(empty, 1.0, mean))
-    return ops.mean(ops.where(empty, 0.0, ratio))
+    return _mean(ops.where(empty, 0.0, ratio), axis=0)

@@ -16,6 +16,7 @@ import keras
 from keras import ops
 
 from keras_moe import checks
+from keras_moe import indexing
 from keras_moe.capped_choice import assign_capped
 from keras_moe.plans import HardPlan as HardPlan
 from keras_moe.plans import SoftPlan as SoftPlan
@@ -161,16 +162,20 @@ def expert_capacity(
 
     Args:
         num_tokens: T, an integer, or a scalar tensor where the length is
-            known only at run time; then S is a tensor too, at least 1. Not on
-            jax, where S is the size of an array and must be known.
+            known only at run time; then S is a tensor too. Not on jax, where
+            S is the size of an array and must be known.
         num_experts: E.
         capacity_factor: 1 gives every token `top_k` seats on average.
         top_k: experts that a token asks for.
         rounding: `"ceil"`, or `"round"`, which takes halves to even.
-        multiple_of: S is raised to a multiple of this.
+        multiple_of: S is raised to a multiple of this, and then held to T:
+            an expert has use for no more seats than there are tokens.
 
     Raises:
-        ValueError: if S comes out below 1, or if jax does not know T.
+        ValueError: if S comes out below 1, or if jax does not know T. Where T
+            is known only at run time, TensorFlow raises then, except in
+            programs that drop such checks (XLA, exported files): these take
+            S = 1.
     """
     checks.integer("num_experts", num_experts)
     checks.choice("rounding", rounding, ("ceil", "round"))
@@ -185,7 +190,7 @@ def expert_capacity(
                 f"{exact:.3g} with {num_tokens} tokens a group and "
                 f"{num_experts} experts."
             )
-        return seats
+        return min(seats, int(num_tokens))
     if keras.backend.backend() == "jax":
         raise ValueError(
             "num_tokens must be known when a program with expert capacities "
@@ -196,15 +201,28 @@ def expert_capacity(
     exact = ops.cast(num_tokens, "float64") * top_k * capacity_factor
     exact = exact / num_experts
     seats = ops.ceil(exact) if rounding == "ceil" else ops.round(exact)
-    seats = ops.maximum(ops.cast(seats, "int32"), 1)
-    return -(-seats // multiple_of) * multiple_of
+    seats = checks.at_run_time(
+        ops.cast(seats, "int32"),
+        lambda seats: seats >= 1,
+        "capacity_factor must give every expert at least one seat; received "
+        f"capacity_factor={capacity_factor} with {num_experts} experts and "
+        "too few tokens a group.",
+    )
+    seats = ops.maximum(seats, 1)
+    seats = -(-seats // multiple_of) * multiple_of
+    return ops.minimum(seats, ops.cast(num_tokens, "int32"))
+
+
+def ascending(x):
+    """Indices that sort the last axis from small to large, ties in order."""
+    # Keras' argsort keeps the order of ties on all three backends, which
+    # torch.topk does not; tests/test_routing.py holds it to that.
+    return ops.argsort(x, axis=-1)
 
 
 def descending(x):
     """Indices that sort the last axis from large to small, ties in order."""
-    # Keras' argsort keeps the order of ties on all three backends, which
-    # torch.topk does not; tests/test_routing.py holds it to that.
-    return ops.argsort(-x, axis=-1)
+    return ascending(-x)
 
 
 def expert_choice(
@@ -265,35 +283,39 @@ def token_choice(
         )
     num_tokens = ops.shape(gates)[1]
     pairs = num_tokens * top_k
+    if mask is not None:  # whatever a masked token holds
+        gates = ops.where(mask[:, :, None], gates, 0.0)
     best = descending(ops.stop_gradient(gates))[:, :, :top_k]  # (G,T,k)
     asked = ops.take_along_axis(gates, best, axis=2)  # (G,T,k)
-
-    # One integer per pair (token, choice) orders them by expert, then choice,
-    # then rank of the token: the sorted pairs are the experts' queues.
-    rank = ops.arange(0, num_tokens, dtype="int32")[None]  # (1,T)
+    if mask is not None:  # they queue behind everybody, for no expert
+        best = ops.where(mask[:, :, None], best, num_experts)
+    rank = None
     if batch_priority:
-        first = ops.stop_gradient(asked[:, :, 0])
-        rank = ops.argsort(descending(first), axis=-1)  # (G,T)
-    choice = ops.arange(0, top_k, dtype="int32")
-    key = (best * top_k + choice) * num_tokens + rank[:, :, None]  # (G,T,k)
-    if mask is not None:
-        key = ops.where(mask[:, :, None], key, num_experts * pairs)
-    key = ops.reshape(key, (-1, pairs))
-    queue = ops.argsort(key, axis=-1)  # (G,T·k)
+        rank = descending(ops.stop_gradient(asked[:, :, 0]))  # (G,T)
+        best = ops.take_along_axis(best, rank[:, :, None], axis=1)
+        asked = ops.take_along_axis(asked, rank[:, :, None], axis=1)
+
+    # Pairs (choice, token) in the order in which experts seat them. Sorted by
+    # expert, that order kept, they are the experts' queues. No number here
+    # exceeds E or T·k.
+    best = ops.reshape(ops.transpose(best, (0, 2, 1)), (-1, pairs))
+    asked = ops.reshape(ops.transpose(asked, (0, 2, 1)), (-1, pairs))
+    queue = ascending(best)  # (G,T·k)
 
     # Queue e starts behind all pairs that ask for an expert before e.
-    starts = ops.arange(0, num_experts + 1, dtype="int32") * pairs
-    starts = ops.sum(
-        ops.cast(key[:, None, :] < starts[:, None], "int32"), axis=-1
-    )  # (G,E+1)
-    place = starts[:, :-1, None] + ops.arange(0, capacity, dtype="int32")
-    seated = place < starts[:, 1:, None]  # (G,E,S)
-    place = ops.reshape(
-        ops.minimum(place, pairs - 1), (-1, num_experts * capacity)
-    )
+    ones = ops.ones_like(best)[:, :, None]
+    length = indexing.add(ones, best, num_experts + 1)[:, :-1, 0]  # (G,E)
+    start = ops.cumsum(length, axis=1) - length
+    seat = ops.arange(0, capacity, dtype="int32")
+    seated = seat < length[:, :, None]  # (G,E,S)
+    place = ops.minimum(start[:, :, None] + seat, pairs - 1)
+    place = ops.reshape(place, (-1, num_experts * capacity))
     pair = ops.take_along_axis(queue, place, axis=1)
-    gate = ops.take_along_axis(ops.reshape(asked, (-1, pairs)), pair, axis=1)
+    gate = ops.take_along_axis(asked, pair, axis=1)
+    token = pair % num_tokens
+    if rank is not None:
+        token = ops.take_along_axis(rank, token, axis=1)
     seats = (-1, num_experts, capacity)
-    token = ops.reshape(pair // top_k, seats)
+    token = ops.reshape(token, seats)
     gate = ops.where(seated, ops.reshape(gate, seats), 0.0)
     return HardPlan(token, gate, num_tokens, mask)

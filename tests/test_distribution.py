@@ -16,9 +16,8 @@ from tests.support import BACKEND
 PROGRAM = pathlib.Path(__file__).with_name("distribution_program.py")
 
 
-@pytest.fixture(scope="module")
-def facts():
-    """What the program says of 8 virtual devices, with JAX."""
+def said_by(program):
+    """What a program says of 8 virtual devices, with JAX."""
     environment = {
         **os.environ,
         "KERAS_BACKEND": "jax",
@@ -26,14 +25,19 @@ def facts():
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
     }
     done = subprocess.run(
-        [sys.executable, "-m", "tests.distribution_program"],
+        [sys.executable, "-m", program],
         env=environment,
         cwd=PROGRAM.parent.parent,
         capture_output=True,
         text=True,
         check=True,
     )
-    facts = json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def facts():
+    facts = said_by("tests.distribution_program")
     assert facts["devices"] == 8
     return facts
 
@@ -110,3 +114,11 @@ def test_paths_of_weights():
         assert layouts[path].axes == ("expert", None, None)
     for path in ("block_3/mlp/up/kernel", "block_3/moe/router_kernel"):
         assert layouts[path] is None
+
+
+@pytest.mark.once
+def test_tokens_of_hard_plans_stay_with_their_group():
+    """Where each device holds some groups, nothing is exchanged."""
+    facts = said_by("tests.gather_program")
+    assert facts["devices"] == 8
+    assert facts["there_and_back"] == facts["gradients"] == []

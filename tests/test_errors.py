@@ -49,7 +49,7 @@ ONE_LAYER = [
     (SoftMoE, "slots_per_expert", POSITIVE, [0, 1.0, "1", True, None]),
     (SoftMoE, "normalize", FLAG, [1, "yes", None]),
     (SoftMoE, "noise_std", NUMBER, [-1.0, "1", None, float("inf")]),
-    (SoftMoE, "max_scale", ABOVE, [0.0, -1, "1", True, float("inf")]),
+    (SoftMoE, "max_scale", ABOVE_ZERO, [0.0, -1, "1", True, float("inf")]),
     (
         ExpertChoiceMoE,
         "capacity_factor",

@@ -93,7 +93,9 @@ def test_a_wrong_hyperparameter_fails(name, change):
 def test_a_wrong_room_fails(monkeypatch):
     right = gather.GatherDispatcher.combine
     monkeypatch.setattr(
-        gather.GatherDispatcher, "combine", lambda self, slots: 1.0001 * right(self, slots)
+        gather.GatherDispatcher,
+        "combine",
+        lambda self, slots: 1.0001 * right(self, slots),
     )
     with pytest.raises(AssertionError, match="D_vmoe_top1_einsum: grads"):
         test_case_is_matched("D_vmoe_top1_einsum")

@@ -151,6 +151,52 @@ def test_gradients_are_finite(hide_all):
         assert hide_all or np.abs(grad[mask]).max() > 0
 
 
+@pytest.mark.parametrize("shape", [(0, 7, 4), (3, 0, 4)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_losses_of_nothing_are_zero(shape, masked):
+    nothing = np.zeros(shape, "float32")
+    mask = np.ones(shape[:2], bool) if masked else None
+
+    def total(logits, noisy, weight):
+        seen = None if mask is None else ops.convert_to_tensor(mask)
+        values = all_losses(logits * weight, noisy * weight, seen)
+        return sum(values.values()), values
+
+    weight = np.ones(4, "float32")
+    (_, values), grads = support.value_and_grads(
+        total, nothing, nothing, weight
+    )
+    assert_close(values, dict.fromkeys(values, 0.0))
+    np.testing.assert_array_equal(grads[2], np.zeros(4))
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
+def test_poison_in_masked_tokens_reaches_nothing(poison):
+    logits, noisy, mask = draw(0)
+    mask[1] = False
+    gates = softmax(logits).astype("float32")
+
+    def total(logits, noisy, gates):
+        seen = ops.convert_to_tensor(mask)
+        values = {
+            "importance": losses.importance_loss(gates, seen),
+            "load": losses.load_loss(logits, noisy, STD, TOP_K, seen),
+            "balance": losses.balance_loss(gates, seen),
+            "z": losses.z_loss(logits, seen),
+        }
+        return sum(values.values()), values
+
+    arrays = (logits, noisy, gates)
+    poisoned = [a.copy() for a in arrays]
+    for array in poisoned:
+        array[~mask] = poison
+    (_, values), grads = support.value_and_grads(total, *poisoned)
+    (_, expected), clean = support.value_and_grads(total, *arrays)
+    assert_close(values, expected)
+    for grad, wanted in zip(grads, clean):
+        np.testing.assert_allclose(grad, wanted, 1e-4, 1e-6)
+
+
 # In the layer -----------------------------------------------------------------
 
 WEIGHTS = {

@@ -34,6 +34,12 @@ def test_descending_counts_both_zeros_as_equal():
     np.testing.assert_array_equal(order, [[[2, 0, 1, 3, 4, 5]]])
 
 
+def test_ascending_keeps_the_order_of_ties():
+    values = np.random.default_rng(0).integers(0, 4, (2, 20_000), "int32")
+    order = support.run(routing.ascending, values)
+    np.testing.assert_array_equal(order, np.argsort(values, 1, kind="stable"))
+
+
 # Capacity --------------------------------------------------------------------
 
 # tokens, experts, factor, options, seats
@@ -52,6 +58,13 @@ CAPACITIES = [
     (1, 64, 0.5, {}, 1),
     (3, 4, 1.0, {"rounding": "round"}, 1),
 ]
+# More than there are tokens, so held to their number.
+TOO_MANY = [
+    (3, 4, 8.0, {}, 3),
+    (3, 4, 5.0, {"rounding": "round"}, 3),
+    (2, 4, 2.0, {"multiple_of": 4}, 2),
+    (2, 4, 1.0, {"top_k": 4, "multiple_of": 4}, 2),
+]
 
 
 @pytest.mark.parametrize("tokens,experts,factor,options,seats", CAPACITIES)
@@ -69,6 +82,19 @@ def test_expert_capacity(tokens, experts, factor, options, seats):
         assert seats == oracle.token_choice_capacity(
             tokens, experts, top_k, factor, multiple
         )
+
+
+@pytest.mark.parametrize("tokens,experts,factor,options,seats", TOO_MANY)
+def test_capacity_is_at_most_the_number_of_tokens(
+    tokens, experts, factor, options, seats
+):
+    for known in (tokens, np.int64(tokens)):
+        found = routing.expert_capacity(known, experts, factor, **options)
+        assert found == seats
+    if support.BACKEND != "jax":  # there it must be known
+        unknown = ops.convert_to_tensor(tokens, "int32")
+        found = routing.expert_capacity(unknown, experts, factor, **options)
+        assert int(found) == seats
 
 
 def test_capacity_below_one_raises():
@@ -90,6 +116,43 @@ def test_arguments_of_routing_are_named():
     gates = np.full((1, 3, 2), 0.5, "float32")
     with pytest.raises(ValueError, match="number of experts, 2; received 3"):
         routing.token_choice(gates, 3, 1)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_sequences_too_short_for_a_seat(known):
+    """They raise on every backend, known lengths and unknown ones."""
+    layer = layers.ExpertChoiceMoE(8, 1.0, **SMALL)
+    layer.build((None, None, 5))
+    error, call = ValueError, lambda x: layer(x)
+    if not known and support.BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        error = tf.errors.InvalidArgumentError
+        signature = [tf.TensorSpec((None, None, 5), "float32")]
+        call = tf.function(call, input_signature=signature)
+    for length in (16, 8):
+        call(np.zeros((1, length, 5), "float32"))
+    with pytest.raises(error, match="every expert at least one seat; received"):
+        call(np.zeros((1, 3, 5), "float32"))
+
+
+@pytest.mark.parametrize("cls", ["expert", "token"])
+def test_group_size_that_does_not_divide_is_named(cls):
+    if cls == "expert":
+        layer = layers.ExpertChoiceMoE(2, 1.0, group_size=4, **SMALL)
+    else:
+        layer = layers.TokenChoiceMoE(2, 1, group_size=4, **SMALL)
+    layer.build((None, 3, 5))
+    error, call = ValueError, lambda x: layer(x)
+    if support.BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        error = tf.errors.InvalidArgumentError
+        signature = [tf.TensorSpec((None, 3, 5), "float32")]
+        call = tf.function(call, input_signature=signature)
+    call(np.zeros((4, 3, 5), "float32"))
+    with pytest.raises(error, match="group_size must divide the number of"):
+        call(np.zeros((3, 3, 5), "float32"))
 
 
 # Seats -----------------------------------------------------------------------
@@ -175,6 +238,58 @@ def test_token_choice_seats(priority, shape, seed, levels):
         )
         assert seated(plan) == expected
         check_gates(gates, plan)
+
+
+def test_token_choice_holds_no_number_that_could_overflow(monkeypatch):
+    """Keys are experts and seats are found by counts: none is a product.
+
+    A key that orders pairs by expert, choice and token in one number reaches
+    E · k · T, which 8 bits do not hold here and 32 bits not at 4096 experts.
+    """
+    sorted_by = []
+
+    def sort(x):
+        sorted_by.append(x)
+        return ops.argsort(x, axis=-1)
+
+    monkeypatch.setattr(routing, "ascending", sort)
+    gates, mask = draw_gates(0, (2, 40, 8), 12)
+    for priority in (False, True):
+        plan = routing.token_choice(
+            ops.convert_to_tensor(gates),
+            2,
+            5,
+            batch_priority=priority,
+            mask=ops.convert_to_tensor(mask),
+        )
+        expected, _ = oracle.token_choice_seats(gates, 2, 5, priority, mask)
+        assert seated(support.numpy((plan.token, plan.gate))) == expected
+    largest = [np.abs(support.numpy(keys)).max() for keys in sorted_by]
+    assert len(largest) >= 4 and max(largest) <= 8
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("router", ["expert", "token", "priority"])
+def test_poison_in_masked_gates_reaches_nothing(router, poison):
+    gates, mask = draw_gates(0, (2, 6, 3), 12)
+    poisoned = np.where(mask[:, :, None], gates, np.float32(poison))
+
+    def total(gates):
+        seen = ops.convert_to_tensor(mask)
+        if router == "expert":
+            plan = routing.expert_choice(gates, 3, mask=seen)
+        else:
+            priority = router == "priority"
+            plan = routing.token_choice(
+                gates, 2, 2, batch_priority=priority, mask=seen
+            )
+        return ops.sum(ops.square(plan.gate)), (plan.token, plan.gate)
+
+    (_, plan), (grad,) = support.value_and_grads(total, poisoned)
+    (_, expected), (wanted,) = support.value_and_grads(total, gates)
+    assert seated(plan) == seated(expected)
+    np.testing.assert_array_equal(plan[1], expected[1])
+    np.testing.assert_array_equal(grad, wanted)
 
 
 def test_no_mask_is_a_mask_of_everyone():

@@ -38,13 +38,12 @@ def soft(scale=3.0):
     return layer, *arrays.astype("float32")
 
 
-@pytest.mark.parametrize("scale", [3.0, 60.0])
 @pytest.mark.parametrize("backend", JAX)
-def test_jax(backend, scale, size):
+def test_jax(backend, size):
     """Forward mode, also through a compiled program, is reverse mode."""
     import jax
 
-    layer, x, change = soft(scale)
+    layer, x, change = soft(60.0 if size == "large" else 3.0)
     compiled = jax.jit(lambda x: layer(x).sum())
     gradient = jax.grad(compiled)
     along = (gradient(x) * change).sum()
@@ -161,7 +160,7 @@ def test_eager_calls_compile_once(label):
     layer(tokens), layer(tokens)
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        for _ in range(50 if label == "soft" else 3):
+        for _ in range(50 if label == "soft" else 2):
             layer(tokens)
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)

@@ -30,7 +30,7 @@ class ExpertChoiceMoE(MoELayer):
     Args:
         num_experts: E, the number of experts.
         capacity_factor: how many experts take a token on average;
-            S = T · capacity_factor / E, rounded.
+            S = T · capacity_factor / E, rounded, and at most T.
         group_size: T, tokens among which experts choose: runs of the whole
             batch's tokens, whose number it must divide. `None` makes each
             sequence a group.
@@ -84,8 +84,9 @@ class ExpertChoiceMoE(MoELayer):
 
     Raises:
         ValueError: for any argument or input that does not fit; if S comes
-            out below 1 or above T. Where the number of tokens is known only
-            at run time, S is held between 1 and T instead.
+            out below 1. Where only TensorFlow's running graph knows the
+            number of tokens, it raises `tf.errors.InvalidArgumentError`, or,
+            compiled by XLA or exported, takes S = 1.
 
     Reference: [Mixture-of-Experts with Expert Choice Routing](
         https://arxiv.org/abs/2202.09368), vmoe/nn/routing.py
@@ -213,14 +214,7 @@ class ExpertChoiceMoE(MoELayer):
             multiple_of=self.capacity_multiple_of,
         )
         if not isinstance(num_tokens, int):
-            return ops.minimum(capacity, num_tokens)
-        if capacity > num_tokens:
-            raise ValueError(
-                "capacity_factor must not give an expert more seats than a "
-                f"group has tokens; received capacity_factor="
-                f"{self.capacity_factor}, which gives {capacity} seats for "
-                f"{num_tokens} tokens."
-            )
+            return capacity
         cap = self.max_experts_per_token
         if cap is not None and cap * num_tokens < capacity * self.num_experts:
             raise ValueError(

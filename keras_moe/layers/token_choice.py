@@ -36,7 +36,8 @@ class TokenChoiceMoE(MoELayer):
     Args:
         num_experts: E, the number of experts.
         top_k: how many experts a token asks for, at most E.
-        capacity_factor: S = T · top_k · capacity_factor / E, rounded.
+        capacity_factor: S = T · top_k · capacity_factor / E, rounded, and
+            at most T.
         capacity_rounding: `"ceil"`, or `"round"`, which takes halves to even.
         capacity_multiple_of: S is raised to a multiple of this.
         batch_priority: whether the tokens with the largest best gate sit

@@ -40,7 +40,7 @@ class BatchExpertChoice(layers.ExpertChoiceMoE):
         capacity_factor: how many experts take a token on average; llm-random
             gives the share of tokens that one expert takes, this / E. An
             expert takes round(share · T) of T tokens that compete, halves to
-            even.
+            even, and at most T.
         group_axis: who competes: `"all"` tokens of the batch, or those at
             one position of the `"batch"`.
         softmax_over: what the gates sum to one over, the `"tokens"` that
@@ -129,20 +129,18 @@ class BatchExpertChoice(layers.ExpertChoiceMoE):
         share = self._share()
         if not isinstance(num_tokens, int):
             # With one expert the factor is the share itself.
-            seats = routing.expert_capacity(
+            return routing.expert_capacity(
                 num_tokens, 1, share, rounding="round"
             )
-            return ops.minimum(seats, num_tokens)
         seats = round(share * num_tokens)
-        if not 1 <= seats <= num_tokens:
+        if seats < 1:
             raise ValueError(
-                "capacity_factor must give every expert at least one seat and "
-                "not more seats than tokens compete; received "
-                f"capacity_factor={self.capacity_factor}, which gives {seats} "
-                f"seats with {num_tokens} tokens and {self.num_experts} "
-                "experts."
+                "capacity_factor must give every expert at least one seat; "
+                f"received capacity_factor={self.capacity_factor}, which gives "
+                f"{seats} seats with {num_tokens} tokens and "
+                f"{self.num_experts} experts."
             )
-        return seats
+        return min(seats, num_tokens)
 
     def _share(self):
         """The share of tokens that one expert takes, as llm-random has it.
