@@ -95,7 +95,7 @@ UNSUPPORTED = {
     ("torch", "torch", "fixed"): (
         ["choice_capped"],
         "data-dependent control flow",
-        "the seating of capped choice loops until it is done",
+        "the rounds of capped choice would be written down one by one",
     ),
     ("tensorflow", "openvino", "fixed"): (
         ["token_losses"],
