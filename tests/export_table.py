@@ -130,12 +130,6 @@ NO_BIT_CAST = (
 )
 NOT_OFFERED = ("requires TensorFlow or PyTorch", "not offered by Keras")
 UNREAD = ("XlaCallModule", "OpenVINO does not read what JAX writes for it")
-# KerasHub's backbones and tasks do not list their weights as PyTorch's
-# parameters, as Keras' own models do.
-UNLISTED = (
-    "requires grad",
-    "PyTorch's tracer does not find the weights of KerasHub's models",
-)
 NO_LOWERING = ("Failed to convert", "litert-torch cannot convert it")
 ROUTERS = ("soft", "expert_choice", "token_choice")
 MODES = ("group", "self", "argmax")
@@ -155,7 +149,7 @@ CLASSIFIERS = {
     ("torch", "onnx"): {"soft": FIXED},
     ("torch", "torch"): {"soft": FIXED, "token_choice": FIXED},
     ("torch", "litert"): {"soft": FIXED},
-    ("torch", "openvino"): {"soft": UNLISTED},
+    ("torch", "openvino"): {"soft": ANY},
 }
 LANGUAGE = {
     ("tensorflow", "tf_saved_model"): dict.fromkeys(MODES, ANY),
@@ -170,7 +164,7 @@ LANGUAGE = {
     ("torch", "onnx"): dict.fromkeys(MODES, FIXED),
     ("torch", "torch"): dict.fromkeys(MODES, FIXED),
     ("torch", "litert"): {"group": NO_LOWERING},
-    ("torch", "openvino"): {"group": UNLISTED},
+    ("torch", "openvino"): {"group": ANY},
 }
 FORMATS = ("tf_saved_model", "onnx", "litert", "openvino", "torch")
 BACKENDS = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "PyTorch"}

@@ -81,6 +81,7 @@ class Attention(keras.layers.Layer):
                 f"num_heads={self.num_heads}."
             )
         head = features // self.num_heads
+        self.scale = head**-0.5
         heads_shape = (None, None, self.num_heads, head)
         add_projections(self, features, head)
         self.query_norm = self.key_norm = None
@@ -113,8 +114,8 @@ class Attention(keras.layers.Layer):
         return self.out(mixed)  # (B,Q,D)
 
     def _mix_with_dropout(self, queries, keys, values):
-        scale = queries.shape[-1] ** -0.5
-        logits = ops.einsum("bqnh,btnh->bnqt", queries * scale, keys)
+        queries = queries * self.scale
+        logits = ops.einsum("bqnh,btnh->bnqt", queries, keys)
         logits = ops.cast(logits, at_least_float32(logits))
         weights = ops.softmax(logits, axis=-1)
         weights = ops.cast(weights, values.dtype)
@@ -247,7 +248,7 @@ class AttentionPooling(keras.layers.Layer):
 
     def call(self, tokens):
         batch = ops.shape(tokens)[0]
-        probe = ops.broadcast_to(self.probe, (batch, 1, tokens.shape[-1]))
+        probe = ops.broadcast_to(self.probe, (batch, 1, self.probe.shape[-1]))
         pooled = self.attention(ops.cast(probe, tokens.dtype), tokens)
         pooled = pooled + self.mlp(self.norm(pooled))
         return ops.squeeze(pooled, axis=1)

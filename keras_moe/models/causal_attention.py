@@ -18,7 +18,7 @@ def rotate(heads, positions, base=10_000.0):
         positions: (T,) or (B,T), the place of each token.
         base: of the wave lengths.
     """
-    half = heads.shape[-1] // 2
+    half = int(heads.shape[-1]) // 2  # a tensor under PyTorch's tracer
     dtype = at_least_float32(heads)
     steps = ops.arange(0, half, dtype=dtype) / half
     omega = ops.power(ops.cast(base, dtype), -steps)  # (H/2,)
@@ -67,6 +67,7 @@ class CausalAttention(keras.layers.Layer):
     def build(self, input_shape):
         features = input_shape[-1]
         head = self.head_dim or features // self.num_heads
+        self.logit_scale = self.scale * head**-0.5
         add_projections(self, features, head, self.use_bias)
         self.attention_dropout = keras.layers.Dropout(
             self.dropout, dtype=self.dtype_policy, name="attention_dropout"
@@ -111,8 +112,8 @@ class CausalAttention(keras.layers.Layer):
         return outputs if cache is None else (outputs, cache)
 
     def _mix(self, queries, keys, values, rows, padding_mask, training):
-        scale = self.scale * queries.shape[-1] ** -0.5
-        logits = ops.einsum("bqnh,btnh->bnqt", queries * scale, keys)
+        queries = queries * self.logit_scale
+        logits = ops.einsum("bqnh,btnh->bnqt", queries, keys)
         logits = ops.cast(logits, at_least_float32(logits))
         seen = None
         if self.causal:

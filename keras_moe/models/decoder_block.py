@@ -45,7 +45,7 @@ class RMSNorm(keras.layers.Layer):
         wide = ops.cast(tokens, dtype)
         # `ops.mean` of float64 is computed in float32.
         mean = ops.sum(ops.square(wide), axis=-1, keepdims=True)
-        mean = mean / tokens.shape[-1]
+        mean = mean / self.gamma.shape[0]
         wide = wide * ops.rsqrt(mean + self.epsilon)
         wide = wide * ops.cast(self.gamma, dtype)
         return ops.cast(wide + ops.cast(self.beta, dtype), tokens.dtype)

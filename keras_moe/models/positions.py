@@ -116,7 +116,8 @@ class ClassToken(keras.layers.Layer):
 
     def call(self, tokens):
         batch = ops.shape(tokens)[0]
-        first = ops.broadcast_to(self.token, (batch, 1, tokens.shape[-1]))
+        # Under PyTorch's tracer, sizes of `tokens` are tensors.
+        first = ops.broadcast_to(self.token, (batch, 1, self.token.shape[-1]))
         first = ops.cast(first, tokens.dtype)
         return ops.concatenate([first, tokens], axis=1)
 
@@ -188,8 +189,12 @@ class SinCos2DPositions(keras.layers.Layer):
         self.grid = tuple(grid)
         self.class_token = class_token
 
+    def build(self, input_shape):
+        self.features = input_shape[-1]
+        self.built = True
+
     def call(self, tokens):
-        positions = sincos2d(self.grid, tokens.shape[-1])
+        positions = sincos2d(self.grid, self.features)
         if self.class_token:
             positions = np.pad(positions, ((0, 0), (1, 0), (0, 0)))
         return tokens + ops.cast(positions, tokens.dtype)

@@ -21,6 +21,7 @@ from keras_moe.models import hub
 from keras_moe.models import lora_files
 from keras_moe.models import preset_bounds
 from keras_moe.models import preset_folders
+from keras_moe.models import torch_parameters
 from keras_moe.models.catalogue import FOLDER as FOLDER
 from keras_moe.models.catalogue import embedded as embedded
 from keras_moe.models.finding import AWAITED
@@ -48,7 +49,7 @@ HUB = hub.SCHEME
 _writing = contextvars.ContextVar("writing", default=None)  # a folder
 
 
-class _Presets:
+class _Presets(torch_parameters.TorchParameters):
     """Finds presets by our names too, checks them, and writes manifests."""
 
     @catalogue.classproperty

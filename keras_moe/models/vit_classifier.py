@@ -12,6 +12,7 @@ from keras_moe import policies
 from keras_moe.models import class_names as class_names_of
 from keras_moe.models import presets
 from keras_moe.models import task_inputs
+from keras_moe.models import torch_parameters
 from keras_moe.models import vit_arguments
 from keras_moe.models.attention import AttentionPooling
 from keras_moe.models.vit import MoEViTBackbone
@@ -210,6 +211,7 @@ class MoEViTImageClassifier(
         keras_hub.models.Task.__init__(
             self, inputs=backbone.input, outputs=logits, **kwargs
         )
+        torch_parameters.list_parameters(self)
 
         # === Config ===
         self.num_classes = num_classes

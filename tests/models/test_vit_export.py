@@ -52,19 +52,16 @@ def test_export(export, router, outcome, tmp_path):
         close(run(images), expected)
 
 
-SHIPPED = {"tensorflow": ["onnx", "litert"], "torch": ["onnx"], "jax": []}
+# The other backends write for it what they write for the small one above.
+if BACKEND == "tensorflow":
 
-
-@pytest.mark.parametrize("export", SHIPPED[BACKEND])
-def test_shipped_classifier(export, tmp_path):
-    model = models.MoEViTImageClassifier.from_preset(
-        "soft_moe_vit_tiny_fashion_mnist"
-    )
-    open_batch = CLASSIFIERS[BACKEND, export]["soft"] == ANY
-    shape = (28, 28, 1)
-    spec = keras.InputSpec(
-        shape=(None if open_batch else 2, *shape), dtype="float32"
-    )
-    run = exported(model, export, spec, tmp_path)
-    images = images_of(3 if open_batch else 2, shape)
-    close(run(images), evaluate(model, images))
+    @pytest.mark.parametrize("export", ["onnx", "litert"])
+    def test_shipped_classifier(export, tmp_path):
+        model = models.MoEViTImageClassifier.from_preset(
+            "soft_moe_vit_tiny_fashion_mnist"
+        )
+        shape = (28, 28, 1)
+        spec = keras.InputSpec(shape=(None, *shape), dtype="float32")
+        run = exported(model, export, spec, tmp_path)
+        images = images_of(3, shape)
+        close(run(images), evaluate(model, images))
