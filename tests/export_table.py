@@ -52,7 +52,6 @@ SUPPORTED = {
     },
     "torch": {
         "onnx": {"any length": SOFT},
-        "litert": {"fixed": ["soft", "mixture"]},
         "openvino": {
             "any length": ["soft", "token", "mixture"],
             "any batch": ["choice"],
@@ -112,11 +111,6 @@ UNSUPPORTED = {
         "XlaCallModule",
         "OpenVINO does not read what JAX writes for it",
     ),
-    ("torch", "litert", "fixed"): (
-        ["choice", "token"],
-        "Failed to convert",
-        "litert-torch cannot convert how they choose",
-    ),
 }
 
 # Models: (backend, format) -> router or mode -> what may be open in the
@@ -130,7 +124,6 @@ NO_BIT_CAST = (
 )
 NOT_OFFERED = ("requires TensorFlow or PyTorch", "not offered by Keras")
 UNREAD = ("XlaCallModule", "OpenVINO does not read what JAX writes for it")
-NO_LOWERING = ("Failed to convert", "litert-torch cannot convert it")
 ROUTERS = ("soft", "expert_choice", "token_choice")
 MODES = ("group", "self", "argmax")
 CLASSIFIERS = {
@@ -148,7 +141,6 @@ CLASSIFIERS = {
     ("torch", "tf_saved_model"): {"soft": NO_XLA},
     ("torch", "onnx"): {"soft": FIXED},
     ("torch", "torch"): {"soft": FIXED, "token_choice": FIXED},
-    ("torch", "litert"): {"soft": FIXED},
     ("torch", "openvino"): {"soft": ANY},
 }
 LANGUAGE = {
@@ -163,7 +155,6 @@ LANGUAGE = {
     ("jax", "onnx"): dict.fromkeys(MODES, FIXED),
     ("torch", "onnx"): dict.fromkeys(MODES, FIXED),
     ("torch", "torch"): dict.fromkeys(MODES, FIXED),
-    ("torch", "litert"): {"group": NO_LOWERING},
     ("torch", "openvino"): {"group": ANY},
 }
 FORMATS = ("tf_saved_model", "onnx", "litert", "openvino", "torch")
