@@ -110,7 +110,7 @@ def _auction(gates, present, seats, capacity, room, rounds):
 def _is_exported():
     import torch
 
-    return torch.compiler.is_exporting()
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()
 
 
 def _repeat(step, state, rounds):
@@ -123,8 +123,8 @@ def _repeat(step, state, rounds):
     looks = looks and not devices.only_portable(state[0])
     if _is_exported():
         raise NotImplementedError(
-            "max_experts_per_token cannot be exported by PyTorch, which would "
-            f"write down its {rounds} rounds one by one."
+            "max_experts_per_token cannot be exported by PyTorch, to ONNX or "
+            f"otherwise: it would write down {rounds} rounds one by one."
         )
     for number in range(1, rounds + 1):
         state = step(*state)

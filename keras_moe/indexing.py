@@ -61,8 +61,9 @@ def add(rows, index, total):
     # which is wrong in ONNX where an index comes twice.
     groups = rows.shape[0]
     zeros = rows.new_zeros((groups * total, features))
-    numbered = _numbered(index, total)[:, None].expand(-1, features)
-    added = zeros.scatter_add(0, numbered, rows.reshape(-1, features))
+    flat = rows.reshape(-1, features)
+    numbered = _numbered(index, total)[:, None].expand(flat.shape)
+    added = zeros.scatter_add(0, numbered, flat)
     return added.reshape(groups, total, features)
 
 

@@ -21,8 +21,10 @@ MODULES = sorted(
     for module in pkgutil.walk_packages(keras_moe.__path__, "keras_moe.")
 )
 WITH_EXAMPLES = (
+    "keras_moe.constraints",
     "keras_moe.diagnostics",
     "keras_moe.distribution",
+    "keras_moe.files",
     "keras_moe.initializers",
     "keras_moe.layers.expert_choice",
     "keras_moe.layers.mixture_of_tokens",

@@ -57,8 +57,11 @@ def _kind(platform):
 def only_portable(array) -> str:
     """Why nothing but portable formulas may run; empty if more may.
 
-    JAX's and TensorFlow's programs transform everything that is here.
+    JAX's and TensorFlow's programs transform everything that is here. Spread
+    over devices, portable formulas need the fewest exchanges.
     """
+    if shards() > 1:
+        return "groups are spread over several devices"
     if _BACKEND != "torch":
         return ""
     import torch
