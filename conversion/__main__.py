@@ -2,10 +2,9 @@
 
 import argparse
 import re
-import sys
 
 from conversion import options
-from conversion.errors import ConversionError
+from keras_moe import commands
 
 TEXTS = "token_ids and logits"
 
@@ -242,7 +241,8 @@ def main(arguments=None):
     keywords = {
         key: arguments.pop(key) for key in ("verify", "tolerance", "licence")
     }
-    try:
+
+    def convert_source():
         if command == "vmoe":
             given = options.VmoeOptions(**arguments)
             given.check()  # before anything slow
@@ -259,8 +259,8 @@ def main(arguments=None):
             from conversion import llm_random
 
             llm_random.convert_llm_random(source, out, given, **keywords)
-    except (ConversionError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
+
+    commands.run(convert_source)
 
 
 if __name__ == "__main__":

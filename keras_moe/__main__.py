@@ -1,21 +1,13 @@
 """python -m keras_moe: try the presets that ship with the package."""
 
 import argparse
-import sys
 
+from keras_moe import commands as running
 from keras_moe import plan_command
+from keras_moe.commands import positive
 
 GENERATE = "mot_tiny_shakespeare"
 SAMPLERS = ("top_k", "top_p", "random", "greedy")
-
-
-def positive(text):
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(
-            f"must be an integer of at least 1; received {text!r}"
-        )
-    return number
 
 
 def parser():
@@ -68,29 +60,31 @@ def sampler(name, temperature, seed):
 
 def main(arguments=None):
     arguments = parser().parse_args(arguments)
-    if arguments.command == "plan":
-        try:
-            print(plan_command.report(arguments))
-        except ValueError as error:
-            sys.exit(f"error: {error}")
-        return
+    running.run(lambda: print(COMMANDS[arguments.command](arguments)))
+
+
+def presets(arguments):
+    """The table of presets."""
+    from keras_moe.models import catalogue
+
+    return catalogue.table()
+
+
+def generate(arguments):
+    """The text and how it goes on."""
     from keras_moe import models
 
-    if arguments.command == "presets":
-        from keras_moe.models import catalogue
+    chosen = sampler(arguments.sampler, arguments.temperature, arguments.seed)
+    model = models.MoTCausalLM.from_preset(arguments.preset)
+    model.compile(sampler=chosen)
+    return model.generate(arguments.prompt, max_length=arguments.max_length)
 
-        print(catalogue.table())
-        return
-    try:
-        chosen = sampler(
-            arguments.sampler, arguments.temperature, arguments.seed
-        )
-        model = models.MoTCausalLM.from_preset(arguments.preset)
-        model.compile(sampler=chosen)
-        text = model.generate(arguments.prompt, max_length=arguments.max_length)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    print(text)
+
+COMMANDS = {
+    "presets": presets,
+    "plan": plan_command.report,
+    "generate": generate,
+}
 
 
 if __name__ == "__main__":

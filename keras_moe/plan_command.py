@@ -4,6 +4,7 @@ import argparse
 import re
 
 from keras_moe import planning
+from keras_moe.architectures import names
 
 UNITS = {"GB": 10**9, "GiB": 2**30, "MB": 10**6, "MiB": 2**20}
 
@@ -29,7 +30,7 @@ def add_arguments(parser, positive) -> None:
     parser.add_argument(
         "--architecture",
         required=True,
-        help="a configuration of the papers, such as soft_moe_vit_h14",
+        help="a configuration of the papers: " + ", ".join(names()),
     )
     parser.add_argument(
         "--devices", type=positive, default=1, help="how many (1)"
@@ -62,12 +63,12 @@ def report(arguments) -> str:
     """
     from keras_moe import models
 
-    # The presets' names say what kind of model it is.
-    name = arguments.architecture.replace("_vit_", "_")
     made = []
 
     def make():
-        made.append(models.MoEViTBackbone.from_architecture(name))
+        made.append(
+            models.MoEViTBackbone.from_architecture(arguments.architecture)
+        )
         return made[0]
 
     shapes = models.weight_shapes(make)

@@ -2,14 +2,12 @@
 
 import argparse
 import statistics
-import sys
 
+from keras_moe import commands as running
 from zoo import arguments as shared
 from zoo import hub_commands
 from zoo import recipe as recipes
 from zoo import transition_commands
-from zoo.errors import DataError
-from zoo.errors import PublishError
 
 
 def parser():
@@ -19,7 +17,9 @@ def parser():
     train = commands.add_parser(
         "train", help="train a preset, or go on with a run broken off"
     )
-    train.add_argument("--epochs", type=int, help="instead of the recipe's")
+    train.add_argument(
+        "--epochs", type=running.positive, help="instead of the recipe's"
+    )
     evaluate = commands.add_parser(
         "evaluate", help="measure a trained preset on test data"
     )
@@ -69,18 +69,10 @@ def parser():
 
 def main(arguments=None):
     arguments = parser().parse_args(arguments)
-    from zoo.results import ResultError
-
-    try:
-        COMMANDS[arguments.command](arguments)
-    except (
-        recipes.RecipeError,
-        DataError,
-        PublishError,
-        ResultError,
-        OSError,
-    ) as error:
-        sys.exit(f"error: {error}")
+    resume = "what was written stays"
+    if arguments.command in ("train", "further", "variants"):
+        resume = "the same command goes on from the last epoch that was saved"
+    running.run(lambda: COMMANDS[arguments.command](arguments), resume)
 
 
 def _folders(arguments):

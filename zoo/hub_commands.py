@@ -152,7 +152,6 @@ def _table(arguments):
 
 
 def _build(arguments):
-    from conversion.errors import ConversionError
     from zoo.build import build
 
     if arguments.name not in SOURCES:
@@ -161,10 +160,7 @@ def _build(arguments):
             f"{arguments.name!r}."
         )
     source = SOURCES[arguments.name]
-    try:
-        build(source, arguments.out or arguments.name)
-    except ConversionError as error:
-        sys.exit(f"error: {error}")
+    build(source, arguments.out or arguments.name)
 
 
 def list_all(arguments) -> None:

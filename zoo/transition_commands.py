@@ -1,9 +1,26 @@
 """Commands of `python -m zoo` for what is trained already."""
 
-import json
+import argparse
 
+from keras_moe import commands as running
+from keras_moe import files
 from zoo import arguments as shared
 from zoo import recipe as recipes
+
+
+def options(text: str) -> dict:
+    """The arguments of a router from JSON, for argparse."""
+    try:
+        value = files.parse_json(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"must be JSON; received {text!r}: {error}"
+        ) from error
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(
+            f"must be an object of JSON, {{...}}; received {text!r}"
+        )
+    return value
 
 
 def add(commands) -> None:
@@ -27,22 +44,24 @@ def add(commands) -> None:
     )
     turn.add_argument(
         "--options",
-        type=json.loads,
+        type=options,
         default={},
         help="arguments of the new router, as JSON",
     )
     further = commands.add_parser(
         "further", help="train a run's preset on, from a lower learning rate"
     )
-    further.add_argument("--epochs", type=int, default=6)
+    further.add_argument("--epochs", type=running.positive, default=6)
     further.add_argument("--preset", help="name or folder, to start from")
     for command in (tune, turn):
-        command.add_argument("--steps", type=int, default=200)
+        command.add_argument("--steps", type=running.positive, default=200)
     for command in (mixing, tune, turn, further):
         shared.add_name(command)
         shared.add_data(command)
     for command in (tune, turn, further):
-        command.add_argument("--learning-rate", type=float, default=5e-4)
+        command.add_argument(
+            "--learning-rate", type=running.positive_real, default=5e-4
+        )
         shared.add_seed(command)
         shared.add_runs(command)
 

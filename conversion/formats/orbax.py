@@ -28,6 +28,12 @@ def find_state(folder):
                 return state
         if steps and (steps[-1] / "state" / METADATA).is_file():
             return steps[-1] / "state"
+    prefixes = sorted(p.with_suffix("") for p in folder.glob("*.index"))
+    if prefixes:
+        raise ConversionError(
+            f"{folder} holds vmoe checkpoints, which are given by their "
+            f"prefix, such as {prefixes[-1]}; received the folder."
+        )
     raise ConversionError(
         f"{folder} must be the folder of an Orbax checkpoint, of its state, "
         "or of steps of a run; no _METADATA was found there."
