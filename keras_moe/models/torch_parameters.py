@@ -28,5 +28,9 @@ class TorchParameters:
 
 def list_parameters(model) -> None:
     """Have PyTorch list a model's weights, where it is the backend."""
-    if keras.backend.backend() == "torch":
+    if keras.backend.backend() != "torch":
+        return
+    # A model of which shapes alone are asked for has made no weight, and
+    # listing would make them all.
+    if all(variable._value is not None for variable in model.variables):
         model._track_variables()
