@@ -188,6 +188,12 @@ def _fill(held, gates, mask, seats, capacity, room):
 
     start = room * ops.cast(mask, "int32")
     by_expert = (ops.transpose(gates, (1, 0, 2)), holds, later, left)
+    if keras.backend.backend() == "tensorflow":  # ONNX has no lists of arrays
+        rows = []
+        for expert in range(experts):
+            start, taken = take(start, [x[expert] for x in by_expert])
+            rows.append(taken)
+        return ops.stack(rows, axis=1) > 0
     _, taken = ops.scan(take, start, by_expert)
     return ops.transpose(taken, (1, 0, 2)) > 0
 

@@ -5,6 +5,8 @@ reach 2^31 sooner, and a program for many devices that each hold some of the
 groups would have to gather all of them on each device.
 """
 
+import math
+
 import keras
 from keras import ops
 
@@ -20,7 +22,12 @@ def take(rows, index):
     if backend == "jax":
         import jax
 
-        return jax.vmap(lambda rows, index: rows[index])(rows, index)
+        if _numbers_through(rows.shape[0], rows.shape[1]):
+            groups, number, features = rows.shape
+            flat = rows.reshape(-1, features)
+            taken = ops.take(flat, _numbered_on_jax(index, number), axis=0)
+            return taken.reshape(groups, -1, features)
+        return jax.vmap(_take)(rows, index)
     if backend == "tensorflow":
         import tensorflow as tf
 
@@ -43,6 +50,13 @@ def add(rows, index, total):
     if backend == "jax":
         import jax
 
+        if _numbers_through(rows.shape[0], total):
+            groups = rows.shape[0]
+            flat = rows.reshape(-1, features)
+            numbered = _numbered_on_jax(index, total)
+            added = ops.segment_sum(flat, numbered, num_segments=groups * total)
+            return added.reshape(-1, total, features)
+
         def add_group(rows, index):
             return jax.ops.segment_sum(rows, index, num_segments=total)
 
@@ -50,11 +64,17 @@ def add(rows, index, total):
     if backend == "tensorflow":
         import tensorflow as tf
 
-        groups = tf.shape(rows, "int64")[0]
-        number = tf.cast(total, "int64")
-        first = tf.range(groups)[:, None] * number
+        # Along one axis, and by int32 where it is enough, as ONNX has it.
+        number = (rows.shape[0], total)
+        unknown = not all(isinstance(n, int) for n in number)
+        dtype = "int32" if unknown or math.prod(number) < 2**31 else "int64"
+        groups = tf.cast(tf.shape(rows)[0], dtype)
+        first = tf.range(groups)[:, None] * tf.cast(total, dtype)
+        numbered = tf.reshape(tf.cast(index, dtype) + first, (-1,))
         added = tf.math.unsorted_segment_sum(
-            rows, tf.cast(index, "int64") + first, groups * number
+            tf.reshape(rows, (-1, features)),
+            numbered,
+            groups * tf.cast(total, dtype),
         )
         return tf.reshape(added, (-1, total, features))
     # Keras' segment_sum goes through float32, float64 too. Not index_add,
@@ -65,6 +85,27 @@ def add(rows, index, total):
     numbered = _numbered(index, total)[:, None].expand(flat.shape)
     added = zeros.scatter_add(0, numbered, flat)
     return added.reshape(groups, total, features)
+
+
+def _numbers_through(groups, number):
+    """Whether JAX may count rows through: on one device, and within int32.
+
+    Exporters know that form alone.
+    """
+    import jax
+
+    known = isinstance(groups, int) and isinstance(number, int)
+    few = not known or groups * number < 2**31
+    return few and jax.device_count() == 1
+
+
+def _take(rows, index):
+    return rows[index]
+
+
+def _numbered_on_jax(index, number):
+    groups = ops.arange(0, index.shape[0], dtype="int32")
+    return (index + (groups * number)[:, None]).reshape(-1)
 
 
 def _numbered(index, number):
