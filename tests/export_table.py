@@ -94,7 +94,7 @@ UNSUPPORTED = {
     ("torch", "torch", "fixed"): (
         ["choice_capped"],
         "data-dependent control flow",
-        "the rounds of capped choice would be written down one by one",
+        "the seating of capped choice loops until it is done",
     ),
     ("tensorflow", "openvino", "fixed"): (
         ["token_losses"],
