@@ -43,27 +43,6 @@ def test_kernels_are_the_reference(name, interpreted):
     parity.assert_same(streaming.prepare, parity.case("soft", name))
 
 
-@pytest.mark.parametrize("platform", ["tpu", "cuda"] if KERNELS else [])
-@pytest.mark.parametrize("scale", [None, np.float32(3)])
-def test_programs_for_others_hold_no_tuning(platform, scale):
-    """Lowered for another device, "cpu" is plain formulas of one branch."""
-    import jax
-
-    arrays = [*tokens_and_embeddings(), *([] if scale is None else [scale])]
-
-    def function(tokens, embeddings, scale=None):
-        return loss("cpu", scale)(tokens, embeddings)
-
-    gradient = jax.jit(jax.grad(function, argnums=(0, 1)))
-    lowered = gradient.trace(*arrays).lower(lowering_platforms=(platform,))
-    text = lowered.as_text()
-    assert "stablehlo.if" not in text and "stablehlo.while" not in text
-    # A choice among platforms has one branch left in it, or constants.
-    for branch in text.split("stablehlo.case")[1:]:
-        inside = branch[: branch.index("}) :")]
-        assert "}, {" not in inside or "exponential" not in inside
-
-
 @pytest.mark.parametrize("device", ["gpu", "tpu"] if KERNELS else [])
 @pytest.mark.parametrize("max_scale", [None, 40.0])
 def test_auto_has_no_branch_on_accelerators(device, max_scale, monkeypatch):

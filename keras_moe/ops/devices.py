@@ -12,8 +12,7 @@ def kind_of(array) -> str:
     """`"cpu"`, `"gpu"` or `"tpu"`: where the array is, or will be.
 
     A JAX program under compilation does not know. Then it is the device that
-    JAX compiles for by default; `"cpu"`, which that may name, asks once more
-    where the program is lowered (`lax.platform_dependent`).
+    JAX compiles for by default.
     """
     if _BACKEND == "jax":
         return _kind_on_jax(array)

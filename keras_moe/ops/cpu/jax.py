@@ -1,9 +1,7 @@
 """JAX's CPUs: gradients by hand around `lax.cond`, experts one by one.
 
 Letters: g groups, t tokens, n slots, d features. `beyond` is a Boolean scalar,
-or `None` where the logits are known not to be. A program that is lowered for
-another device than a CPU holds none of this, but plain formulas of the same
-arrays.
+or `None` where the logits are known not to be.
 """
 
 import functools
@@ -36,12 +34,7 @@ def is_beyond(scale, limit):
 @jax.jit
 def exponentials(tokens, slots, mask, beyond):
     """(G,T,D), (D,N), (G,T) -> P or L (G,T,N), its sums (G,N) and (G,T)."""
-    return jax.lax.platform_dependent(
-        (tokens, slots),
-        (mask, beyond),
-        cpu=_exponentials,
-        default=_plain_exponentials,
-    )
+    return _exponentials((tokens, slots), (mask, beyond))
 
 
 @jax.jit
@@ -81,12 +74,6 @@ def _separate(tokens, slots, mask):
         logits = jnp.where(mask[:, :, None], logits, cpu.MASKED)
     sums = (jax.nn.logsumexp(logits, axis=axis) for axis in (1, 2))
     return logits, *(jnp.maximum(s, cpu.LOWEST) for s in sums)
-
-
-def _plain_exponentials(factors, context):
-    """Without a branch: two softmaxes unless one exponential surely does."""
-    mask, beyond = context
-    return (_shared if beyond is None else _separate)(*factors, mask)
 
 
 def _branching_exponentials(factors, context):
@@ -153,10 +140,6 @@ def _by_separate(axis, inputs, values, sums, einsum=jnp.einsum):
     return einsum(EQUATIONS[axis][0], weights, inputs)
 
 
-def _plain_mix(axis, arrays, beyond):
-    return (_by_shared if beyond is None else _by_separate)(axis, *arrays)
-
-
 def _branching_mix(axis, arrays, beyond):
     stable = functools.partial(_by_separate, axis)
     return either(beyond, stable, functools.partial(_by_shared, axis), *arrays)
@@ -193,19 +176,11 @@ def _mix_backward(axis, arrays, beyond, outputs, grad):
 
 
 def _mix_of(axis):
-    tuned = with_gradient(
+    return with_gradient(
         functools.partial(_branching_mix, axis),
         functools.partial(_mix_forward, axis),
         functools.partial(_mix_backward, axis),
     )
-    plain = functools.partial(_plain_mix, axis)
-
-    def mix(arrays, beyond):
-        return jax.lax.platform_dependent(
-            arrays, beyond, cpu=tuned, default=plain
-        )
-
-    return mix
 
 
 _mix = {axis: _mix_of(axis) for axis in EQUATIONS}
