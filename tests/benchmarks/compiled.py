@@ -31,6 +31,8 @@ def programs(topology):
     ]
     for mode, goes in (("F", forward), ("FB", gradients)):
         for name in soft_routing.NAMES:
+            if name == "cpu":
+                continue  # which is for CPUs
             program = jax.jit(goes(name)).lower(*arrays).compile()
             yield mode, name, program
 
