@@ -137,7 +137,7 @@ def test_image_size_resizes_learned_positions(tmp_path, capsys):
     )
 
 
-def test_orbax_step_is_found_from_each_folder_above():
+def test_orbax_step_is_found_from_each_folder_above(tmp_path):
     state = CKPT / "G_vmoe_soft_orbax" / "ckpt" / "2" / "state"
     for folder in (
         state,
@@ -147,6 +147,8 @@ def test_orbax_step_is_found_from_each_folder_above():
     ):
         assert orbax.find_state(folder) == state
     with pytest.raises(ConversionError, match="no _METADATA"):
+        orbax.find_state(tmp_path)
+    with pytest.raises(ConversionError, match="by their prefix, such as"):
         orbax.find_state(CKPT / "G_vmoe_soft_12_blocks")
 
 
