@@ -1,13 +1,19 @@
 """Argument checks: every error names the argument, what fits, what came."""
 
-import math
 import numbers
+import sys
 
 import keras
 import numpy as np
 
+# Larger integers have too many digits to show, and from some size on Python
+# refuses to write them.
+SHOWN_BITS = 256
+
 
 def received(value) -> str:
+    if isinstance(value, int) and value.bit_length() > SHOWN_BITS:
+        return f"received an integer of {value.bit_length()} bits"
     return f"received {value!r} ({type(value).__name__})"
 
 
@@ -32,10 +38,12 @@ def real(
 ) -> float:
     """Return `value` if it is a finite number from `minimum` on."""
     is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not is_real or not math.isfinite(value) or value < minimum:
-        fits = False
-    else:
+    # Integers and fractions may exceed what a float holds.
+    finite = is_real and abs(plain(value)) <= sys.float_info.max
+    if finite and value >= minimum:
         fits = value > minimum or not exclusive
+    else:
+        fits = False
     if not fits:
         bound = "greater than" if exclusive else "at least"
         raise ValueError(
@@ -61,6 +69,22 @@ def flag(name: str, value) -> bool:
     if not isinstance(value, (bool, np.bool_)):
         raise ValueError(f"{name} must be True or False; {received(value)}.")
     return bool(value)
+
+
+def no_others(owner: str, given: dict, fits) -> None:
+    """Raise an error for arguments that Keras would ignore.
+
+    Args:
+        owner: the class, by its name.
+        given: arguments that have no parameter of their own.
+        fits: names of those that Keras takes.
+    """
+    others = sorted(set(given) - set(fits))
+    if others:
+        raise ValueError(
+            f"{owner} has no argument {', '.join(others)}; beside its own it "
+            f"takes {', '.join(sorted(fits))}."
+        )
 
 
 def plain(value):

@@ -6,6 +6,7 @@ when it is loaded: that of a layer depends on where it stands. So its map names
 them by their paths below the layer, such as `"experts/up"`.
 """
 
+from keras import dtype_policies
 from keras.dtype_policies import DTypePolicyMap
 
 
@@ -57,3 +58,29 @@ def within(layer, name):
     those of a map are not.
     """
     return below(layer.dtype_policy, f"{layer.path}/{name}")
+
+
+def of_head(task, policy, default):
+    """The policy of a task's head to save, as a configuration.
+
+    Args:
+        task: with a `backbone`, whose layers are not the head's.
+        policy: what the head was made with; `None` for the backbone's.
+        default: the policy of a layer of the head that is never quantised.
+
+    Returns:
+        `None` where nothing was asked for and no layer is quantised.
+    """
+    if policy is not None:
+        policy = dtype_policies.get(policy)
+    backbone = {id(layer) for layer in task.backbone._flatten_layers()}
+    quantised = {
+        layer.path: layer.dtype_policy
+        for layer in task._flatten_layers(include_self=False)
+        if id(layer) not in backbone and layer.quantization_mode is not None
+    }
+    if quantised and not isinstance(policy, DTypePolicyMap):
+        if isinstance(default, DTypePolicyMap):
+            default = default.default_policy
+        policy = DTypePolicyMap(default, quantised)
+    return None if policy is None else dtype_policies.serialize(policy)

@@ -58,6 +58,14 @@ def upcycled(said):
     return said["hard"].router == "expert_choice"
 
 
+def classified(said):
+    assert said["logits"].shape == (4, 10)
+    names = [[name for name, _ in image] for image in said["best"]]
+    assert names == [[name for name, _ in image] for image in said["same"]]
+    assert names[0][0].startswith("digit ") and len(names[3]) == 2
+    return said["adapters"] < said["before"]
+
+
 def devices(said):
     return (said["spread"] is None) == (keras.backend.backend() != "jax")
 
@@ -89,7 +97,7 @@ PAGES = {
     ),
     "guides/site/pages/devices.md": devices,
     "guides/site/pages/migration.md": migrated,
-    "guides/site/pages/models.md": lambda said: said["logits"].shape == (4, 10),
+    "guides/site/pages/models.md": classified,
     "guides/site/pages/presets.md": lambda said: "model" in said["entry"],
     "guides/site/pages/routers.md": dropped,
     "guides/site/pages/training.md": shuffled,

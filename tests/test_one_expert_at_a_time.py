@@ -137,6 +137,28 @@ def test_lora(label, tmp_path):
     )
 
 
+def test_lora_of_int8(tmp_path, quick_quantization):
+    layer = make(gated=True)
+    model = keras.Sequential([keras.Input(SHAPE[1:]), layer])
+    model.quantize("int8")
+    before = ops.convert_to_numpy(model(tokens()))
+    layer.enable_lora(2)
+    np.testing.assert_array_equal(ops.convert_to_numpy(model(tokens())), before)
+    up = layer.experts.up
+    kernel = ops.convert_to_numpy(up._kernel)
+    model.compile(keras.optimizers.SGD(0.3), "mse")
+    model.fit(tokens(), 9 + tokens(), epochs=3, verbose=0)
+    np.testing.assert_array_equal(ops.convert_to_numpy(up._kernel), kernel)
+    assert np.abs(ops.convert_to_numpy(up.lora_kernel_b)).max() > 0
+    after = ops.convert_to_numpy(model(tokens()))
+    moved = np.abs(after - before).max()
+    # Keras adds the adapters to the kernels as it saves, and rounds again.
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    found = ops.convert_to_numpy(loaded(tokens()))
+    assert np.abs(found - after).max() < 0.05 * moved
+
+
 def test_lora_of_other_experts(quick_quantization):
     layer = make(expert=keras.layers.Dense(6))
     layer.enable_lora(2)

@@ -70,6 +70,7 @@ class MoTCausalLM(language_task.LanguageTask, keras_hub.models.CausalLM):
     preprocessor_cls = MoTCausalLMPreprocessor
 
     def __init__(self, backbone, preprocessor=None, **kwargs):
+        presets.check_task_arguments(self, kwargs)
         language_task.check_backbone(backbone, MoTBackbone)
         if not backbone.causal:
             raise ValueError(

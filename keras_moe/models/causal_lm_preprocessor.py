@@ -67,7 +67,7 @@ class MoTCausalLMPreprocessor(
         add_end_token: bool = True,
         **kwargs,
     ):
-        language_task.check_preprocessing(
+        arguments = language_task.check_preprocessing(
             tokenizer,
             keras_hub.tokenizers.Tokenizer,
             sequence_length,
@@ -78,9 +78,7 @@ class MoTCausalLMPreprocessor(
         )
         super().__init__(
             tokenizer,
-            sequence_length=sequence_length,
-            add_start_token=add_start_token,
-            add_end_token=add_end_token,
+            **arguments,
             **kwargs,
         )
 

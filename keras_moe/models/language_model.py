@@ -97,6 +97,7 @@ class MoTBackbone(
         dtype=None,
         **kwargs,
     ):
+        presets.check_backbone_arguments(self, kwargs)
         arguments = language_arguments.checked(locals())
         moe_layers = arguments["moe_layers"]
         router_options = arguments["router_options"]

@@ -71,22 +71,30 @@ def check_preprocessor(preprocessor, backbone) -> None:
 
 def check_preprocessing(
     tokenizer, tokenizer_cls, sequence_length, flags=None, rates=None
-) -> None:
-    """Raise an error if arguments of a preprocessor do not fit."""
+) -> dict:
+    """Arguments of a preprocessor, by name, without NumPy's scalars.
+
+    Raises:
+        ValueError: for one that does not fit.
+    """
     if not isinstance(tokenizer, tokenizer_cls):
         raise ValueError(
             f"tokenizer must be a {tokenizer_cls.__name__}; received "
             f"{tokenizer!r}."
         )
-    checks.integer("sequence_length", sequence_length)
+    right = {
+        "sequence_length": checks.integer("sequence_length", sequence_length)
+    }
     for name, value in (flags or {}).items():
-        checks.flag(name, value)
+        right[name] = checks.flag(name, value)
     for name, value in (rates or {}).items():
-        if checks.real(name, value) > 1:
+        right[name] = checks.real(name, value)
+        if right[name] > 1:
             raise ValueError(
                 f"{name} must be a number from 0 to 1; "
                 f"{checks.received(value)}."
             )
+    return right
 
 
 def check_length(name, length, backbone) -> None:

@@ -3,8 +3,12 @@
 import keras
 import keras_hub
 
+from keras_moe import checks
+from keras_moe import policies
 from keras_moe.models import language_task
+from keras_moe.models import presets
 from keras_moe.models.language_model import MoTBackbone
+from keras_moe.models.masked_lm_head import MaskedLMHead
 from keras_moe.models.masked_lm_preprocessor import MoTMaskedLMPreprocessor
 
 
@@ -22,6 +26,7 @@ class MoTMaskedLM(language_task.LanguageTask, keras_hub.models.MaskedLM):
         backbone: a `MoTBackbone` with `causal=False`.
         preprocessor: a `MoTMaskedLMPreprocessor`, or `None` for inputs that
             are ready.
+        head_dtype: dtype or policy of the head; the backbone's by default.
         **kwargs: `name` and `compile` of `keras_hub.models.Task`.
 
     Inputs: texts or, without a preprocessor, a dictionary of `token_ids` and
@@ -52,7 +57,8 @@ class MoTMaskedLM(language_task.LanguageTask, keras_hub.models.MaskedLM):
     preprocessor_cls = MoTMaskedLMPreprocessor
     _new_head = ""  # no argument asks for one
 
-    def __init__(self, backbone, preprocessor=None, **kwargs):
+    def __init__(self, backbone, preprocessor=None, head_dtype=None, **kwargs):
+        presets.check_task_arguments(self, kwargs)
         language_task.check_backbone(backbone, MoTBackbone)
         if backbone.causal:
             raise ValueError(
@@ -61,16 +67,23 @@ class MoTMaskedLM(language_task.LanguageTask, keras_hub.models.MaskedLM):
             )
         language_task.check_preprocessor(preprocessor, backbone)
 
+        own_dtype = checks.resolve(
+            "head_dtype",
+            keras.dtype_policies.get,
+            backbone.dtype_policy if head_dtype is None else head_dtype,
+            "a Keras dtype or policy",
+        )
+
         # === Layers ===
         self.backbone = backbone
         self.preprocessor = preprocessor
-        self.masked_lm_head = keras_hub.layers.MaskedLMHead(
+        self.masked_lm_head = MaskedLMHead(
             vocabulary_size=backbone.vocabulary_size,
             token_embedding=backbone.token_embedding,
             intermediate_activation=backbone.activation,
             layer_norm_epsilon=backbone.layer_norm_epsilon,
             kernel_initializer=keras.initializers.RandomNormal(stddev=0.02),
-            dtype=backbone.dtype_policy,
+            dtype=own_dtype,
             name="masked_lm_head",
         )
 
@@ -81,6 +94,18 @@ class MoTMaskedLM(language_task.LanguageTask, keras_hub.models.MaskedLM):
             outputs=self.masked_lm_head(backbone(backbone.input), places),
             **kwargs,
         )
+
+        # === Config ===
+        self.head_dtype = head_dtype
+
+    def get_config(self):
+        # KerasHub's Task adds backbone, preprocessor and name.
+        return {
+            **super().get_config(),
+            "head_dtype": policies.of_head(
+                self, self.head_dtype, self.masked_lm_head.dtype_policy
+            ),
+        }
 
     @classmethod
     def _has_head(cls, task):

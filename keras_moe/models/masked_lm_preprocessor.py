@@ -74,7 +74,7 @@ class MoTMaskedLMPreprocessor(
         random_token_rate: float = 0.1,
         **kwargs,
     ):
-        language_task.check_preprocessing(
+        arguments = language_task.check_preprocessing(
             tokenizer,
             MoTTokenizer,
             sequence_length,
@@ -84,7 +84,9 @@ class MoTMaskedLMPreprocessor(
                 "random_token_rate": random_token_rate,
             },
         )
-        checks.integer("mask_selection_length", mask_selection_length)
+        arguments["mask_selection_length"] = checks.integer(
+            "mask_selection_length", mask_selection_length
+        )
         if mask_token_rate + random_token_rate > 1:
             raise ValueError(
                 "mask_token_rate and random_token_rate must not exceed 1 "
@@ -98,11 +100,7 @@ class MoTMaskedLMPreprocessor(
             )
         super().__init__(
             tokenizer,
-            sequence_length=sequence_length,
-            mask_selection_rate=mask_selection_rate,
-            mask_selection_length=mask_selection_length,
-            mask_token_rate=mask_token_rate,
-            random_token_rate=random_token_rate,
+            **arguments,
             **kwargs,
         )
 

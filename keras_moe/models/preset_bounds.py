@@ -19,6 +19,8 @@ TABLE = 2**28
 # Numbers that a model may have and its files lack: few enough to be made, so
 # that whoever reads the files can say which arrays are missing.
 SPARE = 2**20
+# Arguments that say nothing of the shapes of weights.
+FREE = ("activation", "dropout", "dtype", "name", "trainable")
 BACKBONES = ("MoEViTBackbone", "MoTBackbone")
 WEIGHTS = ("model.weights.h5", SHARDS)
 HEAD = "task.weights.h5"
@@ -52,6 +54,29 @@ def check_bounds(folder, new_head: bool = False) -> None:
             _compare(
                 folder / name, wanted, _numbers(weight_files.weights(head))
             )
+
+
+def differences(model, path) -> str:
+    """In which arguments a backbone is not the one that a file is of.
+
+    Args:
+        model: the backbone.
+        path: of weights, beside a preset's `config.json`.
+
+    Returns:
+        Such as `"hidden_dim=32 (the preset has 8)"`; empty where there is no
+        such configuration, and where it is the same.
+    """
+    config = _object(pathlib.Path(path).parent / "config.json")
+    if config.get("class_name") != type(model).__name__:
+        return ""
+    saved = _arguments(config)
+    own = json.loads(json.dumps(model.get_config(), default=str))
+    return ", ".join(
+        f"{name}={own[name]!r} (the preset has {saved[name]!r})"
+        for name in sorted(own)
+        if name in saved and name not in FREE and own[name] != saved[name]
+    )
 
 
 def _check(path, config, arrays, held):

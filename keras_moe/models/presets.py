@@ -16,6 +16,7 @@ import tempfile
 
 import keras
 
+from keras_moe import checks
 from keras_moe.models import catalogue
 from keras_moe.models import hub
 from keras_moe.models import lora_files
@@ -47,6 +48,22 @@ from keras_moe.models.weight_files import written_by
 
 HUB = hub.SCHEME
 _writing = contextvars.ContextVar("writing", default=None)  # a folder
+
+
+def check_backbone_arguments(backbone, given: dict) -> None:
+    """Raise an error for arguments of a backbone that Keras would ignore."""
+    checks.no_others(type(backbone).__name__, given, ("name", "trainable"))
+
+
+def check_task_arguments(task, given: dict) -> None:
+    """Raise an error for arguments of a task that Keras would ignore.
+
+    `from_preset` of a task hands them on too: of the backbone's, a preset's
+    task takes `dtype` and `image_shape` alone.
+    """
+    checks.no_others(
+        type(task).__name__, given, ("compile", "name", "trainable")
+    )
 
 
 class _Presets(torch_parameters.TorchParameters):
@@ -167,9 +184,20 @@ class BackbonePresets(_Presets):
     def load_weights(self, filepath, skip_mismatch=False, **kwargs):
         check_download(self, filepath)
         ends = (".weights.h5", ".weights.json")
-        if str(filepath).endswith(ends) and not skip_mismatch:
-            check_weights(filepath, written_by(self._flatten_layers()))
-        super().load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
+        try:
+            if str(filepath).endswith(ends) and not skip_mismatch:
+                check_weights(filepath, written_by(self._flatten_layers()))
+            super().load_weights(
+                filepath, skip_mismatch=skip_mismatch, **kwargs
+            )
+        except ValueError as error:
+            other = preset_bounds.differences(self, filepath)
+            if not other:
+                raise
+            raise ValueError(
+                f"{filepath} does not fit {other} of {type(self).__name__}: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
 
     def save_lora_weights(self, filepath):
         """Write LoRA's adapters, and every other weight that is trained.

@@ -4,6 +4,7 @@ import numbers
 import reprlib
 import types
 
+import keras
 import numpy as np
 
 # What neither `fit` nor `predict` reads, and no data set is.
@@ -51,6 +52,48 @@ def check_texts(name: str, value, one: bool = False) -> None:
         fits = "string" in str(getattr(value, "dtype", "string"))
     if not fits:
         raise ValueError(f"{expected}; {received(value)}.")
+
+
+def token_ids(name: str, value):
+    """Ids that a tokenizer is to read, as Python's integers.
+
+    Args:
+        name: of the argument.
+        value: an id, a list of them, a list of such lists, or an array.
+
+    Raises:
+        ValueError: for anything else, and for ids below 0 or from 2^31 on.
+    """
+    expected = (
+        f"{name} must be an id, a list of ids or a list of such lists, "
+        "integers of at least 0"
+    )
+    if keras.ops.is_tensor(value):
+        value = keras.ops.convert_to_numpy(value)
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind not in "iu" or value.ndim > 2:
+            raise ValueError(
+                f"{expected}; received {value.dtype} of shape {value.shape}."
+            )
+        value = value.tolist()
+    if not isinstance(value, (list, tuple)):
+        return _token_id(expected, value)
+    nested = [
+        one.tolist() if isinstance(one, np.ndarray) else one for one in value
+    ]
+    if any(isinstance(one, (list, tuple)) for one in nested):
+        for one in nested:
+            if not isinstance(one, (list, tuple)):
+                raise ValueError(f"{expected}; {received(one)} among lists.")
+        return [[_token_id(expected, i) for i in one] for one in nested]
+    return [_token_id(expected, one) for one in nested]
+
+
+def _token_id(expected, value) -> int:
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or not 0 <= value < 2**31:
+        raise ValueError(f"{expected}; {received(value)}.")
+    return int(value)
 
 
 def check_ids(name: str, value) -> None:
@@ -107,6 +150,39 @@ def check_images(name: str, value, backbone, any_size: bool) -> None:
         fits = all(a == b for a, b in pairs if not isinstance(a, str))
     if not fits:
         raise ValueError(f"{expected}; received shape {found}.")
+
+
+def check_pixels(name: str, value) -> None:
+    """Raise an error unless `value` may be an image, or a batch of them.
+
+    Args:
+        name: of the argument.
+        value: what a preprocessor is given. Dictionaries with images pass.
+    """
+    expected = (
+        f"{name} must be an image of three axes, or a batch of at least one"
+    )
+    if isinstance(value, tuple) and value:  # an image, and its label
+        value = value[0]
+    if isinstance(value, dict) and "images" in value:
+        return
+    if isinstance(value, list) and value:
+        try:
+            value = np.asarray(value)
+        except ValueError as error:
+            raise ValueError(
+                f"{expected}; received a list of images that do not have one "
+                "size."
+            ) from error
+    shape = getattr(value, "shape", None)
+    if isinstance(value, (*_NEVER, str, list, tuple, dict)) or shape is None:
+        raise ValueError(f"{expected}; {received(value)}.")
+    if isinstance(value, np.ndarray) and value.dtype.kind not in "buif":
+        raise ValueError(f"{expected}; received {value.dtype} for pixels.")
+    # TensorFlow may not know it, inside `tf.data`.
+    rank = shape.rank if hasattr(shape, "rank") else len(shape)
+    if rank is not None and (rank not in (3, 4) or 0 in tuple(shape)):
+        raise ValueError(f"{expected}; received shape {tuple(shape)}.")
 
 
 class CheckedTask:

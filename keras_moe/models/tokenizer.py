@@ -134,6 +134,15 @@ class MoTTokenizer(presets.PartPresets, keras_hub.tokenizers.BytePairTokenizer):
                 return self._trace_bytes(tf, inputs)
         return super().tokenize(inputs)
 
+    def detokenize(self, inputs):
+        """The text of ids, or the texts of lists of ids.
+
+        Ids that the vocabulary does not have are left out.
+        """
+        if self._use_tf_workflow():
+            return super().detokenize(inputs)
+        return super().detokenize(task_inputs.token_ids("inputs", inputs))
+
     def _trace_bytes(self, tf, texts):
         """Ids of texts whose bytes no rule merges, in a graph of TensorFlow.
 

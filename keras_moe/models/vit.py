@@ -107,6 +107,7 @@ class MoEViTBackbone(presets.BackbonePresets, keras_hub.models.Backbone):
         dtype=None,
         **kwargs,
     ):
+        presets.check_backbone_arguments(self, kwargs)
         if data_format is None:
             data_format = keras.config.image_data_format()
         checks.choice(

@@ -4,7 +4,6 @@ import math
 
 import keras
 import keras_hub
-from keras.dtype_policies import DTypePolicyMap
 
 from keras_moe import activations
 from keras_moe import checks
@@ -48,6 +47,17 @@ class MoEViTImageClassifierPreprocessor(
 
     backbone_cls = MoEViTBackbone
     image_converter_cls = MoEViTImageConverter
+
+    def call(self, x, y=None, sample_weight=None):
+        """`x` made ready, with `y` and `sample_weight` where they are given.
+
+        Args:
+            x: an image (H,W,C) or a batch (B,H,W,C) of pixels 0…255.
+            y: labels, which pass.
+            sample_weight: their weights, which pass.
+        """
+        task_inputs.check_pixels("x", x)
+        return super().call(x, y, sample_weight)
 
 
 @keras.saving.register_keras_serializable(package="keras_moe")
@@ -125,6 +135,7 @@ class MoEViTImageClassifier(
         class_names=None,
         **kwargs,
     ):
+        presets.check_task_arguments(self, kwargs)
         if not isinstance(backbone, MoEViTBackbone):
             raise ValueError(
                 f"backbone must be a MoEViTBackbone; received {backbone!r}."
@@ -273,29 +284,11 @@ class MoEViTImageClassifier(
             ),
             head_bias=self.head_bias,
             class_names=self.class_names and list(self.class_names),
-            head_dtype=self._head_policy(),
+            head_dtype=policies.of_head(
+                self, self.head_dtype, self.output_dropout.dtype_policy
+            ),
         )
         return config
-
-    def _head_policy(self):
-        """The policy of the head as it is, with those of quantised layers."""
-        policy = self.head_dtype
-        if policy is not None:
-            policy = keras.dtype_policies.get(policy)
-        backbone = {id(layer) for layer in self.backbone._flatten_layers()}
-        quantised = {
-            layer.path: layer.dtype_policy
-            for layer in self._flatten_layers(include_self=False)
-            if id(layer) not in backbone and layer.quantization_mode is not None
-        }
-        if quantised and not isinstance(policy, DTypePolicyMap):
-            default = self.output_dropout.dtype_policy
-            if isinstance(default, DTypePolicyMap):
-                default = default.default_policy
-            policy = DTypePolicyMap(default, quantised)
-        return (
-            None if policy is None else keras.dtype_policies.serialize(policy)
-        )
 
 
 @keras.saving.register_keras_serializable(package="keras_moe")

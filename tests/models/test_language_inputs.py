@@ -1,5 +1,6 @@
 """What language tasks are given: refused by name before anything is made."""
 
+import threading
 import time
 
 import numpy as np
@@ -152,3 +153,19 @@ def test_the_beginning_of_a_text_has_its_first_tokens(text):
     cut = beginning(tokenizer, text, 20)
     assert text.startswith(cut)
     assert list(tokenizer(cut))[:20] == list(tokenizer(text))[:20]
+
+
+def test_generate_in_several_threads():
+    model = support.make_causal("argmax")
+    prompts = ["ab", "To be", "x"]
+    found = {}
+
+    def go_on(prompt):
+        found[prompt] = model.generate(prompt, max_length=8)
+
+    threads = [threading.Thread(target=go_on, args=[p]) for p in prompts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {p: model.generate(p, max_length=8) for p in prompts}
