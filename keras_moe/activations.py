@@ -1,9 +1,9 @@
 """Activations that Keras does not name, and one look-up for all of them."""
 
-import math
-
 import keras
 from keras import ops
+
+from keras_moe.ops.experts import gelu_of_erf
 
 
 @keras.saving.register_keras_serializable(package="keras_moe")
@@ -38,9 +38,4 @@ def exportable(activation):
     if keras.backend.backend() != "tensorflow":
         return activation
     exact = activation is keras.activations.gelu
-    return _gelu_of_erf if exact else activation
-
-
-def _gelu_of_erf(x):
-    # Converters to LiteRT know GELU by these steps in this order.
-    return 0.5 * x * (1.0 + ops.erf(x * math.sqrt(0.5)))
+    return gelu_of_erf if exact else activation

@@ -9,7 +9,9 @@ import numpy as np
 from keras_moe import checks
 from keras_moe import plan_arrays
 
-# The open blocks of this thread or asyncio task.
+# The open blocks of all threads: layers look here first, as it costs nothing.
+open_blocks = {}  # by id
+# Those of this thread or asyncio task.
 _open = contextvars.ContextVar("open blocks of capture()", default=())
 
 
@@ -91,6 +93,7 @@ def capture():
 def collect():
     """As `capture`, for callers that say themselves what no plan means."""
     plans = Plans()
+    open_blocks[id(plans)] = plans
     _open.set((*_open.get(), plans))
     try:
         yield plans
@@ -98,6 +101,7 @@ def collect():
         # Blocks may end in another order than they began. A task begun in the
         # block holds it in a context of its own, so it is closed besides.
         plans.closed = True
+        del open_blocks[id(plans)]
         _open.set(tuple(p for p in _open.get() if p is not plans))
 
 

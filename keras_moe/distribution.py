@@ -173,8 +173,6 @@ class _ExpertParallel(keras.distribution.ModelParallel):
 def batch_shards() -> int:
     """On how many devices the active distribution cuts the batch."""
     active = keras.distribution.distribution()
-    if active is None:
-        return 1
     mesh = active.device_mesh
     if isinstance(active, _ExpertParallel):
         return int(mesh.devices.size)
@@ -189,11 +187,10 @@ def exchange(layer, slots):
 
     Args:
         layer: whose slots these are.
-        slots: returned as they are where no distribution wants them elsewhere.
+        slots: returned as they are where the active distribution has no layout
+            for them.
     """
     distribution = keras.distribution.distribution()
-    if distribution is None:
-        return slots
     for name in ("slots", "experts/input"):
         layout = distribution.get_tensor_layout(f"{layer.path}/{name}")
         if layout is not None:

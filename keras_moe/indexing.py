@@ -26,7 +26,7 @@ def take(rows, index):
             groups, number, features = rows.shape
             flat = rows.reshape(-1, features)
             taken = ops.take(flat, _numbered_on_jax(index, number), axis=0)
-            return taken.reshape(groups, -1, features)
+            return taken.reshape(groups, index.shape[1], features)
         return jax.vmap(_take)(rows, index)
     if backend == "tensorflow":
         import tensorflow as tf
@@ -55,7 +55,7 @@ def add(rows, index, total):
             flat = rows.reshape(-1, features)
             numbered = _numbered_on_jax(index, total)
             added = ops.segment_sum(flat, numbered, num_segments=groups * total)
-            return added.reshape(-1, total, features)
+            return added.reshape(groups, total, features)
 
         def add_group(rows, index):
             return jax.ops.segment_sum(rows, index, num_segments=total)

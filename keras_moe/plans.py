@@ -59,15 +59,15 @@ class SoftPlan:
         logits = ops.einsum("gtd,des->gtes", self.tokens, self.slots)
         if self.noise is not None:
             logits = logits + self.noise
-        dispatch = self._over_tokens(logits, self.merge_temperature)
+        dispatch = self._softmax(logits, self.merge_temperature, "tokens")
         if self.combine_over == "slots":
             emit = self.emit_temperature
             emit = self.merge_temperature if emit is None else emit
-            combine = self._over_slots(logits, emit)
+            combine = self._softmax(logits, emit, "slots")
         elif self.emit_temperature is None:
             combine = dispatch / self.copies
         else:
-            combine = self._over_tokens(logits, self.emit_temperature)
+            combine = self._softmax(logits, self.emit_temperature, "tokens")
             combine = combine / self.copies
         return dispatch, combine
 
@@ -81,29 +81,21 @@ class SoftPlan:
         """float32 (G,T,E,S): how much of slot (e,s) token t reads."""
         return self.weights()[1]
 
-    def _over_tokens(self, logits, temperature):
-        logits = logits / _per_expert(temperature)
-        return self._finish(logits, lambda x: softmax(x, axis=1), axis=1)
-
-    def _over_slots(self, logits, temperature):
+    def _softmax(self, logits, temperature, over):
+        """Softmax over `"tokens"` or, jointly, over `"slots"`: (G,T,E,S)."""
         _, _, experts, slots = logits.shape
-        tokens = ops.shape(logits)[1]
-
-        def joint(x):
-            flat = ops.reshape(x, (-1, tokens, experts * slots))
-            flat = softmax(flat, axis=-1)
-            return ops.reshape(flat, (-1, tokens, experts, slots))
-
-        return self._finish(
-            logits / _per_expert(temperature), joint, axis=(2, 3)
-        )
-
-    def _finish(self, logits, normalise, axis):
-        if self.mask is None:
-            weights = normalise(logits)
+        logits = logits / _per_expert(temperature)
+        seen = None if self.mask is None else self.mask[:, :, None, None]
+        if seen is not None:
+            logits = ops.where(seen, logits, MASKED)
+        if over == "tokens":
+            axis, weights = 1, softmax(logits, axis=1)
         else:
-            seen = self.mask[:, :, None, None]
-            weights = normalise(ops.where(seen, logits, MASKED))
+            axis, tokens = (2, 3), ops.shape(logits)[1]
+            joint = ops.reshape(logits, (-1, tokens, experts * slots))
+            joint = softmax(joint, axis=-1)
+            weights = ops.reshape(joint, (-1, tokens, experts, slots))
+        if seen is not None:
             weights = ops.where(seen, weights, 0.0)
         if self.discrete:
             largest = ops.max(weights, axis=axis, keepdims=True)

@@ -8,7 +8,7 @@ import pytest
 
 from keras_moe import layers
 from keras_moe.ops import cpu
-from keras_moe.ops import devices
+from keras_moe.ops import selection
 from keras_moe.ops import streaming
 from tests import parity
 from tests import support
@@ -46,7 +46,7 @@ def test_kernels_are_the_reference(name, interpreted):
 @pytest.mark.parametrize("device", ["gpu", "tpu"] if KERNELS else [])
 @pytest.mark.parametrize("max_scale", [None, 40.0])
 def test_auto_has_no_branch_on_accelerators(device, max_scale, monkeypatch):
-    monkeypatch.setattr(devices, "kind_of", lambda array: device)
+    monkeypatch.setattr(selection, "kind_of", lambda array: device)
     layer = layers.SoftMoE(
         4, 3, intermediate_dim=4, max_scale=max_scale, **UNDRAWN
     )

@@ -10,7 +10,7 @@ import pytest
 from keras import ops
 
 from keras_moe import layers
-from keras_moe.ops import devices
+from keras_moe.ops import selection
 from tests import contract_table
 from tests import support
 
@@ -54,7 +54,7 @@ def normal(shape, stddev, dtype, seed):
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("label", LABELS)
 def test_no_layer_reads_a_value_on_a_gpu(label, masked, monkeypatch):
-    monkeypatch.setattr(devices, "kind_of", lambda array: "gpu")
+    monkeypatch.setattr(selection, "kind_of", lambda array: "gpu")
     # Keras reads the seed of its random numbers, here those of noise.
     monkeypatch.setattr(keras.random, "normal", normal)
     monkeypatch.setattr(keras.random, "dropout", lambda x, *a, **k: x)
@@ -69,7 +69,7 @@ def test_no_layer_reads_a_value_on_a_gpu(label, masked, monkeypatch):
 @pytest.mark.parametrize("device", ["cpu", "gpu"] if ON_TORCH else [])
 def test_reads_are_noticed(device, monkeypatch):
     """The branch that "cpu" takes by the value of `scale` is one."""
-    monkeypatch.setattr(devices, "kind_of", lambda array: device)
+    monkeypatch.setattr(selection, "kind_of", lambda array: device)
     name = "cpu" if device == "cpu" else "auto"
     layer = layers.SoftMoE(4, 2, intermediate_dim=8, implementation=name)
     layer.build((2, 8, 6))

@@ -9,7 +9,10 @@ import pytest
 from keras_moe import layers
 from keras_moe import ops as moe_ops
 from keras_moe.ops import gather
+from keras_moe.ops import selection
 from tests import support
+from tests.benchmarks.calls import LAYERS
+from tests.benchmarks.calls import counted
 from tests.built import UNDRAWN
 
 HERE = [
@@ -38,7 +41,7 @@ def test_auto_chooses_what_serves_the_plan():
             one = moe_ops.IMPLEMENTATIONS[name]
             assert kind in one.plans and backend in one.backends
         # The last of them serves whatever the others leave.
-        assert one.suits(facts, backend) and not one.obstacle(facts)
+        assert not one.auto_bytes and selection.serves(one, facts)
     kinds = {
         kind for case in moe_ops.IMPLEMENTATIONS.values() for kind in case.plans
     }
@@ -216,3 +219,9 @@ def test_a_name_of_another_backend_does_not_run(monkeypatch):
     backend = keras.backend.backend()
     with pytest.raises(ValueError, match=f"for a hard plan on {backend} "):
         support.run(lambda x: layer(x), np.ones((2, 6, 5), "float32"))
+
+
+def test_a_call_is_short():
+    """At most 40 Python calls in 8 files, once everything is built."""
+    calls, files, _ = counted(LAYERS["SoftMoE"](), np.ones((2, 8, 6)))
+    assert calls <= 40 and files <= 8

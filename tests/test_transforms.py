@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_moe import layers
-from keras_moe.ops import selection
+from keras_moe.ops import IMPLEMENTATIONS
 from tests import support
 from tests.contract_table import LAYERS
 from tests.contract_table import make
@@ -15,18 +15,21 @@ from tests.contract_table import tokens_of
 from tests.support import BACKEND
 
 JAX, TORCH = (["yes"] if b == BACKEND else [] for b in ("jax", "torch"))
-# What "auto" takes of soft plans where nothing stands against it.
+# From how many bytes on "auto" takes "cpu" and "streaming".
 SIZES = {
-    "small": {"SHARED_BYTES": 2**40, "STREAMING_BYTES": 2**40},
-    "large": {"SHARED_BYTES": 0, "STREAMING_BYTES": 2**40},
-    "huge": {"SHARED_BYTES": 0, "STREAMING_BYTES": -1},
+    "small": {"cpu": 2**40, "streaming": 2**40},
+    "large": {"cpu": 0, "streaming": 2**40},
+    "huge": {"cpu": 0, "streaming": 0},
 }
 
 
 @pytest.fixture(params=SIZES)
 def size(request, monkeypatch):
-    for name, value in SIZES[request.param].items():
-        monkeypatch.setattr(selection, name, value)
+    for name, least in SIZES[request.param].items():
+        one = IMPLEMENTATIONS[name]
+        auto_bytes = dict.fromkeys(one.auto_bytes, least)
+        one = one._replace(auto_bytes=auto_bytes)
+        monkeypatch.setitem(IMPLEMENTATIONS, name, one)
     return request.param
 
 

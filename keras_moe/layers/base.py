@@ -25,10 +25,12 @@ class MoELayer(ConfiguredLayer):
     def call(self, inputs, mask=None, training=None):
         tokens, mask, join = self.split(inputs, mask, training)  # (G,T,D)
         plan = self.route(tokens, mask, training)
-        diagnostics.record(self, plan)
+        if diagnostics.open_blocks:
+            diagnostics.record(self, plan)
         dispatcher = self.dispatcher(plan, tokens.dtype)
         slots = dispatcher.dispatch(tokens)  # (G,E,S,D)
-        slots = distribution.exchange(self, slots)
+        if keras.distribution.distribution() is not None:
+            slots = distribution.exchange(self, slots)
         slots = self.experts(
             slots, training=training, product=dispatcher.product
         )  # (G,E,S,D)
@@ -42,6 +44,8 @@ class MoELayer(ConfiguredLayer):
             mask = self._checked_mask(mask, inputs)
             # What is masked may hold anything, NaN too.
             inputs = ops.where(mask[..., None], inputs, 0)
+        if len(inputs.shape) == 3:
+            return self.group(inputs, mask, training)
         tokens, mask, unflatten = grouping.flatten(inputs, mask)
         tokens, mask, ungroup = self.group(tokens, mask, training)
         return tokens, mask, lambda outputs: unflatten(ungroup(outputs))

@@ -6,11 +6,11 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_moe import activations
 from keras_moe import checks
 from keras_moe import policies
 from keras_moe.initializers import PerExpert
 from keras_moe.layers import one_expert
-from keras_moe.ops import reference
 from keras_moe.ops.experts import experts_mlp
 
 
@@ -46,7 +46,7 @@ class FeedForwardExperts(keras.layers.Layer):
         super().__init__(**kwargs)
         self.num_experts = num_experts
         self.intermediate_dim = intermediate_dim
-        self.activation = activation
+        self.activation = activations.exportable(activation)
         self.use_bias = use_bias
         self.kernel_initializer = kernel_initializer
         self.bias_initializer = bias_initializer
@@ -103,14 +103,19 @@ class FeedForwardExperts(keras.layers.Layer):
             name=name,
         )
 
-    def call(self, slots, training=None, product=reference.product):
+    def call(self, slots, training=None, product=None):
         drop = functools.partial(self.dropout, training=training)
         if self.spread:
             return self._mlp(slots, drop)
         rows, restore = by_expert(slots)  # (E,N,D)
-        if self._quantised():
-            return restore(self._mlp(rows[None], drop)[0])
-        weights = [p.weights_of_experts() for p in self._projections()]
+        weights = []
+        for projection in self._projections():
+            if projection.quantization_mode:
+                return restore(self._mlp(rows[None], drop)[0])
+            kernel, bias = projection.kernel, projection.bias  # as autocast
+            kernel = ops.convert_to_tensor(kernel)
+            bias = None if bias is None else ops.convert_to_tensor(bias)
+            weights.append((kernel, bias))
         rows = experts_mlp(
             rows, weights, self.activation, between=drop, product=product
         )
@@ -131,9 +136,6 @@ class FeedForwardExperts(keras.layers.Layer):
         for projection in self._projections():
             projection.enable_lora(rank, **options)
 
-    def _quantised(self):
-        return any(p.quantization_mode for p in self._projections())
-
     def compute_output_shape(self, slots_shape):
         return slots_shape
 
@@ -144,12 +146,6 @@ class ExpertDense(keras.layers.EinsumDense):
     Where it is called itself, rows are (1,E,N,D): of three axes, Keras'
     `ops.add` takes a bias (E,1,1) for one of the second axis, N.
     """
-
-    def weights_of_experts(self):
-        """The kernel and the bias, or `None` without one, as autocast."""
-        kernel = ops.convert_to_tensor(self.kernel)
-        bias = None if self.bias is None else ops.convert_to_tensor(self.bias)
-        return kernel, bias
 
     def add_weight(self, shape=None, initializer=None, **options):
         name = options.get("name")

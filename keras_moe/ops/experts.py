@@ -1,12 +1,11 @@
-"""What every expert does to its rows, as one function of arrays."""
+"""The MLP of each expert, as one function of arrays."""
 
-from keras_moe.activations import exportable
-from keras_moe.ops import reference
+import math
+
+from keras import ops
 
 
-def experts_mlp(
-    rows, weights, activation, *, between=None, product=reference.product
-):
+def experts_mlp(rows, weights, activation, *, between=None, product=None):
     """The MLP of each expert on its rows, (E,N,D) -> (E,N,D).
 
         hidden = activation(rows · up + bias)                         (E,N,F)
@@ -19,10 +18,10 @@ def experts_mlp(
             experts are gated, gate.
         activation: of the hidden features.
         between: of them too, such as dropout.
-        product: (E,N,D) · (E,D,F) -> (E,N,F), a dispatcher's.
+        product: (E,N,D) · (E,D,F) -> (E,N,F), a dispatcher's; `None` is the
+            plain product.
     """
     up, down, *gate = weights
-    activation = exportable(activation)
     hidden = _project(rows, *up, product)
     if gate:
         hidden = activation(_project(rows, *gate[0], product)) * hidden
@@ -34,7 +33,14 @@ def experts_mlp(
 
 
 def _project(rows, kernel, bias, product):
-    outputs = product(rows, kernel)
+    # `ops.matmul` may round float64 to float32.
+    outputs = product(rows, kernel) if product else rows @ kernel
     # Not `ops.add`, which on TensorFlow takes (E,1,1) for the bias of the
     # second axis where that is as long.
     return outputs if bias is None else outputs + bias
+
+
+def gelu_of_erf(x):
+    """GELU, x/2 · (1 + erf(x/√2)), in operators of other runtimes."""
+    # Converters to LiteRT know GELU by these steps in this order.
+    return 0.5 * x * (1.0 + ops.erf(x * math.sqrt(0.5)))

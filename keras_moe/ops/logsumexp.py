@@ -18,26 +18,6 @@ MASKED = -1e30  # what a masked logit is
 LOWEST = -1e29  # the least logsumexp: exp(MASKED - LOWEST) is zero
 
 
-def obstacle(plan) -> str:
-    """Why the weights are not two softmaxes of the same logits, or ""."""
-    number = isinstance(plan.merge_temperature, (int, float))
-    for wrong, why in (
-        (
-            not (number and plan.merge_temperature == 1)
-            or plan.emit_temperature is not None,
-            "temperatures divide the logits",
-        ),
-        (
-            plan.combine_over != "slots",
-            "combine is over tokens, not over slots",
-        ),
-        (plan.discrete, "a discrete plan keeps the largest weights alone"),
-    ):
-        if wrong:
-            return why
-    return ""
-
-
 def prepare(plan, dtype):
     """Compute the logits of a plan and their logsumexps."""
     features, experts, seats = plan.slots.shape

@@ -6,15 +6,14 @@ from typing import Any
 from keras import ops
 
 
-def product(rows, kernels):
-    """The rows of each expert by its kernel: (E,N,D) · (E,D,F) -> (E,N,F)."""
-    return rows @ kernels  # `ops.matmul` may round float64 to float32
-
-
 class Dispatcher:
-    """What implementations have in common: how experts multiply."""
+    """What implementations have in common: how experts multiply.
 
-    product = staticmethod(product)
+    `product(rows, kernels)`, (E,N,D) · (E,D,F) -> (E,N,F), is `None` where it
+    is the plain product.
+    """
+
+    product = None
 
 
 def prepare(plan, dtype):

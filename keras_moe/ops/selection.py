@@ -1,26 +1,20 @@
-"""Which implementation runs: the one table, and a pure choice from facts."""
+"""Which implementation runs: a pure choice from what is known statically."""
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
-from keras_moe.ops import cpu
-from keras_moe.ops import devices
-from keras_moe.ops import gather
-from keras_moe.ops import logsumexp
-from keras_moe.ops import reference
-from keras_moe.ops import shared_exp
-from keras_moe.ops import streaming
+import keras
+
+from keras_moe import distribution
+from keras_moe.ops.implementations import AUTOMATIC
+from keras_moe.ops.implementations import IMPLEMENTATIONS
 from keras_moe.plans import SoftPlan
 
 ENVIRONMENT = "KERAS_MOE_IMPLEMENTATION"
-EVERYWHERE = ("jax", "tensorflow", "torch")
-# "auto" streams soft plans whose array of weights (G,T,E,S), one of several
-# that training would keep, takes more bytes than this on a device.
-STREAMING_BYTES = 2**29
-# On PyTorch's CPUs "auto" shares the exponential where that array takes at
-# least this much.
-SHARED_BYTES = 2**23
+# Devices by the names of platforms. One without a kind of its own, such as
+# "rocm", is like a GPU.
+KINDS = {"cpu": "cpu", "meta": "cpu", "tpu": "tpu", "xla": "tpu"}
+_BACKEND = keras.backend.backend()
 
 
 class Facts(NamedTuple):
@@ -30,12 +24,7 @@ class Facts(NamedTuple):
         kind: `"soft"` or `"hard"`.
         device: `"cpu"`, `"gpu"` or `"tpu"`.
         bound: a number that no |logit| exceeds, `None` if none is known.
-        not_softmaxes: why the weights are not two softmaxes of the same
-            logits; empty if they are.
-        not_shared: why no one exponential can serve both softmaxes, whatever
-            the bound; empty if it can.
-        not_streamed: why the plan cannot be streamed; empty if it can.
-        portable: why only portable formulas may run; empty if others may.
+        traits: names in `implementations.TRAITS`, those that hold.
         weight_bytes: of one array (G,T,E,S) of weights on a device, 0 if not
             known.
     """
@@ -43,98 +32,100 @@ class Facts(NamedTuple):
     kind: str
     device: str = "cpu"
     bound: float | None = None
-    not_softmaxes: str = ""
-    not_shared: str = ""
-    not_streamed: str = ""
-    portable: str = ""
+    traits: frozenset = frozenset()
     weight_bytes: int = 0
 
 
-class Implementation(NamedTuple):
-    """How to prepare a plan, the plans it serves, and where it runs.
+# === What is known ===
 
-    `prepare(plan, dtype)`, where `dtype` is that of the tokens, returns an
-    object with `dispatch(tokens)` and `combine(slots)`.
+
+def facts(plan, dtype) -> Facts:
+    """What is known of a plan and of tokens of this dtype, statically."""
+    if not isinstance(plan, SoftPlan):
+        return Facts("hard", kind_of(plan.gate))
+    tokens, merge = plan.tokens, plan.merge_temperature
+    groups, length, _ = tokens.shape
+    weight_bytes = 4
+    for size in (groups, length, *plan.slots.shape[1:]):
+        weight_bytes *= size if isinstance(size, int) else 0
+    divided = not isinstance(merge, (int, float)) or merge != 1
+    count = shards()
+    traits = _program_traits(tokens)
+    for trait, holds in (
+        ("sharded", count > 1),
+        ("noise", plan.noise is not None),
+        ("temperature", divided or plan.emit_temperature is not None),
+        ("over_tokens", plan.combine_over != "slots"),
+        ("discrete", plan.discrete),
+        ("unbounded", plan.bound is None and plan.scale is None),
+        ("float16", keras.backend.standardize_dtype(dtype) == "float16"),
+    ):
+        if holds:
+            traits.add(trait)
+    return Facts(
+        "soft",
+        kind_of(tokens),
+        plan.bound,
+        frozenset(traits),
+        weight_bytes // count,
+    )
+
+
+def kind_of(array) -> str:
+    """`"cpu"`, `"gpu"` or `"tpu"`: where the array is, or will be.
+
+    A JAX program under compilation does not know. Then it is the device that
+    JAX compiles for by default.
     """
+    if _BACKEND == "jax":
+        import jax
 
-    prepare: Callable
-    plans: tuple
-    backends: tuple
-    # Whether "auto" takes it for plans of these facts on a backend.
-    suits: Callable = lambda facts, backend: True
-    # Why it cannot serve plans of these facts; empty if it can.
-    obstacle: Callable = lambda facts: ""
+        traced = isinstance(array, jax.core.Tracer)
+        if isinstance(array, jax.Array) and not traced:
+            return KINDS.get(next(iter(array.devices())).platform, "gpu")
+        default = jax.config.jax_default_device or jax.devices()[0]
+        return KINDS.get(getattr(default, "platform", default), "gpu")
+    if _BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        named = getattr(array, "device", "")  # empty in most graphs
+        if named:
+            device = tf.DeviceSpec.from_string(named).device_type.lower()
+            return KINDS.get(device, "gpu")
+        types = {d.device_type for d in tf.config.list_logical_devices()}
+        return "tpu" if "TPU" in types else "gpu" if "GPU" in types else "cpu"
+    import torch
+
+    return KINDS.get(torch.as_tensor(array).device.type, "gpu")
 
 
-IMPLEMENTATIONS = {
-    "reference": Implementation(
-        reference.prepare, ("soft", "hard"), EVERYWHERE
-    ),
-    "gather": Implementation(gather.prepare, ("hard",), EVERYWHERE),
-    "logsumexp": Implementation(
-        logsumexp.prepare,
-        ("soft",),
-        EVERYWHERE,
-        obstacle=lambda facts: facts.not_softmaxes,
-    ),
-    "shared_exp": Implementation(
-        shared_exp.prepare,
-        ("soft",),
-        EVERYWHERE,
-        obstacle=lambda facts: (
-            facts.not_shared or shared_exp.beyond(facts.bound)
-        ),
-    ),
-    "cpu": Implementation(
-        cpu.prepare,
-        ("soft",),
-        cpu.BACKENDS,
-        suits=lambda facts, backend: (
-            backend == "jax" or facts.weight_bytes >= SHARED_BYTES
-        ),
-        obstacle=lambda facts: (
-            facts.not_shared or facts.portable or cpu.elsewhere(facts.device)
-        ),
-    ),
-    "streaming": Implementation(
-        streaming.prepare,
-        ("soft",),
-        EVERYWHERE,
-        suits=lambda facts, backend: facts.weight_bytes > STREAMING_BYTES,
-        obstacle=lambda facts: facts.not_streamed,
-    ),
-}
+def _program_traits(array) -> set:
+    """Those of the program that computes the array; PyTorch alone has any."""
+    traits = set()
+    if _BACKEND != "torch":
+        return traits
+    import torch
 
-# What "auto" runs: the first without an obstacle that suits the plan.
-#
-# Soft plans on CPUs, measured. The whole layer with "cpu" against the plain
-# formulas, outputs and gradients: tests/benchmarks/results/soft_moe_layers-*,
-# rows SoftMoE; its routing alone: soft_routing-*, rows cpu and shared_exp.
-# TensorFlow has no "cpu": what was tuned there gained less than 1.15x.
-# Soft plans on GPUs and TPUs, compiled, not run: shared_exp, which needs a
-# bound, and logsumexp take the least memory in training and on TPUs the fewest
-# cycles: tests/benchmarks/results/soft_routing_compiled-jax-*, all rows.
-# streaming is for memory alone, and goes by the bytes on one device.
-#
-# Hard plans on CPUs: gather takes .006 to .29 of the time of the one-hot
-# products from T 196 to 4096, and .60 to 1.06 at T 16, on each backend, for
-# outputs and gradients: tests/benchmarks/results/hard_plans-*.csv, all rows.
-# On GPUs and TPUs it was not run; it is taken as it has no array (T x slots).
-AUTOMATIC = {
-    ("soft", "jax", "cpu"): ("streaming", "cpu", "shared_exp", "reference"),
-    ("soft", "tensorflow", "cpu"): ("streaming", "shared_exp", "reference"),
-    ("soft", "torch", "cpu"): ("streaming", "cpu", "reference"),
-}
-for _backend in EVERYWHERE:
-    for _device in ("gpu", "tpu"):
-        AUTOMATIC["soft", _backend, _device] = (
-            "streaming",
-            "shared_exp",
-            "logsumexp",
-            "reference",
-        )
-    for _device in devices.KINDS:
-        AUTOMATIC["hard", _backend, _device] = ("gather",)
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        traits.add("compiled")
+    if torch.as_tensor(array).is_meta:
+        traits.add("meta")
+    if (
+        torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+    ):
+        traits.add("transformed")
+    return traits
+
+
+def shards() -> int:
+    """On how many devices the groups of a batch lie."""
+    if keras.distribution.distribution() is None:
+        return 1
+    return distribution.batch_shards()
+
+
+# === The choice ===
 
 
 def names(kind: str) -> tuple:
@@ -143,21 +134,13 @@ def names(kind: str) -> tuple:
     return ("auto", *serving)
 
 
-def facts(plan, dtype) -> Facts:
-    """What is known of a plan and of tokens of this dtype, statically."""
-    if not isinstance(plan, SoftPlan):
-        return Facts("hard", devices.kind_of(plan.gate))
-    sizes = (*plan.tokens.shape[:2], *plan.slots.shape[1:])
-    known = all(isinstance(size, int) for size in sizes)
-    return Facts(
-        "soft",
-        devices.kind_of(plan.tokens),
-        plan.bound,
-        logsumexp.obstacle(plan),
-        shared_exp.obstacle(plan, dtype),
-        streaming.obstacle(plan),
-        devices.only_portable(plan.tokens),
-        4 * math.prod(sizes) // devices.shards() if known else 0,
+def serves(implementation, facts: Facts) -> bool:
+    """Whether an implementation can serve plans of these facts."""
+    bound = math.inf if facts.bound is None else facts.bound
+    return (
+        facts.device in implementation.devices
+        and bound <= implementation.limit
+        and implementation.obstacles.isdisjoint(facts.traits)
     )
 
 
@@ -192,7 +175,8 @@ def select(
         return requested
     for name in AUTOMATIC[kind, backend, facts.device]:
         one = IMPLEMENTATIONS[name]
-        if not one.obstacle(facts) and one.suits(facts, backend):
+        enough = facts.weight_bytes >= one.auto_bytes.get(backend, 0)
+        if enough and serves(one, facts):
             return name
     raise AssertionError(f"nothing serves {facts}")
 
@@ -206,14 +190,14 @@ def _check_known(asked_by, name):
 
 
 def _check_serves(asked_by, name, facts, backend):
-    kind, (_, plans, backends, _, obstacle) = facts.kind, IMPLEMENTATIONS[name]
-    if kind not in plans or backend not in backends:
+    kind, one = facts.kind, IMPLEMENTATIONS[name]
+    if kind not in one.plans or backend not in one.backends:
         reason = (
-            f"serves {' and '.join(plans)} plans on {', '.join(backends)}; "
-            f"for a {kind} plan on {backend}"
+            f"serves {' and '.join(one.plans)} plans on "
+            f"{', '.join(one.backends)}; for a {kind} plan on {backend}"
         )
-    elif obstacle(facts):
-        reason = f"cannot serve this plan, as {obstacle(facts)};"
+    elif not serves(one, facts):
+        reason = f"cannot serve this plan, as {one.obstacle(facts)};"
     else:
         return
     others = ", ".join(
@@ -221,7 +205,7 @@ def _check_serves(asked_by, name, facts, backend):
         for n in names(kind)
         if n == "auto"
         or backend in IMPLEMENTATIONS[n].backends
-        and not IMPLEMENTATIONS[n].obstacle(facts)
+        and serves(IMPLEMENTATIONS[n], facts)
     )
     raise ValueError(f"{asked_by}={name!r} {reason} choose one of {others}.")
 

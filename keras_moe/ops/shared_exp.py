@@ -13,46 +13,11 @@ logits, which are products of unit vectors times `scale`.
 import dataclasses
 from typing import Any
 
-import keras
 from keras import ops
 
-from keras_moe.ops import logsumexp
 from keras_moe.ops.reference import Dispatcher
 
 LIMIT = 40.0  # exp(±40), its sums and their gradients are far inside float32
-
-
-def obstacle(plan, dtype) -> str:
-    """Why one exponential cannot serve a plan, whatever its bound, or ""."""
-    for wrong, why in (
-        (plan.noise is not None, "noise on the logits has no bound"),
-        (
-            plan.bound is None and plan.scale is None,
-            "nothing bounds logits of vectors of any length",
-        ),
-        (
-            keras.backend.standardize_dtype(dtype) == "float16",
-            "float16 cannot hold the sums of exponentials",
-        ),
-    ):
-        if wrong:
-            return why
-    return logsumexp.obstacle(plan)
-
-
-def beyond(bound) -> str:
-    """Why the bound of the logits will not do, or ""."""
-    if bound is None:
-        return (
-            "no number is known that bounds the logits "
-            f"(SoftMoE(max_scale={LIMIT:.0f}) gives one)"
-        )
-    if bound > LIMIT:
-        return (
-            f"its logits may reach {bound:g}, and one exponential serves up "
-            f"to {LIMIT:.0f}"
-        )
-    return ""
 
 
 def prepare(plan, dtype):

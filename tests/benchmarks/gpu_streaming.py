@@ -19,7 +19,7 @@ os.environ["XLA_FLAGS"] = "--xla_gpu_autotune_level=0"
 from jax.experimental import topologies
 from tqdm import tqdm
 
-from keras_moe.ops import devices
+from keras_moe.ops import selection
 from tests.benchmarks import compiled
 from tests.benchmarks import timing
 
@@ -63,7 +63,7 @@ CHIPS = {
 
 
 def rows():
-    devices.kind_of = lambda array: "gpu"  # what it will be compiled for
+    selection.kind_of = lambda array: "gpu"  # what it will be compiled for
     for chip, limits in tqdm(CHIPS.items(), desc="GPU"):
         topology = topologies.get_topology_desc(
             platform="cuda",

@@ -16,7 +16,7 @@ import re
 from jax.experimental import topologies
 from tqdm import tqdm
 
-from keras_moe.ops import devices
+from keras_moe.ops import selection
 from tests.benchmarks import compiled
 from tests.benchmarks import timing
 
@@ -26,7 +26,7 @@ MATRIX_UNITS = {"v5e": 131072, "v6e": 262144}
 
 def rows():
     # What it will be compiled for.
-    devices.kind_of = lambda array: "tpu"
+    selection.kind_of = lambda array: "tpu"
     for chip in tqdm(MATRIX_UNITS, desc="TPU"):
         topology = topologies.get_topology_desc(
             platform="tpu", topology_name=f"{chip}:2x2"

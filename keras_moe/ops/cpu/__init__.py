@@ -24,13 +24,6 @@ from keras_moe.ops.shared_exp import LIMIT
 BACKENDS = ("jax", "torch")
 
 
-def elsewhere(device) -> str:
-    """Why it does not serve arrays on this kind of device, or ""."""
-    if device == "cpu":
-        return ""
-    return f"it is tuned for CPUs and the tokens are on a {device.upper()}"
-
-
 def prepare(plan, dtype):
     """Compute the exponentials of a plan, or its logits, and their sums."""
     backend = keras.backend.backend()
@@ -41,7 +34,7 @@ def prepare(plan, dtype):
     if plan.bound is None or plan.bound > LIMIT:
         beyond = tuned.is_beyond(plan.scale, LIMIT)
     made = tuned.exponentials(plan.tokens, flat, plan.mask, beyond)
-    return CpuDispatcher(*made, beyond, seats, tuned)
+    return CpuDispatcher(*made, beyond, seats, tuned, tuned.product)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +47,7 @@ class CpuDispatcher(Dispatcher):
     beyond: Any
     seats: Any
     tuned: Any
+    product: Any
 
     def dispatch(self, tokens):
         """(G,T,D) -> (G,E,S,D): every slot reads the tokens it weighs."""
@@ -69,7 +63,3 @@ class CpuDispatcher(Dispatcher):
         return self.tuned.to_tokens(
             slots, self.values, self.over_slots, self.beyond
         )
-
-    def product(self, rows, kernels):
-        """The rows of each expert by its kernel."""
-        return self.tuned.product(rows, kernels)

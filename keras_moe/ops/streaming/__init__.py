@@ -21,23 +21,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_moe.ops import devices
 from keras_moe.ops.reference import Dispatcher
 
 room = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
-
-
-def obstacle(plan) -> str:
-    """Why a plan cannot be streamed; empty if it can."""
-    if plan.noise is not None:
-        return "noise on the logits is an array (tokens x slots) itself"
-    if plan.combine_over != "slots":
-        return "combine is over tokens, not over slots"
-    if plan.discrete:
-        return "a discrete plan needs whole rows and columns of weights"
-    if devices.is_transformed(plan.tokens):
-        return "PyTorch's fused attention has no transforms of torch.func"
-    return ""
 
 
 def prepare(plan, dtype):
