@@ -103,7 +103,7 @@ class FeedForwardExperts(keras.layers.Layer):
             name=name,
         )
 
-    def call(self, slots, training=None, product=reference.product):
+    def call(self, slots, training=None, steps=reference.Dispatcher()):
         drop = functools.partial(self.dropout, training=training)
         if self.spread:
             return self._mlp(slots, drop)
@@ -112,9 +112,17 @@ class FeedForwardExperts(keras.layers.Layer):
             return restore(self._mlp(rows[None], drop)[0])
         weights = [p.weights_of_experts() for p in self._projections()]
         rows = experts_mlp(
-            rows, weights, self.activation, between=drop, product=product
+            rows, weights, self.activation, between=drop, steps=steps
         )
         return restore(rows)
+
+    def slots_only(self) -> str:
+        """Why rows sorted by expert cannot be taken; empty if they can."""
+        if self.spread:
+            return "experts are spread over several devices"
+        if self._quantised():
+            return "its experts are quantised"
+        return ""
 
     def _mlp(self, rows, drop):
         """The MLP by Keras' own layers, of four axes."""
@@ -180,11 +188,15 @@ class ExpertDense(keras.layers.EinsumDense):
 def by_expert(slots):
     """(G,E,S,D) -> the rows of each expert (E,G·S,D), and the way back.
 
+    Rows (P,D) that are sorted by expert stay as they are.
+
     So that all between lies as the products leave it: an activation of what
     is strided takes PyTorch up to four times as long, and products of the
     four axes take JAX up to three times as long where experts have few slots
     (tests/benchmarks/results/soft_moe_layers-*.csv).
     """
+    if len(slots.shape) == 2:
+        return slots, lambda rows: rows
     _, experts, seats, features = slots.shape
     seats = ops.shape(slots)[2] if seats is None else seats
     rows = ops.reshape(
@@ -228,7 +240,7 @@ class ClonedExperts(keras.layers.Layer):
             )
         self.built = True
 
-    def call(self, slots, training=None, product=None):
+    def call(self, slots, training=None, steps=None):
         outputs = [
             # A layer without `training` in its call is not given it.
             clone(slots[:, e], training=training)
@@ -237,6 +249,10 @@ class ClonedExperts(keras.layers.Layer):
             for e, clone in enumerate(self.clones)
         ]
         return ops.cast(ops.stack(outputs, axis=1), self.compute_dtype)
+
+    def slots_only(self) -> str:
+        """Why rows sorted by expert cannot be taken."""
+        return "its experts are layers of their own (expert=…)"
 
     def compute_output_shape(self, slots_shape):
         return slots_shape

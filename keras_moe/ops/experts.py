@@ -5,7 +5,7 @@ from keras_moe.ops import reference
 
 
 def experts_mlp(
-    rows, weights, activation, *, between=None, product=reference.product
+    rows, weights, activation, *, between=None, steps=reference.Dispatcher()
 ):
     """The MLP of each expert on its rows, (E,N,D) -> (E,N,D).
 
@@ -14,27 +14,27 @@ def experts_mlp(
         output = between(hidden) · down + bias                        (E,N,D)
 
     Args:
-        rows: (E,N,D), the slots of each expert in all groups.
+        rows: (E,N,D), the slots of each expert in all groups; or (P,D), rows
+            sorted by expert, where `steps` are those of such rows.
         weights: pairs of a kernel and a bias or `None`: up, down and, if the
             experts are gated, gate.
         activation: of the hidden features.
         between: of them too, such as dropout.
-        product: (E,N,D) · (E,D,F) -> (E,N,F), a dispatcher's.
+        steps: a dispatcher, whose `product`, (E,N,D) · (E,D,F) -> (E,N,F), and
+            `shift`, (E,N,F) + (E,1,F), these are.
     """
     up, down, *gate = weights
     activation = exportable(activation)
-    hidden = _project(rows, *up, product)
+    hidden = _project(rows, *up, steps)
     if gate:
-        hidden = activation(_project(rows, *gate[0], product)) * hidden
+        hidden = activation(_project(rows, *gate[0], steps)) * hidden
     else:
         hidden = activation(hidden)
     if between is not None:
         hidden = between(hidden)
-    return _project(hidden, *down, product)
+    return _project(hidden, *down, steps)
 
 
-def _project(rows, kernel, bias, product):
-    outputs = product(rows, kernel)
-    # Not `ops.add`, which on TensorFlow takes (E,1,1) for the bias of the
-    # second axis where that is as long.
-    return outputs if bias is None else outputs + bias
+def _project(rows, kernel, bias, steps):
+    outputs = steps.product(rows, kernel)
+    return outputs if bias is None else steps.shift(outputs, bias)

@@ -7,10 +7,12 @@ from typing import NamedTuple
 from keras_moe.ops import cpu
 from keras_moe.ops import devices
 from keras_moe.ops import gather
+from keras_moe.ops import grouped
 from keras_moe.ops import logsumexp
 from keras_moe.ops import reference
 from keras_moe.ops import shared_exp
 from keras_moe.ops import streaming
+from keras_moe.plans import GroupedPlan
 from keras_moe.plans import SoftPlan
 
 ENVIRONMENT = "KERAS_MOE_IMPLEMENTATION"
@@ -27,7 +29,7 @@ class Facts(NamedTuple):
     """What `select` may know of a plan: nothing that depends on values.
 
     Args:
-        kind: `"soft"` or `"hard"`.
+        kind: `"soft"`, `"hard"` or `"grouped"`.
         device: `"cpu"`, `"gpu"` or `"tpu"`.
         bound: a number that no |logit| exceeds, `None` if none is known.
         not_softmaxes: why the weights are not two softmaxes of the same
@@ -38,6 +40,8 @@ class Facts(NamedTuple):
         portable: why only portable formulas may run; empty if others may.
         weight_bytes: of one array (G,T,E,S) of weights on a device, 0 if not
             known.
+        not_grouped: why no rows sorted by expert can be made, or taken by the
+            experts; empty if they can.
     """
 
     kind: str
@@ -48,6 +52,7 @@ class Facts(NamedTuple):
     not_streamed: str = ""
     portable: str = ""
     weight_bytes: int = 0
+    not_grouped: str = ""
 
 
 class Implementation(NamedTuple):
@@ -68,9 +73,15 @@ class Implementation(NamedTuple):
 
 IMPLEMENTATIONS = {
     "reference": Implementation(
-        reference.prepare, ("soft", "hard"), EVERYWHERE
+        reference.prepare, ("soft", "hard", "grouped"), EVERYWHERE
     ),
     "gather": Implementation(gather.prepare, ("hard",), EVERYWHERE),
+    "grouped": Implementation(
+        grouped.prepare,
+        ("grouped",),
+        EVERYWHERE,
+        obstacle=lambda facts: facts.not_grouped,
+    ),
     "logsumexp": Implementation(
         logsumexp.prepare,
         ("soft",),
@@ -120,6 +131,10 @@ IMPLEMENTATIONS = {
 # products from T 196 to 4096, and .60 to 1.06 at T 16, on each backend, for
 # outputs and gradients: tests/benchmarks/results/hard_plans-*.csv, all rows.
 # On GPUs and TPUs it was not run; it is taken as it has no array (T x slots).
+#
+# Grouped plans: "grouped" does the work of top_k experts for each token, and
+# "reference" that of all: tests/benchmarks/results/grouped-*.csv. On GPUs and
+# TPUs it was not run.
 AUTOMATIC = {
     ("soft", "jax", "cpu"): ("streaming", "cpu", "shared_exp", "reference"),
     ("soft", "tensorflow", "cpu"): ("streaming", "shared_exp", "reference"),
@@ -135,6 +150,7 @@ for _backend in EVERYWHERE:
         )
     for _device in devices.KINDS:
         AUTOMATIC["hard", _backend, _device] = ("gather",)
+        AUTOMATIC["grouped", _backend, _device] = ("grouped", "reference")
 
 
 def names(kind: str) -> tuple:
@@ -143,8 +159,21 @@ def names(kind: str) -> tuple:
     return ("auto", *serving)
 
 
-def facts(plan, dtype) -> Facts:
-    """What is known of a plan and of tokens of this dtype, statically."""
+def facts(plan, dtype, slots_only: str = "") -> Facts:
+    """What is known of a plan and of tokens of this dtype, statically.
+
+    Args:
+        plan: of any kind.
+        dtype: of the tokens.
+        slots_only: why experts take slots (G,E,S,D) and no rows sorted by
+            expert; empty if they take both.
+    """
+    if isinstance(plan, GroupedPlan):
+        return Facts(
+            "grouped",
+            devices.kind_of(plan.gate),
+            not_grouped=slots_only or grouped.obstacle(),
+        )
     if not isinstance(plan, SoftPlan):
         return Facts("hard", devices.kind_of(plan.gate))
     sizes = (*plan.tokens.shape[:2], *plan.slots.shape[1:])
@@ -230,13 +259,15 @@ def make_dispatcher(plan, dtype, name: str):
     """Prepare a plan for the implementation of this name.
 
     Args:
-        plan: a `SoftPlan` or a `HardPlan`.
+        plan: a `SoftPlan`, a `HardPlan` or a `GroupedPlan`.
         dtype: of the tokens that will be dispatched.
         name: in `IMPLEMENTATIONS`, as `select` names it.
 
     Returns:
         An object with `dispatch(tokens)`, (G,T,D) -> (G,E,S,D),
-        `combine(slots)`, (G,E,S,D) -> (G,T,D), and `product(rows, kernels)`,
-        (E,N,D) · (E,D,F) -> (E,N,F), for the experts between.
+        `combine(slots)`, (G,E,S,D) -> (G,T,D), and for the experts between
+        `product(rows, kernels)`, (E,N,D) · (E,D,F) -> (E,N,F), and
+        `shift(rows, biases)`. That of `"grouped"` has rows (P,D), sorted by
+        expert, in the place of slots.
     """
     return IMPLEMENTATIONS[name].prepare(plan, dtype)
