@@ -53,6 +53,13 @@ def real(
     return float(value)
 
 
+def optional_real(
+    name: str, value, minimum: float = 0.0, exclusive: bool = False
+) -> float | None:
+    """Return `value` if it is `None` or a finite number from `minimum` on."""
+    return None if value is None else real(name, value, minimum, exclusive)
+
+
 def rate(name: str, value) -> float:
     """Return `value` if it is a number in [0, 1)."""
     is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)

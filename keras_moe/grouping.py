@@ -11,8 +11,14 @@ from keras_moe import checks
 
 
 def flatten(inputs, mask=None):
-    """Make one token axis of all axes between the first and the last."""
+    """Make one token axis of all axes between the first and the last.
+
+    Rows (B,D) are the tokens of one group.
+    """
     shape = ops.shape(inputs)
+    if len(shape) == 2:
+        mask = None if mask is None else mask[None]
+        return inputs[None], mask, lambda outputs: outputs[0]
     if len(shape) == 3:
         return inputs, mask, lambda outputs: outputs
     tokens = _product(shape[1:-1])

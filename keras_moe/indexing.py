@@ -87,6 +87,23 @@ def add(rows, index, total):
     return added.reshape(groups, total, features)
 
 
+def inverse(order):
+    """The inverse of a permutation: int32 (P,) -> int32 (P,)."""
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax.numpy as jnp
+
+        places = jnp.arange(order.shape[0], dtype=order.dtype)
+        return jnp.zeros_like(order).at[order].set(places, unique_indices=True)
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return tf.math.invert_permutation(order)
+    places = ops.arange(0, order.shape[0], dtype="int32")
+    index = ops.cast(order, "int64")
+    return ops.zeros_like(order).scatter(0, index, places)
+
+
 def _numbers_through(groups, number):
     """Whether JAX may count rows through: on one device, and within int32.
 

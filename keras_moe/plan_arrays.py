@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from keras import ops
 
+from keras_moe.plans import GroupedPlan
 from keras_moe.plans import HardPlan
 from keras_moe.plans import SoftPlan
 
@@ -50,6 +51,11 @@ def _hard_shares(plan):
     return seats[..., None], gates
 
 
+def _grouped_shares(plan):
+    chosen = ops.convert_to_numpy(plan.chosen())
+    return chosen[..., None], ops.convert_to_numpy(plan.gates())
+
+
 _KINDS = {
     SoftPlan: Kind(
         hard=False,
@@ -63,6 +69,12 @@ _KINDS = {
         of_layer=(),
         shares=_hard_shares,
     ),
+    GroupedPlan: Kind(
+        hard=True,
+        of_groups=("expert", "gate", "mask"),
+        of_layer=(),
+        shares=_grouped_shares,
+    ),
 }
 
 
@@ -75,7 +87,8 @@ def kind(plan) -> Kind:
     if isinstance(plan, dict):
         came += "; take one of its plans, plans[path]"
     raise ValueError(
-        f"plan must be a SoftPlan or a HardPlan, as capture() yields; {came}."
+        "plan must be a SoftPlan, a HardPlan or a GroupedPlan, as capture() "
+        f"yields; {came}."
     )
 
 

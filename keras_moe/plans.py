@@ -1,4 +1,4 @@
-"""The two kinds of plan: how tokens become slots, and slots tokens again.
+"""The three kinds of plan: how tokens become slots, and slots tokens again.
 
 Axes, here and everywhere: G groups, T tokens of a group, E experts, S slots of
 an expert, D features. Tokens are routed inside their group, never across.
@@ -8,6 +8,8 @@ import dataclasses
 from typing import Any
 
 from keras import ops
+
+from keras_moe import indexing
 
 MASKED = -1e30  # a logit that no softmax sees; finite, so are its gradients
 
@@ -125,6 +127,76 @@ class HardPlan:
     def weights(self):
         """Write out the pair `(dispatch, combine)`, each (G,T,E,S)."""
         return soften(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupedPlan:
+    """Every token has all the experts that it chose: no capacity, no drops.
+
+    The plan is kept as the choices. `by_expert` sorts the pairs of a token and
+    an expert of it by expert, so that the rows of one expert are contiguous.
+
+    Args:
+        expert: int32 (G,T,k), the experts of each token, all different; E, the
+            number of experts, where the token is masked.
+        gate: float32 (G,T,k), the weight of each of them in what the token
+            gets; 0 where the token is masked.
+        num_experts: E, which the other two do not tell.
+        mask: `None` or Boolean (G,T), which tokens there were to route.
+    """
+
+    expert: Any
+    gate: Any
+    num_experts: int
+    mask: Any = None
+
+    def by_expert(self):
+        """Sort the pairs of all groups by expert, tokens in order.
+
+        Pair p = n·k + j is choice j of token n, counted through over groups.
+
+        Returns:
+            `order`, int32 (P,), P = G·T·k: the pairs, sorted; those of masked
+            tokens come last. `bounds`, int32 (E+1,): the rows of expert e are
+            those from `bounds[e]` up to, not including, `bounds[e + 1]`.
+        """
+        flat = ops.reshape(self.expert, (-1,))
+        # Stable on all three backends, see routing.ascending.
+        order = ops.cast(ops.argsort(flat, axis=0), "int32")
+        ones = ops.ones_like(flat)[None, :, None]
+        total = self.num_experts + 1
+        counts = indexing.add(ones, flat[None], total)[0, :, 0]
+        ends = ops.cumsum(counts)
+        return order, ops.cast(ends - counts, "int32")
+
+    def gates(self):
+        """Write out the gates, float32 (G,T,E): 0 for experts not chosen."""
+        return self._spread(self.gate)
+
+    def chosen(self):
+        """Write out the choice, float32 (G,T,E): 1 for experts chosen."""
+        return self._spread(ops.ones_like(self.gate))
+
+    def _spread(self, values):
+        """(G,T,k) -> (G,T,E)."""
+        experts = ops.arange(0, self.num_experts, dtype="int32")
+        total = 0.0
+        for j in range(self.expert.shape[2]):
+            here = self.expert[:, :, j, None] == experts
+            total = total + ops.where(here, values[:, :, j, None], 0.0)
+        return total
+
+    def weights(self):
+        """Write out the pair `(dispatch, combine)`, each (G,T,E,S), S = T.
+
+        Slot t of an expert is for token t: it reads it, or nothing.
+        """
+        tokens = ops.arange(0, ops.shape(self.gate)[1], dtype="int32")
+        own = ops.cast(tokens[:, None] == tokens, self.gate.dtype)[:, None]
+        return (
+            self.chosen()[..., None] * own,
+            self.gates()[..., None] * own,
+        )
 
 
 def softmax(x, axis):

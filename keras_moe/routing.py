@@ -3,10 +3,10 @@
     tokens (G,T,D) -> plan -> slots (G,E,S,D) -> experts -> tokens (G,T,D)
 
 G groups, T tokens of a group, E experts, S slots of an expert, D features.
-Tokens are routed inside their group, never across. A router ends in one of two
-plans, `SoftPlan` and `HardPlan`; `soften` writes a hard plan with the same
-dense arrays as a soft one, so one pair of products defines dispatch and combine
-for every router (`keras_moe.ops.reference`).
+Tokens are routed inside their group, never across. A router ends in one of
+three plans, `SoftPlan`, `HardPlan` and `GroupedPlan`; each writes out the same
+dense arrays, so one pair of products defines dispatch and combine for every
+router (`keras_moe.ops.reference`).
 """
 
 import math
@@ -18,6 +18,8 @@ from keras import ops
 from keras_moe import checks
 from keras_moe import indexing
 from keras_moe.capped_choice import assign_capped
+from keras_moe.dropless import dropless_choice as dropless_choice
+from keras_moe.plans import GroupedPlan as GroupedPlan
 from keras_moe.plans import HardPlan as HardPlan
 from keras_moe.plans import SoftPlan as SoftPlan
 from keras_moe.plans import soften as soften

@@ -98,6 +98,20 @@ LAYERS = {
         activation="gelu_tanh",
         gated=True,
     ),
+    "dropless": _row(
+        layers.TokenChoiceMoE, 2, capacity_factor=None, activation="relu"
+    ),
+    "dropless_gated": _row(
+        layers.TokenChoiceMoE,
+        3,
+        capacity_factor=None,
+        noise_std=1.0,
+        z_loss=0.001,
+        activation="silu",
+        gated=True,
+        use_bias=False,
+        dropout=0.1,
+    ),
     "mixture": _row(layers.MixtureOfTokens, 2, activation="relu"),
     "mixture_learned": _row(
         layers.MixtureOfTokens,
@@ -126,7 +140,7 @@ FEED_FORWARD = [k for k, r in LAYERS.items() if "expert" not in r.arguments]
 
 # One row of each router, for what the rows' further features, such as gates or
 # noise, cannot change.
-EACH_ROUTER = ("soft", "choice", "token", "mixture")
+EACH_ROUTER = ("soft", "choice", "token", "dropless", "mixture")
 
 
 def make(label, **more):

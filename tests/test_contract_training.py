@@ -135,7 +135,8 @@ def test_every_weight_receives_a_gradient(label):
     outputs, losses, grads = layer_grads(
         layer, tokens, tokens_of(BATCH, TOKENS, seed=1), training=True, aux=1.0
     )
-    assert len(losses) == (4 if label == "token_losses" else 0)
+    expected = {"token_losses": 4, "dropless_gated": 1}
+    assert len(losses) == expected.get(label, 0)
     assert set(grads) == {"inputs"} | {
         weight_name(layer, v) for v in layer.trainable_variables
     }
@@ -203,7 +204,9 @@ def test_keras_layer_test(label):
         row.arguments,
         input_data=keras.ops.convert_to_tensor(tokens_of(BATCH, TOKENS)),
         expected_output_shape=(BATCH, TOKENS, FEATURES),
-        expected_num_losses=3 if label == "token_losses" else 0,
+        expected_num_losses={"token_losses": 3, "dropless_gated": 1}.get(
+            label, 0
+        ),
         supports_masking=True,
     )
 

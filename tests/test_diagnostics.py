@@ -144,7 +144,9 @@ def test_summary_of_even_and_of_sharp_soft_plans():
 
 
 def test_summary_of_something_else():
-    with pytest.raises(ValueError, match="plan must be a SoftPlan or a Hard"):
+    with pytest.raises(
+        ValueError, match="plan must be a SoftPlan, a HardPlan or"
+    ):
         summarize(None)
     with pytest.raises(ValueError, match="received dict; take one of its plan"):
         summarize({"layer": None})

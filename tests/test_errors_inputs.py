@@ -122,5 +122,5 @@ def test_functions():
         initializers.PerExpert("glorot")
     with raises("identical must be True or False; received 'no' (str)"):
         initializers.PerExpert("zeros", identical="no")
-    with raises("plan must be a SoftPlan or a HardPlan, as capture() yields"):
+    with raises("plan must be a SoftPlan, a HardPlan or a GroupedPlan"):
         diagnostics.summarize(TOKENS)

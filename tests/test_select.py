@@ -143,6 +143,7 @@ class Spy:
             dispatch=step("dispatch"),
             combine=step("combine"),
             product=prepared.product,
+            shift=prepared.shift,
         )
 
 

@@ -62,7 +62,7 @@ def test_hard_plans_are_shown_too():
         ({"images": np.zeros((0, 8, 12))}, "must not be empty"),
         ({"images": np.zeros((3, 8, 12))}, "each of the 3 images"),
         ({"grid": (3, 3)}, "at least 9 tokens"),
-        ({"plan": "soft"}, "plan must be a SoftPlan or a HardPlan"),
+        ({"plan": "soft"}, "plan must be a SoftPlan, a HardPlan or"),
         ({"titles": ["a"]}, "titles must be 2"),
     ],
 )

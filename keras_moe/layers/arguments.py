@@ -29,7 +29,8 @@ class ConfiguredLayer(keras.layers.Layer):
     """A layer with experts: what it is given, it is, and it saves.
 
     A subclass says in `plan_kind` which plans its router makes, and so which
-    implementations it may name.
+    implementations it may name. A layer may make others by its arguments, and
+    says so when it is made.
     """
 
     plan_kind = None
@@ -55,6 +56,7 @@ class ConfiguredLayer(keras.layers.Layer):
         name,
         dtype,
         trainable,
+        plan_kind=None,
     ):
         # Keras would turn SoftMoE into soft_mo_e.
         name = _next_name(self.__class__.__name__) if name is None else name
@@ -66,6 +68,8 @@ class ConfiguredLayer(keras.layers.Layer):
             trainable=checks.flag("trainable", trainable),
         )
         self.supports_masking = True
+        if plan_kind is not None:
+            self.plan_kind = plan_kind
         self.num_experts = checks.integer("num_experts", num_experts)
         self.intermediate_dim = checks.optional_integer(
             "intermediate_dim", intermediate_dim

@@ -20,6 +20,8 @@ class MoELayer(ConfiguredLayer):
     plan from `route`. It may say in `group` which tokens meet.
     """
 
+    least_axes = 3  # of inputs; 2 where rows need no neighbours
+
     # === The straight path ===
 
     def call(self, inputs, mask=None, training=None):
@@ -32,7 +34,7 @@ class MoELayer(ConfiguredLayer):
         if keras.distribution.distribution() is not None:
             slots = distribution.exchange(self, slots)
         slots = self.experts(
-            slots, training=training, product=dispatcher.product
+            slots, training=training, steps=dispatcher
         )  # (G,E,S,D)
         outputs = dispatcher.combine(slots)  # (G,T,D)
         return join(outputs)
@@ -60,8 +62,11 @@ class MoELayer(ConfiguredLayer):
 
     def dispatcher(self, plan, dtype):
         """What carries out this plan on tokens of this dtype."""
+        traits = ()
+        if self.plan_kind == "grouped":
+            traits = self.experts.traits()
         name = moe_ops.select(
-            moe_ops.facts(plan, dtype),
+            moe_ops.facts(plan, dtype, traits),
             self.implementation,
             keras.backend.backend(),
             os.environ.get(moe_ops.ENVIRONMENT),
@@ -99,11 +104,13 @@ class MoELayer(ConfiguredLayer):
     # === Building ===
 
     def build(self, input_shape):
-        if len(input_shape) < 3:
+        if len(input_shape) < self.least_axes:
+            axes = "three axes or more, (batch, tokens, features)"
+            if self.least_axes == 2:
+                axes = "two axes or more, such as (batch, features)"
             raise ValueError(
-                f"inputs of {self.__class__.__name__} must have three axes or "
-                "more, (batch, tokens, features); received shape "
-                f"{tuple(input_shape)}."
+                f"inputs of {self.__class__.__name__} must have {axes}; "
+                f"received shape {tuple(input_shape)}."
             )
         features = input_shape[-1]
         if features is None:
@@ -115,7 +122,7 @@ class MoELayer(ConfiguredLayer):
         self.build_router(features)
         self.experts.build((None, self.num_experts, None, features))
         self.input_spec = keras.layers.InputSpec(
-            min_ndim=3, axes={-1: features}
+            min_ndim=self.least_axes, axes={-1: features}
         )
         self.built = True
 

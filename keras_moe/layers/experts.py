@@ -11,6 +11,7 @@ from keras_moe import checks
 from keras_moe import policies
 from keras_moe.initializers import PerExpert
 from keras_moe.layers import one_expert
+from keras_moe.ops import reference
 from keras_moe.ops.experts import experts_mlp
 
 
@@ -103,7 +104,7 @@ class FeedForwardExperts(keras.layers.Layer):
             name=name,
         )
 
-    def call(self, slots, training=None, product=None):
+    def call(self, slots, training=None, steps=reference.PLAIN):
         drop = functools.partial(self.dropout, training=training)
         if self.spread:
             return self._mlp(slots, drop)
@@ -117,9 +118,16 @@ class FeedForwardExperts(keras.layers.Layer):
             bias = None if bias is None else ops.convert_to_tensor(bias)
             weights.append((kernel, bias))
         rows = experts_mlp(
-            rows, weights, self.activation, between=drop, product=product
+            rows, weights, self.activation, between=drop, steps=steps
         )
         return restore(rows)
+
+    def traits(self) -> set:
+        """Names in `ops.implementations.TRAITS`, those that hold."""
+        traits = {"spread_experts"} if self.spread else set()
+        if any(p.quantization_mode for p in self._projections()):
+            traits.add("quantised_experts")
+        return traits
 
     def _mlp(self, rows, drop):
         """The MLP by Keras' own layers, of four axes."""
@@ -176,11 +184,15 @@ class ExpertDense(keras.layers.EinsumDense):
 def by_expert(slots):
     """(G,E,S,D) -> the rows of each expert (E,G·S,D), and the way back.
 
+    Rows (P,D) that are sorted by expert stay as they are.
+
     So that all between lies as the products leave it: an activation of what
     is strided takes PyTorch up to four times as long, and products of the
     four axes take JAX up to three times as long where experts have few slots
     (tests/benchmarks/results/soft_moe_layers-*.csv).
     """
+    if len(slots.shape) == 2:
+        return slots, lambda rows: rows
     _, experts, seats, features = slots.shape
     seats = ops.shape(slots)[2] if seats is None else seats
     rows = ops.reshape(
@@ -224,7 +236,7 @@ class ClonedExperts(keras.layers.Layer):
             )
         self.built = True
 
-    def call(self, slots, training=None, product=None):
+    def call(self, slots, training=None, steps=None):
         outputs = [
             # A layer without `training` in its call is not given it.
             clone(slots[:, e], training=training)
@@ -233,6 +245,10 @@ class ClonedExperts(keras.layers.Layer):
             for e, clone in enumerate(self.clones)
         ]
         return ops.cast(ops.stack(outputs, axis=1), self.compute_dtype)
+
+    def traits(self) -> set:
+        """Names in `ops.implementations.TRAITS`, those that hold."""
+        return {"cloned_experts"}
 
     def compute_output_shape(self, slots_shape):
         return slots_shape

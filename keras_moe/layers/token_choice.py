@@ -117,7 +117,7 @@ class TokenChoiceMoE(MoELayer):
         num_experts: int,
         top_k: int,
         *,
-        capacity_factor: float = 1.0,
+        capacity_factor: float | None = 1.0,
         capacity_rounding: str = "ceil",
         capacity_multiple_of: int = 1,
         batch_priority: bool = False,
@@ -164,6 +164,7 @@ class TokenChoiceMoE(MoELayer):
             name=name,
             dtype=dtype,
             trainable=trainable,
+            plan_kind="grouped" if capacity_factor is None else "hard",
         )
         self.top_k = checks.integer("top_k", top_k)
         if self.top_k > self.num_experts:
@@ -171,7 +172,7 @@ class TokenChoiceMoE(MoELayer):
                 "top_k must not exceed num_experts; received "
                 f"top_k={top_k} with num_experts={num_experts}."
             )
-        self.capacity_factor = checks.real(
+        self.capacity_factor = checks.optional_real(
             "capacity_factor", capacity_factor, exclusive=True
         )
         self.capacity_rounding = checks.choice(
@@ -181,12 +182,30 @@ class TokenChoiceMoE(MoELayer):
             "capacity_multiple_of", capacity_multiple_of
         )
         self.batch_priority = checks.flag("batch_priority", batch_priority)
+        if self.capacity_factor is None:
+            self.least_axes = 2
+            self._check_dropless()
         self.group_size = checks.optional_integer("group_size", group_size)
         self.prepare_noise(noise_std)
         self.importance_loss = checks.real("importance_loss", importance_loss)
         self.load_loss = checks.real("load_loss", load_loss)
         self.balance_loss = checks.real("balance_loss", balance_loss)
         self.z_loss = checks.real("z_loss", z_loss)
+
+    def _check_dropless(self):
+        """Raise an error for what only experts with a capacity have."""
+        for name, default in (
+            ("capacity_rounding", "ceil"),
+            ("capacity_multiple_of", 1),
+            ("batch_priority", False),
+        ):
+            value = getattr(self, name)
+            if value != default:
+                raise ValueError(
+                    f"{name} must be left at its default, {default!r}, where "
+                    "capacity_factor=None, which drops no token; received "
+                    f"{value!r}."
+                )
 
     def build_router(self, features):
         self.router_kernel = self.add_router_weight(
@@ -207,6 +226,8 @@ class TokenChoiceMoE(MoELayer):
             noisy = logits + self.noise(ops.shape(logits), std)
         gates = softmax(noisy, axis=-1)
         self.add_losses(logits, noisy, gates, mask)
+        if self.capacity_factor is None:
+            return routing.dropless_choice(gates, self.top_k, mask=mask)
         return routing.token_choice(
             gates,
             self.top_k,

@@ -4,8 +4,12 @@ import math
 
 from keras import ops
 
+from keras_moe.ops import reference
 
-def experts_mlp(rows, weights, activation, *, between=None, product=None):
+
+def experts_mlp(
+    rows, weights, activation, *, between=None, steps=reference.PLAIN
+):
     """The MLP of each expert on its rows, (E,N,D) -> (E,N,D).
 
         hidden = activation(rows · up + bias)                         (E,N,F)
@@ -13,31 +17,36 @@ def experts_mlp(rows, weights, activation, *, between=None, product=None):
         output = between(hidden) · down + bias                        (E,N,D)
 
     Args:
-        rows: (E,N,D), the slots of each expert in all groups.
+        rows: (E,N,D), the slots of each expert in all groups; or (P,D), rows
+            sorted by expert, where `steps` are those of such rows.
         weights: pairs of a kernel and a bias or `None`: up, down and, if the
             experts are gated, gate.
         activation: of the hidden features.
         between: of them too, such as dropout.
-        product: (E,N,D) · (E,D,F) -> (E,N,F), a dispatcher's; `None` is the
-            plain product.
+        steps: a dispatcher, whose `product`, (E,N,D) · (E,D,F) -> (E,N,F), and
+            `shift`, (E,N,F) + (E,1,F), these are.
     """
     up, down, *gate = weights
-    hidden = _project(rows, *up, product)
+    hidden = _project(rows, *up, steps)
     if gate:
-        hidden = activation(_project(rows, *gate[0], product)) * hidden
+        hidden = activation(_project(rows, *gate[0], steps)) * hidden
     else:
         hidden = activation(hidden)
     if between is not None:
         hidden = between(hidden)
-    return _project(hidden, *down, product)
+    return _project(hidden, *down, steps)
 
 
-def _project(rows, kernel, bias, product):
-    # `ops.matmul` may round float64 to float32.
-    outputs = product(rows, kernel) if product else rows @ kernel
-    # Not `ops.add`, which on TensorFlow takes (E,1,1) for the bias of the
-    # second axis where that is as long.
-    return outputs if bias is None else outputs + bias
+def _project(rows, kernel, bias, steps):
+    # Not `ops.matmul`, which may round float64 to float32, nor `ops.add`, which
+    # on TensorFlow takes (E,1,1) for the bias of the second axis where that is
+    # as long.
+    plain = steps.product is None
+    outputs = rows @ kernel if plain else steps.product(rows, kernel)
+    if bias is None:
+        return outputs
+    plain = steps.shift is None
+    return outputs + bias if plain else steps.shift(outputs, bias)
 
 
 def gelu_of_erf(x):

@@ -6,10 +6,13 @@ from typing import NamedTuple
 
 from keras_moe.ops import cpu
 from keras_moe.ops import gather
+from keras_moe.ops import grouped
 from keras_moe.ops import logsumexp
 from keras_moe.ops import reference
 from keras_moe.ops import shared_exp
 from keras_moe.ops import streaming
+from keras_moe.ops.selection import AUTOMATIC
+from keras_moe.ops.selection import IMPLEMENTATIONS
 
 EVERYWHERE = ("jax", "tensorflow", "torch")
 DEVICES = ("cpu", "gpu", "tpu")
@@ -33,6 +36,9 @@ TRAITS = {
     "compiled": "the program is compiled as a whole",
     "meta": "the arrays have shapes and no values",
     "transformed": "a transform of torch.func is active",
+    "spread_experts": "experts are spread over several devices",
+    "quantised_experts": "its experts are quantised",
+    "cloned_experts": "its experts are layers of their own (expert=…)",
 }
 # The weights are not two softmaxes of the same logits.
 NOT_SOFTMAXES = frozenset({"temperature", "over_tokens", "discrete"})
@@ -91,11 +97,19 @@ class Implementation(NamedTuple):
         return ""
 
 
-IMPLEMENTATIONS = {
+IMPLEMENTATIONS |= {
     "reference": Implementation(
-        reference.prepare, ("soft", "hard"), EVERYWHERE
+        reference.prepare, ("soft", "hard", "grouped"), EVERYWHERE
     ),
     "gather": Implementation(gather.prepare, ("hard",), EVERYWHERE),
+    "grouped": Implementation(
+        grouped.prepare,
+        ("grouped",),
+        EVERYWHERE,
+        obstacles=frozenset(
+            {"sharded", "spread_experts", "quantised_experts", "cloned_experts"}
+        ),
+    ),
     "logsumexp": Implementation(
         logsumexp.prepare, ("soft",), EVERYWHERE, obstacles=NOT_SOFTMAXES
     ),
@@ -141,7 +155,11 @@ IMPLEMENTATIONS = {
 # products from T 196 to 4096, and .60 to 1.06 at T 16, on each backend, for
 # outputs and gradients: tests/benchmarks/results/hard_plans-*.csv, all rows.
 # On GPUs and TPUs it was not run; it is taken as it has no array (T x slots).
-AUTOMATIC = {
+#
+# Grouped plans: "grouped" does the work of top_k experts for each token, and
+# "reference" that of all: tests/benchmarks/results/grouped-*.csv. On GPUs and
+# TPUs it was not run.
+AUTOMATIC |= {
     ("soft", "jax", "cpu"): ("streaming", "cpu", "shared_exp", "reference"),
     ("soft", "tensorflow", "cpu"): ("streaming", "shared_exp", "reference"),
     ("soft", "torch", "cpu"): ("streaming", "cpu", "reference"),
@@ -156,3 +174,4 @@ for _backend in EVERYWHERE:
         )
     for _device in DEVICES:
         AUTOMATIC["hard", _backend, _device] = ("gather",)
+        AUTOMATIC["grouped", _backend, _device] = ("grouped", "reference")

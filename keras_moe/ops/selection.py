@@ -6,14 +6,16 @@ from typing import NamedTuple
 import keras
 
 from keras_moe import distribution
-from keras_moe.ops.implementations import AUTOMATIC
-from keras_moe.ops.implementations import IMPLEMENTATIONS
+from keras_moe.plans import GroupedPlan
 from keras_moe.plans import SoftPlan
 
 ENVIRONMENT = "KERAS_MOE_IMPLEMENTATION"
 # Devices by the names of platforms. One without a kind of its own, such as
 # "rocm", is like a GPU.
 KINDS = {"cpu": "cpu", "meta": "cpu", "tpu": "tpu", "xla": "tpu"}
+# Filled by implementations.py, whose modules import this one.
+IMPLEMENTATIONS = {}
+AUTOMATIC = {}
 _BACKEND = keras.backend.backend()
 
 
@@ -21,7 +23,7 @@ class Facts(NamedTuple):
     """What `select` may know of a plan: nothing that depends on values.
 
     Args:
-        kind: `"soft"` or `"hard"`.
+        kind: `"soft"`, `"hard"` or `"grouped"`.
         device: `"cpu"`, `"gpu"` or `"tpu"`.
         bound: a number that no |logit| exceeds, `None` if none is known.
         traits: names in `implementations.TRAITS`, those that hold.
@@ -39,8 +41,17 @@ class Facts(NamedTuple):
 # === What is known ===
 
 
-def facts(plan, dtype) -> Facts:
-    """What is known of a plan and of tokens of this dtype, statically."""
+def facts(plan, dtype, experts=()) -> Facts:
+    """What is known of a plan and of tokens of this dtype, statically.
+
+    Args:
+        plan: of any kind.
+        dtype: of the tokens.
+        experts: names in `implementations.TRAITS` that hold of the experts.
+    """
+    if isinstance(plan, GroupedPlan):
+        traits = {"sharded", *experts} if shards() > 1 else experts
+        return Facts("grouped", kind_of(plan.gate), None, frozenset(traits))
     if not isinstance(plan, SoftPlan):
         return Facts("hard", kind_of(plan.gate))
     tokens, merge = plan.tokens, plan.merge_temperature
@@ -50,7 +61,7 @@ def facts(plan, dtype) -> Facts:
         weight_bytes *= size if isinstance(size, int) else 0
     divided = not isinstance(merge, (int, float)) or merge != 1
     count = shards()
-    traits = _program_traits(tokens)
+    traits = program_traits(tokens)
     for trait, holds in (
         ("sharded", count > 1),
         ("noise", plan.noise is not None),
@@ -99,7 +110,7 @@ def kind_of(array) -> str:
     return KINDS.get(torch.as_tensor(array).device.type, "gpu")
 
 
-def _program_traits(array) -> set:
+def program_traits(array) -> set:
     """Those of the program that computes the array; PyTorch alone has any."""
     traits = set()
     if _BACKEND != "torch":
@@ -116,6 +127,11 @@ def _program_traits(array) -> set:
     ):
         traits.add("transformed")
     return traits
+
+
+def only_portable(array) -> bool:
+    """Whether the program takes portable formulas alone."""
+    return shards() > 1 or bool(program_traits(array))
 
 
 def shards() -> int:
@@ -214,13 +230,15 @@ def make_dispatcher(plan, dtype, name: str):
     """Prepare a plan for the implementation of this name.
 
     Args:
-        plan: a `SoftPlan` or a `HardPlan`.
+        plan: a `SoftPlan`, a `HardPlan` or a `GroupedPlan`.
         dtype: of the tokens that will be dispatched.
         name: in `IMPLEMENTATIONS`, as `select` names it.
 
     Returns:
         An object with `dispatch(tokens)`, (G,T,D) -> (G,E,S,D),
-        `combine(slots)`, (G,E,S,D) -> (G,T,D), and `product(rows, kernels)`,
-        (E,N,D) · (E,D,F) -> (E,N,F), for the experts between.
+        `combine(slots)`, (G,E,S,D) -> (G,T,D), and for the experts between
+        `product(rows, kernels)`, (E,N,D) · (E,D,F) -> (E,N,F), and
+        `shift(rows, biases)`, or `None` where they are the plain ones. That of
+        `"grouped"` has rows (P,D), sorted by expert, in the place of slots.
     """
     return IMPLEMENTATIONS[name].prepare(plan, dtype)

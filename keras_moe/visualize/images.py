@@ -22,7 +22,7 @@ def slot_regions(
 
     Args:
         images: (n,H,W), (n,H,W,1) or (n,H,W,3), numbers 0…255 or 0…1.
-        plan: a `SoftPlan` or `HardPlan` of these images, as from
+        plan: a `SoftPlan`, `HardPlan` or `GroupedPlan` of these images, as from
             `diagnostics.capture`; one group for an image.
         grid: (rows, columns) of the image's patches. Further tokens in front,
             such as a class token, are left out.

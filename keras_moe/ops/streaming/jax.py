@@ -6,14 +6,13 @@ On a TPU, kernels instead (pallas.py).
 import jax
 import jax.numpy as jnp
 
+from keras_moe.ops import selection
 from keras_moe.ops.jax_gradients import with_gradient
 from keras_moe.ops.streaming.blocks import blocks
 
 
 def on_tpu(array):
     """Whether the array is, or will be, on a TPU."""
-    from keras_moe.ops import selection  # which imports this module
-
     return selection.kind_of(array) == "tpu"
 
 

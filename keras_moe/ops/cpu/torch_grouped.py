@@ -1,0 +1,90 @@
+"""PyTorch's CPUs: one product for each expert that has rows.
+
+The bounds of the experts' rows are read once. Each gradient is a loop of its
+own, which writes every expert's kernel in its place: autograd would make an
+array of all kernels for each expert. Gradients of gradients are the same
+products again.
+"""
+
+import functools
+
+import torch
+
+
+def prepare(bounds):
+    """A function of (P,D) and (E,D,F) that gives (P,F)."""
+    read = bounds.tolist()
+    return functools.partial(product, bounds=read)
+
+
+def product(rows, kernels, bounds, turned=False):
+    """The rows of each expert by its kernel, or by that turned."""
+    return _Product.apply(rows, kernels, bounds, turned)
+
+
+def _present(bounds):
+    """(expert, begin, end) of each expert that has rows."""
+    begin = bounds[0]
+    for expert, end in enumerate(bounds[1:]):
+        if end > begin:
+            yield expert, begin, end
+        begin = end
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rows, kernels, bounds, turned):
+        ctx.save_for_backward(rows, kernels)
+        ctx.bounds, ctx.turned = bounds, turned
+        if turned:
+            kernels = kernels.mT
+        outputs = rows.new_empty((len(rows), kernels.shape[2]))
+        for expert, begin, end in _present(bounds):
+            torch.mm(rows[begin:end], kernels[expert], out=outputs[begin:end])
+        if bounds[-1] < len(rows):
+            outputs[bounds[-1] :] = 0
+        return outputs
+
+    @staticmethod
+    def backward(ctx, grad):
+        rows, kernels = ctx.saved_tensors
+        by_rows = by_kernels = None
+        if ctx.needs_input_grad[0]:
+            by_rows = product(grad, kernels, ctx.bounds, not ctx.turned)
+        if ctx.needs_input_grad[1]:
+            pair = (grad, rows) if ctx.turned else (rows, grad)
+            by_kernels = _Outer.apply(*pair, ctx.bounds)
+        return by_rows, by_kernels, None, None
+
+
+class _Outer(torch.autograd.Function):
+    """(P,D), (P,F) -> (E,D,F): the sum of outer products of each expert."""
+
+    @staticmethod
+    def forward(ctx, first, second, bounds):
+        ctx.save_for_backward(first, second)
+        ctx.bounds = bounds
+        shape = (len(bounds) - 1, first.shape[1], second.shape[1])
+        outputs = first.new_empty(shape)
+        begin = bounds[0]
+        for expert, end in enumerate(bounds[1:]):
+            if end > begin:
+                torch.mm(
+                    first[begin:end].T,
+                    second[begin:end],
+                    out=outputs[expert],
+                )
+            else:
+                outputs[expert].zero_()
+            begin = end
+        return outputs
+
+    @staticmethod
+    def backward(ctx, grad):
+        first, second = ctx.saved_tensors
+        by_first = by_second = None
+        if ctx.needs_input_grad[0]:
+            by_first = product(second, grad, ctx.bounds, True)
+        if ctx.needs_input_grad[1]:
+            by_second = product(first, grad, ctx.bounds)
+        return by_first, by_second, None

@@ -1,0 +1,72 @@
+"""Rows sorted by expert, one product for each expert's rows: `top_k` of E.
+
+    tokens (G,T,D) -> rows (P,D), sorted by expert -> experts -> rows -> tokens
+
+P = G·T·k pairs of a token and an expert of it. `bounds` (E+1,) says where each
+expert's rows begin and end; rows behind the last bound are of masked tokens,
+and what is made of them is zero. How the products are computed is the
+backend's: in the module of its name, or by tiles (`tiles.py`).
+"""
+
+import dataclasses
+import importlib
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_moe import indexing
+from keras_moe.ops.reference import Dispatcher
+
+room = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
+
+
+def prepare(plan, dtype):
+    """Sort the pairs by expert."""
+    order, bounds = plan.by_expert()
+    return GroupedDispatcher(
+        plan,
+        order,
+        indexing.inverse(order),
+        bounds,
+        room.prepare(bounds, ops.shape(order)[0], plan.num_experts),
+    )
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class GroupedDispatcher(Dispatcher):
+    """The pair of each row, the row of each pair, bounds of experts' rows."""
+
+    plan: Any
+    order: Any
+    places: Any
+    bounds: Any
+    products: Any
+
+    def dispatch(self, tokens):
+        """(G,T,D) -> (P,D): copy the token of each row."""
+        flat = ops.reshape(tokens, (-1, tokens.shape[-1]))
+        return room.spread(flat, self.order, self.places, self._choices())
+
+    def product(self, rows, kernels):
+        """The rows of each expert by its kernel: (P,D) · (E,D,F) -> (P,F)."""
+        return self.products(rows, kernels)
+
+    def shift(self, rows, biases):
+        """Add its expert's bias to each row: (P,F) + (E,1,F)."""
+        expert = ops.reshape(self.plan.expert, (1, -1))
+        # Rows of masked tokens take some bias: their gates are zero.
+        expert = ops.minimum(expert, self.plan.num_experts - 1)
+        expert = ops.take(expert, self.order, axis=1)
+        return rows + indexing.take(biases[None, :, 0], expert)[0]
+
+    def combine(self, rows):
+        """(P,D) -> (G,T,D): add up, weighed, the rows of each token."""
+        gate = ops.take(ops.reshape(self.plan.gate, (-1,)), self.order)
+        weighed = rows * ops.cast(gate, rows.dtype)[:, None]
+        tokens = room.collect(weighed, self.order, self.places, self._choices())
+        groups, length, _ = ops.shape(self.plan.gate)
+        return ops.reshape(tokens, (groups, length, rows.shape[-1]))
+
+    def _choices(self):
+        return self.plan.gate.shape[2]

@@ -1,0 +1,71 @@
+"""Grouped products on JAX: what runs where, and rows by index.
+
+`jax.lax.ragged_dot` is one kernel on TPUs alone; on other devices it is a
+product with all kernels. CPUs loop over the tiles that exist
+(`jax_products.py`), GPUs multiply all tiles at once (`tiles.py`).
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from keras_moe.ops import selection
+from keras_moe.ops.grouped import jax_products
+from keras_moe.ops.grouped import tiles
+from keras_moe.ops.jax_gradients import with_gradient
+
+
+def prepare(bounds, rows, experts):
+    """A function of (P,D) and (E,D,F) that gives (P,F)."""
+    device = selection.kind_of(bounds)
+    if device == "tpu":
+        return functools.partial(_on_tpu, bounds)
+    if device == "gpu":
+        return tiles.prepare(bounds, rows, experts)
+    return functools.partial(jax_products.product, bounds=bounds)
+
+
+def _on_tpu(bounds, rows, kernels):
+    made = jax.lax.ragged_dot(rows, kernels, bounds[1:] - bounds[:-1])
+    routed = jnp.arange(rows.shape[0], dtype=bounds.dtype) < bounds[-1]
+    return jnp.where(routed[:, None], made, 0)
+
+
+def spread(tokens, order, places, choices):
+    """(N,D) -> (P,D): the token of each row."""
+    return _spread((tokens,), (order // choices, _table(places, choices)))
+
+
+def collect(rows, order, places, choices):
+    """(P,D) -> (N,D): the sum of the rows of each token."""
+    return _collect((rows,), (order // choices, _table(places, choices)))
+
+
+def _table(places, choices):
+    return places.reshape(-1, choices)
+
+
+def _take(arrays, context):
+    return arrays[0][context[0]]
+
+
+def _sum(arrays, context):
+    return arrays[0][context[1]].sum(1)
+
+
+def _spread_backward(arrays, context, kept, grad):
+    return (_sum((grad,), context),)
+
+
+def _collect_backward(arrays, context, kept, grad):
+    return (_take((grad,), context),)
+
+
+# Rows come once each, so that both gradients read by index, and none scatters.
+_spread = with_gradient(
+    _take, lambda *given: (_take(*given), ()), _spread_backward
+)
+_collect = with_gradient(
+    _sum, lambda *given: (_sum(*given), ()), _collect_backward
+)

@@ -1,0 +1,104 @@
+"""Grouped products on TensorFlow: rows split by expert, or tiles in XLA.
+
+The number of an expert's rows is known at run time alone, which XLA does not
+take. Gradients are written as products of the same kind, so that those of
+higher order are too.
+"""
+
+import functools
+
+import tensorflow as tf
+from tensorflow.python.ops import control_flow_util
+
+from keras_moe.ops.grouped import tiles
+
+
+def prepare(bounds, rows, experts):
+    """A function of (P,D) and (E,D,F) that gives (P,F)."""
+    if _in_xla():
+        return tiles.prepare(bounds, rows, experts)
+    # The rows of no expert are the last part.
+    counts = tf.concat([bounds, tf.cast(rows, bounds.dtype)[None]], 0)
+    counts = counts[1:] - counts[:-1]
+    return functools.partial(product, counts=counts, experts=experts)
+
+
+def _in_xla():
+    """Whether the program that is being traced will be compiled by XLA."""
+    if tf.executing_eagerly():
+        return False
+    # TensorFlow has no public question for it.
+    graph = tf.compat.v1.get_default_graph()
+    return control_flow_util.GraphOrParentsInXlaContext(graph)
+
+
+def product(rows, kernels, counts, experts, turned=False):
+    """The rows of each expert by its kernel, or by that turned."""
+
+    @tf.custom_gradient
+    def call(rows, kernels):
+        parts = tf.split(rows, counts, num=experts + 1)
+        made = [
+            tf.matmul(part, kernel, transpose_b=turned)
+            for part, kernel in zip(parts, tf.unstack(kernels))
+        ]
+        features = kernels.shape[1 if turned else 2]
+        made.append(tf.zeros((tf.shape(parts[-1])[0], features), rows.dtype))
+        outputs = tf.concat(made, 0)
+
+        def backward(grad):
+            by_rows = product(grad, kernels, counts, experts, not turned)
+            pair = (grad, rows) if turned else (rows, grad)
+            return by_rows, outer(*pair, counts, experts)
+
+        return outputs, backward
+
+    return call(rows, kernels)
+
+
+def outer(first, second, counts, experts):
+    """(P,D), (P,F) -> (E,D,F): the sum of outer products of each expert."""
+
+    @tf.custom_gradient
+    def call(first, second):
+        pairs = zip(
+            tf.split(first, counts, num=experts + 1)[:-1],
+            tf.split(second, counts, num=experts + 1)[:-1],
+        )
+        outputs = tf.stack(
+            [tf.matmul(a, b, transpose_a=True) for a, b in pairs]
+        )
+
+        def backward(grad):
+            return (
+                product(second, grad, counts, experts, True),
+                product(first, grad, counts, experts),
+            )
+
+        return outputs, backward
+
+    return call(first, second)
+
+
+def spread(tokens, order, places, choices):
+    """(N,D) -> (P,D): the token of each row."""
+
+    @tf.custom_gradient
+    def call(tokens):
+        rows = tf.gather(tokens, order // choices)
+        return rows, lambda grad: collect(grad, order, places, choices)
+
+    return call(tokens)
+
+
+def collect(rows, order, places, choices):
+    """(P,D) -> (N,D): the sum of the rows of each token."""
+
+    @tf.custom_gradient
+    def call(rows):
+        tokens = tf.gather(rows, places)
+        tokens = tf.reshape(tokens, (-1, choices, rows.shape[-1]))
+        tokens = tf.reduce_sum(tokens, 1)
+        return tokens, lambda grad: spread(grad, order, places, choices)
+
+    return call(rows)

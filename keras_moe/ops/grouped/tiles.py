@@ -1,0 +1,94 @@
+"""Products of rows sorted by expert, in tiles: every backend and transform.
+
+A tile has b rows of one expert. There are at most P/b + E of them, whatever
+the rows' experts, so all shapes are known. Each tile takes a copy of its
+expert's kernel; all are multiplied at once. b is P/E or a little more, so that
+there are about as many copies as kernels.
+"""
+
+from typing import Any
+from typing import NamedTuple
+
+from keras import ops
+
+
+class Tiles(NamedTuple):
+    """Which rows and which expert each tile has.
+
+    Args:
+        expert: int32 (N,), of each tile.
+        row: int32 (N·b,), of each place in a tile.
+        filled: Boolean (N,b), whether a row is there.
+        place: int32 (P,), in the tiles, of each row.
+        routed: Boolean (P,), whether a row is of an expert.
+        size: b.
+    """
+
+    expert: Any
+    row: Any
+    filled: Any
+    place: Any
+    routed: Any
+    size: int
+
+    def __call__(self, rows, kernels):
+        """The rows of each expert by its kernel: (P,D) · (E,D,F) -> (P,F)."""
+        features, outputs = kernels.shape[1:]
+        tiles = ops.take(rows, self.row, axis=0)
+        tiles = ops.reshape(tiles, (-1, self.size, features))
+        tiles = ops.where(self.filled[:, :, None], tiles, 0)
+        made = tiles @ ops.take(kernels, self.expert, axis=0)  # (N,b,F)
+        made = ops.reshape(made, (-1, outputs))
+        made = ops.take(made, self.place, axis=0)
+        return ops.where(self.routed[:, None], made, 0)
+
+
+def prepare(bounds, rows, experts) -> Tiles:
+    """Cut the rows of each expert into tiles.
+
+    Args:
+        bounds: int32 (E+1,), where each expert's rows begin and end.
+        rows: P, an integer or a scalar tensor.
+        experts: E.
+    """
+    size, number = _sizes(rows, experts)
+    starts, ends = bounds[:-1], bounds[1:]  # (E,)
+    tiles = (ends - starts + size - 1) // size  # of each expert
+    last = ops.cumsum(tiles)
+    first = last - tiles
+    tile = ops.arange(0, number, dtype="int32")
+    # (N,E), N about 2·E: which experts' tiles are all before this one.
+    expert = ops.cast(tile[:, None] >= ops.cast(last, "int32"), "int32")
+    expert = ops.minimum(ops.sum(expert, axis=1), experts - 1)
+    expert = ops.cast(expert, "int32")
+    begin = ops.take(starts - first * size, expert) + tile * size  # (N,)
+    row = begin[:, None] + ops.arange(0, size, dtype="int32")  # (N,b)
+    filled = row < ops.take(ends, expert)[:, None]
+    row = ops.reshape(ops.clip(row, 0, rows - 1), (-1,))
+
+    # Where each row is: its expert's first place, and its own behind that.
+    index = ops.arange(0, rows, dtype="int32")
+    owner = _owner(index, ends, experts)
+    shift = ops.take(first * size - starts, owner)
+    routed = index < bounds[-1]
+    place = ops.where(routed, index + shift, 0)
+    return Tiles(expert, row, filled, ops.cast(place, "int32"), routed, size)
+
+
+def _sizes(rows, experts):
+    """b and N for so many rows."""
+    if isinstance(rows, int):
+        size = max(-(-rows // experts), 1)
+        return size, min(rows, -(-rows // size) + experts)
+    size = 16
+    return size, (rows + size - 1) // size + experts
+
+
+def _owner(index, ends, experts):
+    """int32 (P,): the expert of each row, some expert where there is none."""
+    # One at each expert's end, added up: how many experts end at or before.
+    # Two arrays (P,), and none of (P,E).
+    return ops.minimum(
+        ops.cast(ops.searchsorted(ends, index, side="right"), "int32"),
+        experts - 1,
+    )
