@@ -84,7 +84,8 @@ MODES = {"F": forward, "FB": forward_backward}
 
 def layer_of_arrays(layer, shape):
     """A built layer as a function of tokens and weights, and such arrays."""
-    layer.build(shape)
+    if not layer.built:
+        layer.build(shape)
     tokens = np.random.default_rng(0).normal(size=shape).astype("float32")
     weights = [w.numpy() for w in layer.trainable_variables]
 

@@ -53,7 +53,8 @@ def product(rows, kernels, counts, experts, turned=False):
 
         return outputs, backward
 
-    return call(rows, kernels)
+    # Of a variable, the function would have to know.
+    return call(rows, tf.convert_to_tensor(kernels))
 
 
 def outer(first, second, counts, experts):
