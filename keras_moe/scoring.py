@@ -8,12 +8,12 @@ Pure functions on `keras.ops`, in float32. Axes as in `keras_moe.routing`.
 from typing import Any
 from typing import NamedTuple
 
-import keras
 from keras import ops
 
 from keras_moe import indexing
 from keras_moe.plans import MASKED
 from keras_moe.plans import softmax
+from keras_moe.sorting import largest
 
 SCORINGS = ("softmax", "sigmoid", "softmax_top_k")
 
@@ -104,6 +104,25 @@ def choose_experts(
     return Choice(expert, gate)
 
 
+def choose_largest(gates, top_k: int, mask=None) -> Choice:
+    """The `top_k` experts of each token's largest gates, ties to the first.
+
+    Args:
+        gates: float32 (G,T,E).
+        top_k: k.
+        mask: `None` or Boolean (G,T); a `False` token has no experts.
+    """
+    num_experts = gates.shape[2]
+    check_choice(num_experts, top_k)
+    if mask is not None:  # whatever a masked token holds
+        gates = ops.where(mask[:, :, None], gates, 0.0)
+    expert = largest(ops.stop_gradient(gates), top_k)  # (G,T,k)
+    gate = ops.take_along_axis(gates, expert, axis=2)
+    if mask is not None:
+        expert = ops.where(mask[:, :, None], expert, num_experts)
+    return Choice(expert, gate)
+
+
 def score(logits, scoring: str):
     """The score of each expert, (G,T,E): what gates are made of."""
     if scoring == "softmax":
@@ -111,11 +130,19 @@ def score(logits, scoring: str):
     return ops.sigmoid(logits) if scoring == "sigmoid" else logits
 
 
+def shares(logits, scoring: str):
+    """Scores whose sum over E is one, (G,T,E), for balance losses."""
+    if scoring != "sigmoid":
+        return softmax(logits, axis=-1)
+    scores = ops.sigmoid(logits)
+    return scores / ops.sum(scores, axis=-1, keepdims=True)
+
+
 def check_choice(
     num_experts: int,
     top_k: int,
-    num_expert_groups: int | None,
-    top_groups: int | None,
+    num_expert_groups: int | None = None,
+    top_groups: int | None = None,
 ) -> None:
     """Raise an error where the numbers of a choice do not fit each other."""
     if not 1 <= top_k <= num_experts:
@@ -165,20 +192,6 @@ def _limit_groups(order, groups, top_groups):
 
 def _best(values, number):
     return ops.take_along_axis(values, largest(values, number), axis=-1)
-
-
-def largest(values, number: int):
-    """Indices of the `number` largest of the last axis, ties to the first.
-
-    int32, from the largest on.
-    """
-    if keras.backend.backend() == "tensorflow":
-        index = ops.top_k(values, number)[1]
-    else:
-        # PyTorch's top_k breaks ties in any order, and exporters do not know
-        # JAX's. Keras' argsort keeps the order of ties on all backends.
-        index = ops.argsort(-values, axis=-1)[..., :number]
-    return ops.cast(index, "int32")
 
 
 def moved_balance_bias(bias, expert, rate: float):
