@@ -2,10 +2,10 @@
 
 import math
 
-import keras
 from keras import ops
 
 from keras_moe import checks
+from keras_moe import scoring
 from keras_moe.plans import GroupedPlan
 
 LIMIT = 2**31  # pairs that an int32 counts
@@ -31,46 +31,34 @@ def dropless_choice(gates, top_k, *, mask=None) -> GroupedPlan:
             `tf.errors.InvalidArgumentError` where only TensorFlow's running
             graph knows how many there are.
     """
-    num_experts = gates.shape[2]
-    if not 1 <= top_k <= num_experts:
-        raise ValueError(
-            "top_k must be an integer from 1 to the number of experts, "
-            f"{num_experts}; received {top_k!r}."
-        )
-    gates = _countable(gates, top_k)
-    if mask is not None:  # whatever a masked token holds
-        gates = ops.where(mask[:, :, None], gates, 0.0)
-    expert = largest(ops.stop_gradient(gates), top_k)  # (G,T,k)
-    gate = ops.take_along_axis(gates, expert, axis=2)  # (G,T,k)
-    if mask is not None:
-        expert = ops.where(mask[:, :, None], expert, num_experts)
-    return GroupedPlan(expert, gate, num_experts, mask)
+    choice = scoring.choose_largest(gates, top_k, mask)
+    return drop_none(choice, gates.shape[2], mask)
 
 
-def largest(values, number):
-    """Indices of the `number` largest of the last axis, ties to the first.
+def drop_none(choice, num_experts: int, mask=None) -> GroupedPlan:
+    """Give each token all the experts that it chose, see `dropless_choice`.
 
-    int32, from the largest on.
+    Args:
+        choice: a `scoring.Choice`.
+        num_experts: E.
+        mask: `None` or Boolean (G,T).
     """
-    if keras.backend.backend() == "torch":
-        # Its topk breaks ties as it likes.
-        order = ops.argsort(-values, axis=-1)[..., :number]
-    else:
-        order = ops.top_k(values, number)[1]
-    return ops.cast(order, "int32")
+    expert = _countable(choice.expert)
+    return GroupedPlan(expert, choice.gate, num_experts, mask)
 
 
-def _countable(gates, top_k):
-    """The gates; an error where their pairs are too many for an int32."""
+def _countable(expert):
+    """The experts (G,T,k); an error if an int32 cannot count the pairs."""
+    top_k = expert.shape[2]
     rule = f"inputs must hold fewer than 2^31 / top_k tokens, top_k={top_k};"
-    groups, tokens = gates.shape[:2]
+    groups, tokens = expert.shape[:2]
     if all(isinstance(size, int) for size in (groups, tokens)):
         if groups * tokens * top_k >= LIMIT:
             raise ValueError(f"{rule} received {groups * tokens}.")
-        return gates
+        return expert
     return checks.at_run_time(
-        gates,
-        lambda gates: _product(ops.shape(gates)[:2]) < LIMIT / top_k,
+        expert,
+        lambda expert: _product(ops.shape(expert)[:2]) < LIMIT / top_k,
         f"{rule} received more.",
     )
 

@@ -47,23 +47,30 @@ def load_loss(logits, noisy_logits, noise_std, top_k, mask=None):
     return _variation(_token_mean(chance, mask))
 
 
-def balance_loss(gates, mask=None):
-    """E · sum_e (share of tokens whose best is e) · (mean gate of e).
+def balance_loss(gates, mask=None, expert=None):
+    """E · sum_e (share of the choices that are e) · (mean gate of e).
 
-    The loss of GShard (arXiv 2006.16668, algorithm 1) and of Switch; gradients
-    pass through the mean gate. vmoe/nn/routing.py calls it gshard.
+    The loss of GShard (arXiv 2006.16668, algorithm 1) and of Switch counts
+    first choices; Mixtral's and Qwen's count all k choices of a token.
+    Gradients pass through the mean gate. Balanced loads give 1, where a
+    token's gates sum to one. vmoe/nn/routing.py calls it gshard.
 
     Args:
         gates: float32 (G,T,E).
         mask: `None` or Boolean (G,T).
+        expert: int32 (G,T,k), the experts that each token chose; `None` takes
+            the one of the largest gate.
     """
     num_experts = gates.shape[2]
-    best = ops.argmax(gates, axis=-1)  # (G,T)
-    best = ops.cast(
-        best[:, :, None] == ops.arange(0, num_experts, dtype=best.dtype),
-        gates.dtype,
-    )
-    product = _token_mean(best, mask) * _token_mean(gates, mask)
+    if expert is None:
+        expert = ops.argmax(gates, axis=-1)[:, :, None]  # (G,T,1)
+    number = ops.arange(0, num_experts, dtype=expert.dtype)
+    chosen = 0.0
+    for choice in range(expert.shape[2]):
+        here = expert[:, :, choice, None] == number
+        chosen = chosen + ops.cast(here, gates.dtype)
+    share = _token_mean(chosen, mask) / expert.shape[2]
+    product = share * _token_mean(gates, mask)
     return num_experts * _mean(ops.sum(product, axis=-1), axis=0)
 
 

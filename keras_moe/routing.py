@@ -9,20 +9,22 @@ dense arrays, so one pair of products defines dispatch and combine for every
 router (`keras_moe.ops.reference`).
 """
 
-import math
-import numbers
-
-import keras
 from keras import ops
 
-from keras_moe import checks
-from keras_moe import indexing
+from keras_moe.capacity import expert_capacity as expert_capacity
+from keras_moe.capacity import fill as fill
+from keras_moe.capacity import token_choice as token_choice
 from keras_moe.capped_choice import assign_capped
+from keras_moe.dropless import drop_none as drop_none
 from keras_moe.dropless import dropless_choice as dropless_choice
 from keras_moe.plans import GroupedPlan as GroupedPlan
 from keras_moe.plans import HardPlan as HardPlan
 from keras_moe.plans import SoftPlan as SoftPlan
 from keras_moe.plans import soften as soften
+from keras_moe.scoring import Choice as Choice
+from keras_moe.scoring import choose_experts as choose_experts
+from keras_moe.sorting import ascending as ascending
+from keras_moe.sorting import descending as descending
 
 
 def unit(x, axis: int, epsilon: float = 1e-6):
@@ -151,82 +153,6 @@ def best_expert(logits, mask=None) -> HardPlan:
     return HardPlan(ops.zeros_like(gate, dtype="int32"), gate, 1, mask)
 
 
-def expert_capacity(
-    num_tokens,
-    num_experts: int,
-    capacity_factor: float,
-    *,
-    top_k: int = 1,
-    rounding: str = "ceil",
-    multiple_of: int = 1,
-):
-    """Seats of each expert, S = num_tokens · top_k · capacity_factor / E.
-
-    Args:
-        num_tokens: T, an integer, or a scalar tensor where the length is
-            known only at run time; then S is a tensor too. Not on jax, where
-            S is the size of an array and must be known.
-        num_experts: E.
-        capacity_factor: 1 gives every token `top_k` seats on average.
-        top_k: experts that a token asks for.
-        rounding: `"ceil"`, or `"round"`, which takes halves to even.
-        multiple_of: S is raised to a multiple of this, and then held to T:
-            an expert has use for no more seats than there are tokens.
-
-    Raises:
-        ValueError: if S comes out below 1, or if jax does not know T. Where T
-            is known only at run time, TensorFlow raises then, except in
-            programs that drop such checks (XLA, exported files): these take
-            S = 1.
-    """
-    checks.integer("num_experts", num_experts)
-    checks.choice("rounding", rounding, ("ceil", "round"))
-    if isinstance(num_tokens, numbers.Integral):
-        exact = num_tokens * top_k * capacity_factor / num_experts
-        seats = math.ceil(exact) if rounding == "ceil" else round(exact)
-        seats = -(-seats // multiple_of) * multiple_of
-        if seats < 1:
-            raise ValueError(
-                "capacity_factor must give every expert at least one seat; "
-                f"received capacity_factor={capacity_factor}, which gives "
-                f"{exact:.3g} with {num_tokens} tokens a group and "
-                f"{num_experts} experts."
-            )
-        return min(seats, int(num_tokens))
-    if keras.backend.backend() == "jax":
-        raise ValueError(
-            "num_tokens must be known when a program with expert capacities "
-            f"is compiled on jax; received {num_tokens!r}. To export a model, "
-            "give model.export an input_signature with the length of the "
-            "sequences."
-        )
-    exact = ops.cast(num_tokens, "float64") * top_k * capacity_factor
-    exact = exact / num_experts
-    seats = ops.ceil(exact) if rounding == "ceil" else ops.round(exact)
-    seats = checks.at_run_time(
-        ops.cast(seats, "int32"),
-        lambda seats: seats >= 1,
-        "capacity_factor must give every expert at least one seat; received "
-        f"capacity_factor={capacity_factor} with {num_experts} experts and "
-        "too few tokens a group.",
-    )
-    seats = ops.maximum(seats, 1)
-    seats = -(-seats // multiple_of) * multiple_of
-    return ops.minimum(seats, ops.cast(num_tokens, "int32"))
-
-
-def ascending(x):
-    """Indices that sort the last axis from small to large, ties in order."""
-    # Keras' argsort keeps the order of ties on all three backends, which
-    # torch.topk does not; tests/test_routing.py holds it to that.
-    return ops.argsort(x, axis=-1)
-
-
-def descending(x):
-    """Indices that sort the last axis from large to small, ties in order."""
-    return ascending(-x)
-
-
 def expert_choice(
     gates, capacity, *, mask=None, max_experts_per_token=None
 ) -> HardPlan:
@@ -257,67 +183,3 @@ def expert_choice(
         seated = ops.take_along_axis(scores, token, axis=2) >= 0
         gate = ops.where(seated, gate, 0.0)
     return HardPlan(token, gate, ops.shape(gates)[1], mask)
-
-
-def token_choice(
-    gates, top_k, capacity, *, batch_priority=False, mask=None
-) -> HardPlan:
-    """Token choice (V-MoE, arXiv 2106.05974): tokens ask, experts run out.
-
-    Every token asks for the `top_k` experts of its largest gates. An expert
-    seats all first choices before any second choice and, within a choice, the
-    earlier token first (or, `batch_priority`, the token with the larger best
-    gate). Whoever comes when the seats are gone is dropped. Gates are not
-    normalised again.
-
-    Args:
-        gates: float32 (G,T,E), usually the softmax over E of the logits.
-        top_k: experts that a token asks for.
-        capacity: S, seats of each expert.
-        batch_priority: who sits first, see above.
-        mask: `None` or Boolean (G,T); a `False` token asks for nothing.
-    """
-    num_experts = gates.shape[2]
-    if not 1 <= top_k <= num_experts:
-        raise ValueError(
-            "top_k must be an integer from 1 to the number of experts, "
-            f"{num_experts}; received {top_k!r}."
-        )
-    num_tokens = ops.shape(gates)[1]
-    pairs = num_tokens * top_k
-    if mask is not None:  # whatever a masked token holds
-        gates = ops.where(mask[:, :, None], gates, 0.0)
-    best = descending(ops.stop_gradient(gates))[:, :, :top_k]  # (G,T,k)
-    asked = ops.take_along_axis(gates, best, axis=2)  # (G,T,k)
-    if mask is not None:  # they queue behind everybody, for no expert
-        best = ops.where(mask[:, :, None], best, num_experts)
-    rank = None
-    if batch_priority:
-        rank = descending(ops.stop_gradient(asked[:, :, 0]))  # (G,T)
-        best = ops.take_along_axis(best, rank[:, :, None], axis=1)
-        asked = ops.take_along_axis(asked, rank[:, :, None], axis=1)
-
-    # Pairs (choice, token) in the order in which experts seat them. Sorted by
-    # expert, that order kept, they are the experts' queues. No number here
-    # exceeds E or T·k.
-    best = ops.reshape(ops.transpose(best, (0, 2, 1)), (-1, pairs))
-    asked = ops.reshape(ops.transpose(asked, (0, 2, 1)), (-1, pairs))
-    queue = ascending(best)  # (G,T·k)
-
-    # Queue e starts behind all pairs that ask for an expert before e.
-    ones = ops.ones_like(best)[:, :, None]
-    length = indexing.add(ones, best, num_experts + 1)[:, :-1, 0]  # (G,E)
-    start = ops.cumsum(length, axis=1) - length
-    seat = ops.arange(0, capacity, dtype="int32")
-    seated = seat < length[:, :, None]  # (G,E,S)
-    place = ops.minimum(start[:, :, None] + seat, pairs - 1)
-    place = ops.reshape(place, (-1, num_experts * capacity))
-    pair = ops.take_along_axis(queue, place, axis=1)
-    gate = ops.take_along_axis(asked, pair, axis=1)
-    token = pair % num_tokens
-    if rank is not None:
-        token = ops.take_along_axis(rank, token, axis=1)
-    seats = (-1, num_experts, capacity)
-    token = ops.reshape(token, seats)
-    gate = ops.where(seated, ops.reshape(gate, seats), 0.0)
-    return HardPlan(token, gate, num_tokens, mask)

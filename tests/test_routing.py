@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keras import ops
 
+from keras_moe import capacity
 from keras_moe import layers
 from keras_moe import routing
+from keras_moe import sorting
 from tests import oracle
 from tests import support
 from tests.built import UNDRAWN
@@ -252,7 +254,8 @@ def test_token_choice_holds_no_number_that_could_overflow(monkeypatch):
         sorted_by.append(x)
         return ops.argsort(x, axis=-1)
 
-    monkeypatch.setattr(routing, "ascending", sort)
+    for module in (capacity, sorting):
+        monkeypatch.setattr(module, "ascending", sort)
     gates, mask = draw_gates(0, (2, 40, 8), 12)
     for priority in (False, True):
         plan = routing.token_choice(
@@ -265,7 +268,7 @@ def test_token_choice_holds_no_number_that_could_overflow(monkeypatch):
         expected, _ = oracle.token_choice_seats(gates, 2, 5, priority, mask)
         assert seated(support.numpy((plan.token, plan.gate))) == expected
     largest = [np.abs(support.numpy(keys)).max() for keys in sorted_by]
-    assert len(largest) >= 4 and max(largest) <= 8
+    assert len(largest) >= 3 and max(largest) <= 8
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])

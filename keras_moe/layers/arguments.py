@@ -113,7 +113,7 @@ class ConfiguredLayer(keras.layers.Layer):
                 f"received intermediate_dim={self.intermediate_dim!r} and "
                 f"expert={self.expert!r}."
             )
-        config = {name: getattr(self, name) for name in EXPERT_DEFAULTS}
+        config = self.expert_options()
         place = {"dtype": self.dtype_policy, "name": "experts"}
         if self.expert is None:
             return FeedForwardExperts(
@@ -133,6 +133,10 @@ class ConfiguredLayer(keras.layers.Layer):
                     f"{_config_of(name, value)!r}."
                 )
         return ClonedExperts(self.num_experts, self.expert, **place)
+
+    def expert_options(self):
+        """Arguments of this layer that are its experts'."""
+        return {name: getattr(self, name) for name in EXPERT_DEFAULTS}
 
     def _expert_config(self):
         return {n: _config_of(n, getattr(self, n)) for n in EXPERT_DEFAULTS}

@@ -1,33 +1,32 @@
-"""Token choice: each token asks for its best experts, until they are full."""
+"""Token choice: each token chooses its experts, with a capacity or without."""
 
 import keras
-from keras import ops
 
 from keras_moe import checks
-from keras_moe import grouping
-from keras_moe import losses
-from keras_moe import routing
-from keras_moe.layers.base import MoELayer
-from keras_moe.plans import softmax
+from keras_moe.layers.token_router import OPTIONS
+from keras_moe.layers.token_router import TokenRouter
 
 
 @keras.saving.register_keras_serializable(package="keras_moe")
-class TokenChoiceMoE(MoELayer):
-    """Sends each token to the `top_k` experts it prefers, if seats are left.
+class TokenChoiceMoE(TokenRouter):
+    """Sends each token to the `top_k` experts of its highest scores.
 
-    With X (T,D) the tokens of one group and S the capacity of an expert:
+    With X (T,D) the tokens of one group:
 
-        gates = softmax over E of (X · router_kernel)            (T,E)
-        token t asks for the experts of its top_k largest gates[t]
-        output[t] = sum over the experts e that had a seat for t of
-                    gates[t,e] · expert_e(X[t])                  (T,D)
+        scores = softmax over E of (X · router_kernel)            (T,E)
+        output[t] = sum over the top_k experts e of token t of
+                    scores[t,e] · expert_e(X[t])                  (T,D)
 
-    Experts seat first choices before second ones and then earlier tokens
-    before later ones. A token that finds no seat is dropped: it gets zero,
-    and the residual branch around the layer carries it on. The gates are not
-    normalised again. Without drops a token's output depends on that token
-    alone; with them, on the other tokens of its group, with `group_size`
-    above the length of a sequence on other examples too.
+    With `capacity_factor=None` no token is dropped (Mixtral, Qwen-MoE, OLMoE,
+    DeepSeek): the layer does `top_k` experts' work per token, and a token's
+    output depends on that token alone, so that the layer suits causal models.
+
+    With a number (V-MoE), each expert has S capacity slots. It takes first
+    choices before second ones, and earlier tokens before later ones. A token
+    whose expert is full is dropped by it: if all its experts are, its output
+    is zero, and the residual branch around the layer carries it on. What is
+    dropped depends on the other tokens of the group, and with a `group_size`
+    above the length of a sequence on other examples.
 
     Auxiliary losses are added through `add_loss`, in training and in
     evaluation, each as its weight times the mean over groups (that of the
@@ -35,22 +34,47 @@ class TokenChoiceMoE(MoELayer):
 
     Args:
         num_experts: E, the number of experts.
-        top_k: how many experts a token asks for, at most E.
+        top_k: k, how many experts a token chooses, at most E.
         capacity_factor: S = T · top_k · capacity_factor / E, rounded, and
-            at most T.
+            at most T. `None` drops no token.
+        normalize_gates: whether the gates of a token are divided by their
+            sum (Mixtral, Qwen3-MoE, DeepSeek-V3).
+        scoring: `"softmax"`; `"sigmoid"` (DeepSeek-V3), the sigmoid of each
+            logit; or `"softmax_top_k"` (gpt-oss), the softmax over the chosen
+            logits.
+        router_bias: whether the router has a bias.
+        routed_scaling: factor of the gates (DeepSeek-V3: 2.5).
+        num_expert_groups: `None`, or the number of groups of consecutive
+            experts, which divides E, for `top_groups`.
+        top_groups: how many groups a token may choose from: those with the
+            highest sums of their two best scores (DeepSeek-V3).
+        balance_bias_rate: u; above 0, a bias per expert is added to the scores
+            for the choice alone, and each training step moves it by u towards
+            equal loads, without an auxiliary loss (arXiv 2408.15664).
+        shared_intermediate_dim: hidden features of one more expert, which all
+            tokens pass; `None` for none. Its other arguments are those of the
+            experts.
+        shared_gate: whether the shared expert's output is multiplied by
+            sigmoid(X · shared_gate) (Qwen-MoE).
+        jitter: ε; in training the router sees each number of X times a random
+            factor from 1 - ε to 1 + ε (Switch, arXiv 2101.03961).
+        eval_capacity_factor: `capacity_factor` outside of training; `None` is
+            the same.
+        balance_over: whether `balance_loss` counts the `"first"` choice of
+            each token (GShard, Switch) or `"all"` (Mixtral, Qwen).
         capacity_rounding: `"ceil"`, or `"round"`, which takes halves to even.
         capacity_multiple_of: S is raised to a multiple of this.
-        batch_priority: whether the tokens with the largest best gate sit
-            first (batch priority routing), instead of the earlier ones.
-        group_size: T, tokens that share the experts' seats: runs of the whole
-            batch's tokens, whose number it must divide. `None` makes each
-            sequence a group.
+        batch_priority: whether tokens with larger best gates come first
+            (batch priority routing), instead of the earlier ones.
+        group_size: T, tokens that share the experts' capacity: runs of the
+            whole batch's tokens, whose number it must divide. `None` makes
+            each sequence a group.
         noise_std: noise on the logits in training; its standard deviation is
             `noise_std / num_experts`.
         importance_loss: weight of `keras_moe.losses.importance_loss`.
         load_loss: weight of `keras_moe.losses.load_loss`, which exists only
             where there is noise, that is in training with `noise_std`.
-        balance_loss: weight of `keras_moe.losses.balance_loss` (GShard's).
+        balance_loss: weight of `keras_moe.losses.balance_loss`.
         z_loss: weight of `keras_moe.losses.z_loss`.
         intermediate_dim: F, hidden features of each expert's MLP. Exactly one
             of `intermediate_dim` and `expert` is given.
@@ -74,31 +98,37 @@ class TokenChoiceMoE(MoELayer):
         kernel_constraint: of the experts' kernels.
         bias_constraint: of the experts' biases.
         implementation: `"auto"` or the name of one way to dispatch and
-            combine: `"reference"` (one-hot
-            products) or `"gather"` (by index).
+            combine: `"reference"` (one-hot products), `"gather"` (by index,
+            with a capacity) or `"grouped"` (rows sorted by expert, without).
         name: the layer's name.
         dtype: the layer's dtype or policy. The router computes in float32
             whatever the policy, the experts in the compute dtype.
         trainable: whether the weights are trained.
 
     Input shape: (batch, tokens, features), or more token axes, such as
-        (batch, height, width, features). Batch and tokens may be unknown
-        (`None`) when the layer is built. Output shape: the same.
+        (batch, height, width, features); with `capacity_factor=None` also
+        (batch, features). Batch and tokens may be unknown (`None`) when the
+        layer is built. Output shape: the same.
 
-    Mask: Boolean, the inputs' shape without features. A `False` token asks
-        for nothing, its output is zero and the losses do not see it. S
-        counts masked tokens as tokens.
+    Mask: Boolean, the inputs' shape without features. A `False` token chooses
+        no expert, its output is zero and the losses do not see it. S counts
+        masked tokens as tokens.
 
-    Weights: `router_kernel` (D,E), in float32; `experts/up`, `experts/gate`
-        if `gated`, `experts/down`, each `kernel` (E, inputs, outputs) and
-        `bias` (E,1,outputs).
+    Weights: `router_kernel` (D,E), if asked for `router_bias` (E,),
+        `balance_bias` (E,), not trained, and `shared_gate` (D,1), in float32;
+        `experts/up`, `experts/gate` if `gated`, `experts/down`, each `kernel`
+        (E, inputs, outputs) and `bias` (E,1,outputs); the same in
+        `shared_expert`, with 1 for E.
 
     Raises:
         ValueError: for any argument or input that does not fit.
 
-    Reference: [Scaling Vision with Sparse Mixture of Experts](
+    References: [Scaling Vision with Sparse Mixture of Experts](
         https://arxiv.org/abs/2106.05974), vmoe/nn/routing.py
-        (NoisyTopExpertsPerItemRouter), whose capacities are multiples of 4.
+        (NoisyTopExpertsPerItemRouter), whose capacities are multiples of 4;
+        without capacity [Mixtral](https://arxiv.org/abs/2401.04088), as
+        KerasHub's `MixtralSparseMoeBlock` with `normalize_gates`, and
+        [DeepSeek-V3](https://arxiv.org/abs/2412.19437), section 2.1.2.
 
     Example:
 
@@ -108,6 +138,11 @@ class TokenChoiceMoE(MoELayer):
     >>> outputs = layer(keras.random.normal((2, 16, 32)))
     >>> tuple(outputs.shape), len(layer.losses)
     ((2, 16, 32), 1)
+    >>> layer = keras_moe.layers.TokenChoiceMoE(  # as in Mixtral
+    ...     8, 2, capacity_factor=None, normalize_gates=True,
+    ...     activation="silu", gated=True, use_bias=False, intermediate_dim=64)
+    >>> tuple(layer(keras.random.normal((2, 16, 32))).shape)
+    (2, 16, 32)
     """
 
     plan_kind = "hard"
@@ -118,6 +153,18 @@ class TokenChoiceMoE(MoELayer):
         top_k: int,
         *,
         capacity_factor: float | None = 1.0,
+        normalize_gates: bool = False,
+        scoring: str = "softmax",
+        router_bias: bool = False,
+        routed_scaling: float = 1.0,
+        num_expert_groups: int | None = None,
+        top_groups: int | None = None,
+        balance_bias_rate: float = 0.0,
+        shared_intermediate_dim: int | None = None,
+        shared_gate: bool = False,
+        jitter: float = 0.0,
+        eval_capacity_factor: float | None = None,
+        balance_over: str = "first",
         capacity_rounding: str = "ceil",
         capacity_multiple_of: int = 1,
         batch_priority: bool = False,
@@ -182,9 +229,20 @@ class TokenChoiceMoE(MoELayer):
             "capacity_multiple_of", capacity_multiple_of
         )
         self.batch_priority = checks.flag("batch_priority", batch_priority)
-        if self.capacity_factor is None:
-            self.least_axes = 2
-            self._check_dropless()
+        self.prepare_options(
+            normalize_gates=normalize_gates,
+            scoring=scoring,
+            router_bias=router_bias,
+            routed_scaling=routed_scaling,
+            num_expert_groups=num_expert_groups,
+            top_groups=top_groups,
+            balance_bias_rate=balance_bias_rate,
+            shared_intermediate_dim=shared_intermediate_dim,
+            shared_gate=shared_gate,
+            jitter=jitter,
+            eval_capacity_factor=eval_capacity_factor,
+            balance_over=balance_over,
+        )
         self.group_size = checks.optional_integer("group_size", group_size)
         self.prepare_noise(noise_std)
         self.importance_loss = checks.real("importance_loss", importance_loss)
@@ -192,82 +250,12 @@ class TokenChoiceMoE(MoELayer):
         self.balance_loss = checks.real("balance_loss", balance_loss)
         self.z_loss = checks.real("z_loss", z_loss)
 
-    def _check_dropless(self):
-        """Raise an error for what only experts with a capacity have."""
-        for name, default in (
-            ("capacity_rounding", "ceil"),
-            ("capacity_multiple_of", 1),
-            ("batch_priority", False),
-        ):
-            value = getattr(self, name)
-            if value != default:
-                raise ValueError(
-                    f"{name} must be left at its default, {default!r}, where "
-                    "capacity_factor=None, which drops no token; received "
-                    f"{value!r}."
-                )
-
-    def build_router(self, features):
-        self.router_kernel = self.add_router_weight(
-            "router_kernel",
-            (features, self.num_experts),
-            self.router_initializer,
-        )
-
-    def group(self, tokens, mask, training):
-        if self.group_size is None:
-            return super().group(tokens, mask, training)
-        return grouping.runs(tokens, mask, self.group_size)
-
-    def route(self, tokens, mask, training):
-        logits = noisy = self.logits(tokens)  # (G,T,E)
-        if training and self.noise_std > 0:
-            std = self.noise_std / self.num_experts
-            noisy = logits + self.noise(ops.shape(logits), std)
-        gates = softmax(noisy, axis=-1)
-        self.add_losses(logits, noisy, gates, mask)
-        if self.capacity_factor is None:
-            return routing.dropless_choice(gates, self.top_k, mask=mask)
-        return routing.token_choice(
-            gates,
-            self.top_k,
-            self.capacity(ops.shape(tokens)[1]),
-            batch_priority=self.batch_priority,
-            mask=mask,
-        )
-
-    def capacity(self, num_tokens):
-        """S, the seats of each expert, for groups of `num_tokens`."""
-        return routing.expert_capacity(
-            num_tokens,
-            self.num_experts,
-            self.capacity_factor,
-            top_k=self.top_k,
-            rounding=self.capacity_rounding,
-            multiple_of=self.capacity_multiple_of,
-        )
-
-    def add_losses(self, logits, noisy, gates, mask):
-        """Hand the auxiliary losses that have a weight to Keras."""
-        if self.importance_loss > 0:
-            clean = softmax(logits, axis=-1)
-            loss = losses.importance_loss(clean, mask)
-            self.add_loss(self.importance_loss * loss)
-        if self.load_loss > 0 and noisy is not logits:
-            std = self.noise_std / self.num_experts
-            loss = losses.load_loss(logits, noisy, std, self.top_k, mask)
-            self.add_loss(self.load_loss * loss)
-        if self.balance_loss > 0:
-            loss = losses.balance_loss(gates, mask)
-            self.add_loss(self.balance_loss * loss)
-        if self.z_loss > 0:
-            self.add_loss(self.z_loss * losses.z_loss(logits, mask))
-
     def get_config(self):
         config = super().get_config()
         config.update(
             top_k=self.top_k,
             capacity_factor=self.capacity_factor,
+            **{name: getattr(self, name) for name in OPTIONS},
             capacity_rounding=self.capacity_rounding,
             capacity_multiple_of=self.capacity_multiple_of,
             batch_priority=self.batch_priority,

@@ -1,0 +1,157 @@
+"""Token choice with a capacity: experts serve tokens until they are full.
+
+Axes as in `keras_moe.routing`.
+"""
+
+import math
+import numbers
+
+import keras
+from keras import ops
+
+from keras_moe import checks
+from keras_moe import indexing
+from keras_moe import scoring
+from keras_moe.plans import HardPlan
+from keras_moe.sorting import ascending
+from keras_moe.sorting import descending
+
+
+def expert_capacity(
+    num_tokens,
+    num_experts: int,
+    capacity_factor: float,
+    *,
+    top_k: int = 1,
+    rounding: str = "ceil",
+    multiple_of: int = 1,
+):
+    """Seats of each expert, S = num_tokens · top_k · capacity_factor / E.
+
+    Args:
+        num_tokens: T, an integer, or a scalar tensor where the length is
+            known only at run time; then S is a tensor too. Not on jax, where
+            S is the size of an array and must be known.
+        num_experts: E.
+        capacity_factor: 1 gives every token `top_k` seats on average.
+        top_k: experts that a token asks for.
+        rounding: `"ceil"`, or `"round"`, which takes halves to even.
+        multiple_of: S is raised to a multiple of this, and then held to T:
+            an expert has use for no more seats than there are tokens.
+
+    Raises:
+        ValueError: if S comes out below 1, or if jax does not know T. Where T
+            is known only at run time, TensorFlow raises then, except in
+            programs that drop such checks (XLA, exported files): these take
+            S = 1.
+    """
+    checks.integer("num_experts", num_experts)
+    checks.choice("rounding", rounding, ("ceil", "round"))
+    if isinstance(num_tokens, numbers.Integral):
+        exact = num_tokens * top_k * capacity_factor / num_experts
+        seats = math.ceil(exact) if rounding == "ceil" else round(exact)
+        seats = -(-seats // multiple_of) * multiple_of
+        if seats < 1:
+            raise ValueError(
+                "capacity_factor must give every expert at least one seat; "
+                f"received capacity_factor={capacity_factor}, which gives "
+                f"{exact:.3g} with {num_tokens} tokens a group and "
+                f"{num_experts} experts."
+            )
+        return min(seats, int(num_tokens))
+    if keras.backend.backend() == "jax":
+        raise ValueError(
+            "num_tokens must be known when a program with expert capacities "
+            f"is compiled on jax; received {num_tokens!r}. To export a model, "
+            "give model.export an input_signature with the length of the "
+            "sequences."
+        )
+    exact = ops.cast(num_tokens, "float64") * top_k * capacity_factor
+    exact = exact / num_experts
+    seats = ops.ceil(exact) if rounding == "ceil" else ops.round(exact)
+    seats = checks.at_run_time(
+        ops.cast(seats, "int32"),
+        lambda seats: seats >= 1,
+        "capacity_factor must give every expert at least one seat; received "
+        f"capacity_factor={capacity_factor} with {num_experts} experts and "
+        "too few tokens a group.",
+    )
+    seats = ops.maximum(seats, 1)
+    seats = -(-seats // multiple_of) * multiple_of
+    return ops.minimum(seats, ops.cast(num_tokens, "int32"))
+
+
+def token_choice(
+    gates, top_k, capacity, *, batch_priority=False, mask=None
+) -> HardPlan:
+    """Token choice (V-MoE, arXiv 2106.05974): experts with a capacity.
+
+    Every token chooses the `top_k` experts of its largest gates. An expert
+    takes all first choices before any second choice and, within a choice, the
+    earlier token first (or, `batch_priority`, the token with the larger best
+    gate). A token that finds its expert full is dropped by it. Gates are not
+    normalised again.
+
+    Args:
+        gates: float32 (G,T,E), usually the softmax over E of the logits.
+        top_k: experts that a token chooses.
+        capacity: S, capacity slots of each expert.
+        batch_priority: which token comes first, see above.
+        mask: `None` or Boolean (G,T); a `False` token chooses nothing.
+    """
+    choice = scoring.choose_largest(gates, top_k, mask)
+    return fill(
+        choice,
+        gates.shape[2],
+        capacity,
+        batch_priority=batch_priority,
+        mask=mask,
+    )
+
+
+def fill(
+    choice, num_experts: int, capacity, *, batch_priority=False, mask=None
+) -> HardPlan:
+    """Fill the experts' capacity slots with what tokens chose.
+
+    Args:
+        choice: a `scoring.Choice`.
+        num_experts: E.
+        capacity: S, capacity slots of each expert.
+        batch_priority: see `token_choice`.
+        mask: `None` or Boolean (G,T).
+    """
+    best, asked = choice  # (G,T,k)
+    num_tokens = ops.shape(best)[1]
+    pairs = num_tokens * best.shape[2]
+    rank = None
+    if batch_priority:
+        first = ops.max(ops.stop_gradient(asked), axis=2)
+        rank = descending(first)  # (G,T)
+        best = ops.take_along_axis(best, rank[:, :, None], axis=1)
+        asked = ops.take_along_axis(asked, rank[:, :, None], axis=1)
+
+    # Pairs (choice, token) in the order in which experts seat them. Sorted by
+    # expert, that order kept, they are the experts' queues. No number here
+    # exceeds E or T·k.
+    best = ops.reshape(ops.transpose(best, (0, 2, 1)), (-1, pairs))
+    asked = ops.reshape(ops.transpose(asked, (0, 2, 1)), (-1, pairs))
+    queue = ascending(best)  # (G,T·k)
+
+    # Queue e starts behind all pairs that ask for an expert before e.
+    ones = ops.ones_like(best)[:, :, None]
+    length = indexing.add(ones, best, num_experts + 1)[:, :-1, 0]  # (G,E)
+    start = ops.cumsum(length, axis=1) - length
+    seat = ops.arange(0, capacity, dtype="int32")
+    seated = seat < length[:, :, None]  # (G,E,S)
+    place = ops.minimum(start[:, :, None] + seat, pairs - 1)
+    place = ops.reshape(place, (-1, num_experts * capacity))
+    pair = ops.take_along_axis(queue, place, axis=1)
+    gate = ops.take_along_axis(asked, pair, axis=1)
+    token = pair % num_tokens
+    if rank is not None:
+        token = ops.take_along_axis(rank, token, axis=1)
+    seats = (-1, num_experts, capacity)
+    token = ops.reshape(token, seats)
+    gate = ops.where(seated, ops.reshape(gate, seats), 0.0)
+    return HardPlan(token, gate, num_tokens, mask)

@@ -1,0 +1,43 @@
+"""Orders of the last axis, the same on all backends where entries tie."""
+
+import keras
+from keras import ops
+
+# Up to so many of the largest are found one after another on JAX.
+FEW = 16
+
+
+def ascending(x):
+    """Indices that sort the last axis from small to large, ties in order."""
+    # Keras' argsort keeps the order of ties on all three backends, which
+    # torch.topk does not; tests/test_routing.py holds it to that.
+    return ops.argsort(x, axis=-1)
+
+
+def descending(x):
+    """Indices that sort the last axis from large to small, ties in order."""
+    return ascending(-x)
+
+
+def largest(values, number: int):
+    """Indices of the `number` largest of the last axis, ties to the first.
+
+    int32, from the largest on. No value may be -inf.
+    """
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        return ops.top_k(values, number)[1]
+    if backend == "jax" and number <= FEW:
+        # A sort takes longer, and other runtimes do not know JAX's top_k.
+        return _one_after_another(values, number)
+    return ops.cast(descending(values)[..., :number], "int32")
+
+
+def _one_after_another(values, number):
+    places = ops.arange(0, values.shape[-1], dtype="int32")
+    found = []
+    for _ in range(number):
+        index = ops.cast(ops.argmax(values, axis=-1), "int32")
+        found.append(index)
+        values = ops.where(places == index[..., None], -float("inf"), values)
+    return ops.stack(found, axis=-1)
