@@ -54,8 +54,8 @@ def capture():
     """Collect the plan of every keras_moe layer that runs in this block.
 
     The block yields a dictionary from `layer.path` to the layer's plan (a
-    `routing.SoftPlan`, `HardPlan` or `GroupedPlan`), whose attribute `layers` is one
-    from the same names to the layers. Further calls of one layer are called
+    `routing.SoftPlan`, `HardPlan` or `GroupedPlan`), whose attribute `layers`
+    is one from the same names to the layers. Further calls of one layer are called
     `path#2`, `path#3`, …; other layers that have the same path `path@2`,
     `path@3`, … (and the second call of such a layer `path@2#2`).
 
@@ -164,7 +164,8 @@ def summarize(plan) -> dict:
     """Tell in numbers how a plan spreads its tokens over the experts.
 
     Args:
-        plan: a `routing.SoftPlan`, `HardPlan` or `GroupedPlan`, as from `capture`.
+        plan: a `routing.SoftPlan`, `HardPlan` or `GroupedPlan`, as from
+            `capture`.
 
     Returns:
         A dictionary of numpy values. Masked tokens count nowhere.

@@ -12,7 +12,7 @@ LIMIT = 2**31  # pairs that an int32 counts
 
 
 def dropless_choice(gates, top_k, *, mask=None) -> GroupedPlan:
-    """Dropless token choice (MegaBlocks, arXiv 2211.15841; Mixtral, 2401.04088).
+    """Dropless token choice (MegaBlocks, arXiv 2211.15841; Mixtral 2401.04088).
 
     Token t has the `top_k` experts of its largest gates[t], ties go to the
     first; no expert has a capacity, and no token is dropped. Gates are not

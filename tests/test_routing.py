@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keras import ops
 
-from keras_moe import capacity
+from keras_moe import capacity as capacities
 from keras_moe import layers
 from keras_moe import routing
 from keras_moe import sorting
@@ -254,7 +254,7 @@ def test_token_choice_holds_no_number_that_could_overflow(monkeypatch):
         sorted_by.append(x)
         return ops.argsort(x, axis=-1)
 
-    for module in (capacity, sorting):
+    for module in (capacities, sorting):
         monkeypatch.setattr(module, "ascending", sort)
     gates, mask = draw_gates(0, (2, 40, 8), 12)
     for priority in (False, True):

@@ -1,4 +1,4 @@
-"""What token choice adds to the straight path: scores, losses, shared expert."""
+"""The router of token choice: scores, capacity, losses, the shared expert."""
 
 import keras
 from keras import ops

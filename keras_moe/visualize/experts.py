@@ -11,7 +11,8 @@ def expert_load(plan, title: str | None = None):
     """Draw the share of each expert in what the tokens receive.
 
     Args:
-        plan: a `SoftPlan`, `HardPlan` or `GroupedPlan`, as from `diagnostics.capture`.
+        plan: a `SoftPlan`, `HardPlan` or `GroupedPlan`, as from
+            `diagnostics.capture`.
         title: a line above everything.
 
     Returns:
