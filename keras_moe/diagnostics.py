@@ -55,8 +55,8 @@ def capture():
 
     The block yields a dictionary from `layer.path` to the layer's plan (a
     `routing.SoftPlan`, `HardPlan` or `GroupedPlan`), whose attribute `layers`
-    is one from the same names to the layers. Further calls of one layer are called
-    `path#2`, `path#3`, …; other layers that have the same path `path@2`,
+    is one from the same names to the layers. Further calls of one layer are
+    called `path#2`, `path#3`, …; other layers that have the same path `path@2`,
     `path@3`, … (and the second call of such a layer `path@2#2`).
 
     It sees eager calls, such as `model(x)`, of its own thread or asyncio task
