@@ -6,7 +6,9 @@ Whatever is wrong with such a file, the error is one class, and names the file.
 import contextlib
 import json
 import math
+import os
 import pathlib
+import re
 
 # No file that this package reads needs more, and what reads the values goes
 # down a level at a time itself.
@@ -73,6 +75,37 @@ def new_parents(path):
             if parent.is_dir() and not any(parent.iterdir()):
                 parent.rmdir()
         raise
+
+
+@contextlib.contextmanager
+def whole(part, path):
+    """Put a file that the block writes in the place of another, or of none.
+
+    Args:
+        part: what the block writes, beside `path`; an error deletes it.
+        path: of the file.
+
+    Raises:
+        OSError: naming `path`, where it cannot be written.
+    """
+    part, path = pathlib.Path(part), pathlib.Path(path)
+    try:
+        yield
+        part.replace(path)
+    except BaseException as error:
+        part.unlink(missing_ok=True)
+        number = _errno(error)
+        if number is None or getattr(error, "filename", None):
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def _errno(error):
+    """The number of the system's error; h5py has it in the text alone."""
+    found = re.search(r"errno = (\d+)", str(error))
+    if found and isinstance(error, (OSError, RuntimeError)):
+        return int(found[1])
+    return getattr(error, "errno", None)
 
 
 def reason(error: BaseException) -> str:
