@@ -1,8 +1,8 @@
 """How commands end: with their output, or with one line that says why not."""
 
-import _thread
 import argparse
 import contextlib
+import gc
 import importlib
 import math
 import os
@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 
+from keras_moe import files
 from keras_moe import starting
 from keras_moe.addresses import redact
 
@@ -39,7 +40,7 @@ def run(
     """
     starting.let_go()
     said = None
-    with _interrupts() as interrupts:
+    with _asides() as asides, _interrupts() as interrupts:
         try:
             if needs is not None:
                 load(needs)
@@ -52,10 +53,13 @@ def run(
             interrupts.append(signal.SIGINT)
         except BaseException as error:
             # Ctrl-C may come out as another library's own error.
-            if not interrupts and not isinstance(error, EXPECTED):
+            if not interrupts and not _is_expected(error):
                 raise
             said = f"error: {one_line(error)}"
-    # Only now are progress bars closed, as their frames are gone.
+        if interrupts or said is not None:
+            # Frames are gone: files and progress bars are closed here.
+            gc.collect(1)
+            asides.clear()
     if interrupts:
         if starting.is_program():  # another one, while Python ends
             signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -63,6 +67,10 @@ def run(
         sys.exit(130)
     if said is not None:
         sys.exit(said)
+
+
+def _is_expected(error):
+    return isinstance(error, EXPECTED) or files.system_error(error) is not None
 
 
 def load(name: str):
@@ -75,6 +83,7 @@ def load(name: str):
 
 def one_line(error: BaseException) -> str:
     """The text of an error, without line breaks and without secrets."""
+    error = files.system_error(error) or error
     text = " ".join(str(error).split()) or type(error).__name__
     return redact(text)
 
@@ -83,7 +92,6 @@ def one_line(error: BaseException) -> str:
 def _interrupts():
     """Yields a list that each Ctrl-C of the block is added to."""
     found, before = [], signal.getsignal(signal.SIGINT)
-    shown = sys.unraisablehook
     ours = threading.current_thread() is threading.main_thread()
     if not ours or before is not signal.default_int_handler:
         yield found  # a program that has its own way
@@ -93,22 +101,39 @@ def _interrupts():
         found.append(number)
         raise KeyboardInterrupt
 
-    def unraisable(event):
-        # Raised where Python ignores errors, such as in `__del__`: once more.
-        if issubclass(event.exc_type, KeyboardInterrupt):
-            threading.Timer(0.01, _thread.interrupt_main).start()
-        else:
-            shown(event)
-
     signal.signal(signal.SIGINT, interrupt)
-    sys.unraisablehook = unraisable
     try:
         yield found
     except KeyboardInterrupt:
         found.append(signal.SIGINT)
     finally:
-        sys.unraisablehook = shown
         signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def _asides():
+    """Yields a list of what Python ignores where it cannot raise an error.
+
+    Such as errors of files that are closed after the first error was raised.
+    What the list holds in the end is shown.
+    """
+    shown, kept = sys.unraisablehook, []
+
+    def unraisable(event):
+        if issubclass(event.exc_type, KeyboardInterrupt):  # once more
+            again = os.getpid(), signal.SIGINT
+            threading.Timer(0.01, os.kill, again).start()
+        else:
+            text = f"{event.err_msg or 'error'}: {event.exc_value!r}"
+            kept.append(redact(text))
+
+    sys.unraisablehook = unraisable
+    try:
+        yield kept
+    finally:
+        sys.unraisablehook = shown
+        for text in kept:
+            print(text, file=sys.stderr)
 
 
 def _close_stdout():

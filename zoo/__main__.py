@@ -1,7 +1,6 @@
 """python -m zoo: train, measure and pack presets."""
 
 import argparse
-import statistics
 
 from keras_moe import commands as running
 from zoo import arguments as shared
@@ -110,6 +109,8 @@ def _train(arguments):
 
 
 def _evaluate(arguments):
+    import statistics
+
     from zoo import evaluate
     from zoo.runs import preset_of
     from zoo.train import task_of

@@ -1,5 +1,6 @@
 """The state of a run after its last epoch, whole whenever the run ends."""
 
+import math
 import pathlib
 
 import keras
@@ -50,6 +51,7 @@ class States(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.folder.mkdir(parents=True, exist_ok=True)
+        files.check_space(self.folder, _numbers(self.model))
         path = self._path(epoch + 1)
         part = path.with_name(f".part.{path.name}")
         with files.whole(part, path):
@@ -66,3 +68,9 @@ class States(keras.callbacks.Callback):
 
     def _path(self, epochs):
         return self.folder / f"{epochs}.weights.h5"
+
+
+def _numbers(model):
+    """How many numbers the state of a compiled model has."""
+    variables = [*model.variables, *model.optimizer.variables]
+    return sum(math.prod(one.shape) for one in variables)

@@ -56,8 +56,9 @@ def tune(recipe, run, mode, steps, learning_rate, seed=0, data_folder=None):
     recipe = dataclasses.replace(
         recipe, steps_per_epoch=steps, learning_rate=learning_rate
     )
+    preset = preset_of(recipe, run)
     parts = datasets.load(recipe.data, data_folder)
-    model = MoTCausalLM.from_preset(str(preset_of(recipe, run)))
+    model = MoTCausalLM.from_preset(str(preset))
     model.inference_mixing = mode
     batches = text.Batches(parts["train"], recipe, TUNING + seed, 1)
     folder = run / f"tuned-{mode}"
