@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from keras_moe.models import manifest
+from tests.support import BACKEND
 from tests.zoo import test_text
 from tests.zoo import test_train
 from tests.zoo.test_text import plays as plays
@@ -27,7 +28,11 @@ SMALL = {"vision": test_train.SMALL, "text": test_text.SMALL}
 DATA = {"vision": "data_folder", "text": "plays"}
 
 
-@pytest.fixture(params=SMALL)
+# Both on two backends; compiling is slow on each.
+TASKS = ["text"] if BACKEND == "tensorflow" else list(SMALL)
+
+
+@pytest.fixture(params=TASKS)
 def task(request):
     """A recipe, and the folder of its data."""
     return SMALL[request.param], request.getfixturevalue(DATA[request.param])
@@ -64,23 +69,19 @@ def check_equal(folder, whole):
     ]
 
 
-class Broken(Exception):
-    pass
-
-
 def test_goes_on_exactly(task, tmp_path, monkeypatch, recwarn):
     recipe, data = task
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train.train(recipe, whole, 3, data)
 
-    def breaks(self, batch, logs=None):
-        if len(self.history) == 1 and batch == 1:
-            raise Broken
+    def keep(self, epoch, logs=None):
+        """Copy what a process leaves that ends in the second epoch."""
+        self.started = 0
+        if epoch == 1:
+            shutil.copytree(whole, parts)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.Progress, "on_train_batch_end", breaks)
-        with pytest.raises(Broken):
-            train.train(recipe, parts, 3, data)
+        patch.setattr(train.Progress, "on_epoch_begin", keep)
+        train.train(recipe, whole, 3, data)
     train.train(recipe, parts, 3, data)
     check_equal(parts, whole)
     skipped = [w for w in recwarn if "Skipping" in str(w.message)]
