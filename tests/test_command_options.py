@@ -58,6 +58,16 @@ def test_what_is_no_number(command, flag, capsys):
         assert "Traceback" not in said
 
 
+@pytest.mark.parametrize("text", ["0GB", ".GB", "1TB", "9" * 400 + "GB"])
+def test_sizes_of_memory(text, capsys):
+    parser = COMMANDS["python -m keras_moe", "plan"]
+    with pytest.raises(SystemExit, match="2"):
+        parser.parse_args([f"--device-memory={text}"])
+    assert "error: argument --device-memory: must be" in (
+        capsys.readouterr().err
+    )
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_help_explains_every_option(command):
     parser = COMMANDS[command]
