@@ -1,18 +1,20 @@
 """Mixture-of-experts layers for Keras 3, on JAX, TensorFlow and PyTorch."""
 
-from keras_moe import starting
+# First, as the others import Keras, which takes seconds.
+from keras_moe import starting as _starting  # noqa: F401
 
-with starting.program():  # here Keras and its backend are imported
-    from keras_moe import activations as activations
-    from keras_moe import constraints as constraints
-    from keras_moe import diagnostics as diagnostics
-    from keras_moe import distribution as distribution
-    from keras_moe import initializers as initializers
-    from keras_moe import layers as layers
-    from keras_moe import losses as losses
-    from keras_moe import ops as ops
-    from keras_moe import routing as routing
-    from keras_moe import samples as samples
+# isort: split
+
+from keras_moe import activations as activations
+from keras_moe import constraints as constraints
+from keras_moe import diagnostics as diagnostics
+from keras_moe import distribution as distribution
+from keras_moe import initializers as initializers
+from keras_moe import layers as layers
+from keras_moe import losses as losses
+from keras_moe import ops as ops
+from keras_moe import routing as routing
+from keras_moe import samples as samples
 
 # Modules that are imported when they are asked for: some need more packages,
 # which the layers do without, and their errors name the extra to install.

@@ -1,7 +1,9 @@
 """How `python -m` of our programs starts, before Keras is imported.
 
 Importing Keras and its backend takes seconds. TensorFlow logs meanwhile, below
-Python and whatever its log level is, and Ctrl-C would show a traceback.
+Python and whatever its log level is, and Ctrl-C would show a traceback. In our
+programs this module imports Keras quietly, and Ctrl-C ends the process at once
+until `commands.run` begins. In programs of others it changes nothing.
 """
 
 import contextlib
@@ -32,18 +34,6 @@ def is_program() -> bool:
     # A package is imported before its `__main__` is known.
     words = {"keras_moe", "-mkeras_moe"}
     return sys.argv[:1] == ["-m"] and not words.isdisjoint(sys.orig_argv)
-
-
-def program():
-    """The context in which this package imports Keras: see `quiet`.
-
-    Nothing is changed in programs of others. In ours, Ctrl-C ends the process
-    at once until `commands.run` begins.
-    """
-    if not is_program():
-        return contextlib.nullcontext()
-    _catch()
-    return quiet()
 
 
 @contextlib.contextmanager
@@ -111,3 +101,9 @@ def _is_open():
     except OSError:
         return False
     return sys.stderr is not None
+
+
+if is_program():
+    _catch()
+    with quiet():
+        import keras as _  # noqa: F401
