@@ -3,9 +3,12 @@
 import argparse
 import re
 
+from keras_moe import commands as running  # first: Ctrl-C is caught from here
+
+# isort: split
+
 from conversion import options
 from keras_moe import architectures
-from keras_moe import commands as running
 
 TEXTS = "token_ids and logits"
 

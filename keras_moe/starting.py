@@ -11,7 +11,6 @@ import os
 import re
 import signal
 import sys
-import tempfile
 import threading
 
 PROGRAMS = ("keras_moe", "zoo", "conversion")
@@ -49,6 +48,8 @@ def quiet():
         if os.environ.setdefault(LEVEL, "2") == "0" or not _is_open():
             yield
             return
+        import tempfile  # brings many others
+
         sys.stderr.flush()
         with tempfile.TemporaryFile() as log:
             _stderr = os.dup(2)
