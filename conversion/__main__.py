@@ -3,8 +3,12 @@
 import argparse
 import re
 
+from keras_moe import commands as running  # first: Ctrl-C is caught from here
+
+# isort: split
+
 from conversion import options
-from keras_moe import commands
+from keras_moe import architectures
 
 TEXTS = "token_ids and logits"
 
@@ -34,7 +38,7 @@ def _add_record_and_check(command, expected, tolerance):
     command.add_argument(
         "--licence",
         default="not stated",
-        help="of the checkpoint, for conversion.json",
+        help="licence of the checkpoint, for conversion.json (not stated)",
     )
     command.add_argument(
         "--verify",
@@ -44,9 +48,9 @@ def _add_record_and_check(command, expected, tolerance):
     )
     command.add_argument(
         "--tolerance",
-        type=float,
+        type=running.tolerance,
         default=tolerance,
-        help="largest difference of logits that --verify lets pass "
+        help="largest difference of logits that --verify accepts "
         f"({tolerance:.0e})",
     )
 
@@ -57,8 +61,8 @@ def _add_vmoe(commands):
         help="vision transformers of google-research/vmoe",
         description="Convert a checkpoint of vmoe's VisionTransformerMoe "
         "(Soft MoE, Expert Choice, V-MoE or dense) into a preset for "
-        "MoEViTImageClassifier. What shapes tell is deduced and printed; what "
-        "they do not tell is asked for by the options' names.",
+        "MoEViTImageClassifier. What its shapes determine is deduced and "
+        "printed; an error names the options that give the rest.",
     )
     vmoe.add_argument(
         "source",
@@ -70,68 +74,69 @@ def _add_vmoe(commands):
     vmoe.add_argument(
         "--architecture",
         metavar="NAME",
-        help="a configuration of the papers, for what shapes do not tell "
-        "(keras_moe.models.ARCHITECTURES)",
+        help="a configuration of the papers, for what shapes do not "
+        "determine: " + ", ".join(architectures.names()),
     )
     vmoe.add_argument(
         "--num-heads",
-        type=int,
+        type=running.positive,
         metavar="N",
-        help="checked against the checkpoint, which tells it",
+        help="heads of attention, checked against the checkpoint",
     )
     vmoe.add_argument(
         "--image-size",
         type=image_size,
         metavar="HxW",
         help="pixels of the images; learned positions of another grid are "
-        "resized (default: what square learned positions tell)",
+        "resized (the size that square learned positions determine)",
     )
     vmoe.add_argument(
         "--top-k",
-        type=int,
+        type=running.positive,
         metavar="K",
-        help="token choice: experts that each token asks for; without it, "
-        "a router that chooses is taken for Expert Choice, as the weights do "
-        "not tell",
+        help="token choice: experts of each token; without it, a sparse router "
+        "is taken for Expert Choice, as the weights of both are alike",
     )
     vmoe.add_argument(
         "--capacity-factor",
-        type=float,
+        type=running.positive_real,
         metavar="C",
-        help="token choice and Expert Choice: seats in proportion to tokens",
+        help="token choice and Expert Choice: capacity in proportion to tokens",
     )
     vmoe.add_argument(
         "--capacity-rounding",
         choices=options.choices(options.VmoeOptions, "capacity_rounding"),
-        help="how seats are rounded (Expert Choice: round, token choice: ceil)",
+        help="how the capacity is rounded (Expert Choice: round, token choice: "
+        "ceil)",
     )
     vmoe.add_argument(
         "--capacity-multiple-of",
-        type=int,
+        type=running.positive,
         metavar="M",
-        help="seats are raised to a multiple of M (4, vmoe's default; 1 for "
-        "Expert Choice that rounds)",
+        help="the capacity is raised to a multiple of M (4, vmoe's default; 1 "
+        "for Expert Choice that rounds)",
     )
     vmoe.add_argument(
         "--group-size",
-        type=int,
+        type=running.positive,
         metavar="T",
         help="tokens that are routed together (those of one image)",
     )
     vmoe.add_argument(
         "--batch-priority",
         action="store_true",
-        help="token choice: seat the tokens with the largest gates first",
+        help="token choice: assign the tokens with the largest gates first",
     )
     vmoe.add_argument(
         "--positions",
         choices=options.choices(options.VmoeOptions, "positions"),
-        help="needed where the checkpoint has no learned ones",
+        help="kind of positions, needed where the checkpoint has no learned "
+        "ones",
     )
     vmoe.add_argument(
         "--pooling",
         choices=options.choices(options.VmoeOptions, "pooling"),
-        help="checked against the checkpoint, which tells it",
+        help="how the tokens become one vector, checked against the checkpoint",
     )
     _add_record_and_check(
         vmoe,
@@ -164,8 +169,8 @@ def _add_llm_random(commands):
         help="language models of llm-random",
         description="Convert a checkpoint of llm-random (Mixture of Tokens, "
         "Expert Choice or dense) into a preset for MoTCausalLM, or for "
-        "MoTBackbone if it is not causal. What shapes tell is deduced and "
-        "printed; what they do not tell is asked for by the options' names.",
+        "MoTBackbone if it is not causal. What its shapes determine is deduced "
+        "and printed; an error names the options that give the rest.",
     )
     command.add_argument("source", metavar="FILE.pt", help="the checkpoint")
     command.add_argument("out", metavar="OUT_PRESET", help="folder to write")
@@ -176,13 +181,13 @@ def _add_llm_random(commands):
     )
     command.add_argument(
         "--num-heads",
-        type=int,
+        type=running.positive,
         metavar="N",
-        help="heads of attention; rotary models tell it",
+        help="heads of attention; not needed for rotary models",
     )
     command.add_argument(
         "--group-size",
-        type=int,
+        type=running.positive,
         metavar="T",
         help="Mixture of Tokens: tokens mixed together",
     )
@@ -195,9 +200,9 @@ def _add_llm_random(commands):
     )
     command.add_argument(
         "--temperature",
-        type=float,
+        type=running.positive_real,
         metavar="T",
-        help="Mixture of Tokens: of the softmax, where it is fixed",
+        help="Mixture of Tokens: temperature of the softmax, where it is fixed",
     )
     command.add_argument(
         "--learned-temperature",
@@ -216,7 +221,7 @@ def _add_llm_random(commands):
     )
     command.add_argument(
         "--topk-fraction",
-        type=float,
+        type=running.positive_real,
         metavar="F",
         help="Expert Choice: share of the tokens that an expert takes",
     )
@@ -246,21 +251,21 @@ def main(arguments=None):
         if command == "vmoe":
             given = options.VmoeOptions(**arguments)
             given.check()  # before anything slow
-            from conversion import convert
-
+            convert = running.load("conversion.convert")
             convert.convert_vmoe(source, out, given, **keywords)
         elif command == "mot":
-            from conversion import mot
-
+            mot = running.load("conversion.mot")
             mot.convert_mot(source, out, **keywords)
         else:
             given = options.LlmRandomOptions(**arguments)
             given.check()
-            from conversion import llm_random
-
+            llm_random = running.load("conversion.llm_random")
             llm_random.convert_llm_random(source, out, given, **keywords)
 
-    commands.run(convert_source)
+    running.run(
+        convert_source,
+        f"{out} is as it was, or whole; the same command starts again",
+    )
 
 
 if __name__ == "__main__":

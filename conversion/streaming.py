@@ -44,9 +44,10 @@ def write_preset(
             error if it is not as expected, or returns a line about it.
         say: gets a line of text for each thing done.
     """
+    total = sum(np.prod(shape, dtype=int) for shape in variables.values())
+    files.check_space(out, int(total))
     with files.new_parents(out), presets.replacing(out) as preset:
         numbers = write_twin(make_twin(), preset, edits)
-        total = sum(np.prod(shape, dtype=int) for shape in variables.values())
         with tqdm(total=total, unit="value", unit_scale=True) as bar:
 
             def read_and_tell(path):

@@ -1,5 +1,10 @@
 """Mixture-of-experts layers for Keras 3, on JAX, TensorFlow and PyTorch."""
 
+# First, as the others import Keras, which takes seconds.
+from keras_moe import starting as _starting  # noqa: F401
+
+# isort: split
+
 from keras_moe import activations as activations
 from keras_moe import constraints as constraints
 from keras_moe import diagnostics as diagnostics

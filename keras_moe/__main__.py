@@ -4,7 +4,6 @@ import argparse
 
 from keras_moe import commands as running
 from keras_moe import plan_command
-from keras_moe.commands import positive
 
 GENERATE = "mot_tiny_shakespeare"
 SAMPLERS = ("top_k", "top_p", "random", "greedy")
@@ -17,9 +16,11 @@ def parser():
     commands = root.add_subparsers(dest="command", required=True)
     commands.add_parser("presets", help="list all presets and where they live")
     plan = commands.add_parser("plan", help="what a paper's model costs")
-    plan_command.add_arguments(plan, positive)
+    plan_command.add_arguments(plan)
     generate = commands.add_parser("generate", help="continue a text")
-    generate.add_argument("prompt", metavar="PROMPT", help="how it begins")
+    generate.add_argument(
+        "prompt", metavar="PROMPT", help="the text's beginning"
+    )
     generate.add_argument(
         "--preset",
         default=GENERATE,
@@ -27,16 +28,27 @@ def parser():
     )
     generate.add_argument(
         "--max-length",
-        type=positive,
-        help="tokens of the whole text (as many as the model has places)",
+        type=running.positive,
+        help="tokens of the whole text (as many as the model has positions)",
     )
     generate.add_argument(
-        "--sampler", choices=SAMPLERS, default="top_k", help="(top_k)"
+        "--sampler",
+        choices=SAMPLERS,
+        default="top_k",
+        help="how the next token is chosen (top_k)",
     )
     generate.add_argument(
-        "--temperature", type=float, default=0.8, help="(0.8)"
+        "--temperature",
+        type=running.positive_real,
+        default=0.8,
+        help="divides the logits before sampling; greedy ignores it (0.8)",
     )
-    generate.add_argument("--seed", type=int, default=0, help="(0)")
+    generate.add_argument(
+        "--seed",
+        type=running.seed,
+        default=0,
+        help="seed of the sampler (0)",
+    )
     return root
 
 
@@ -46,10 +58,6 @@ def sampler(name, temperature, seed):
 
     if name == "greedy":
         return keras_hub.samplers.GreedySampler()
-    if not temperature > 0:
-        raise ValueError(
-            f"--temperature must be greater than 0; received {temperature}."
-        )
     options = {"temperature": temperature, "seed": seed}
     if name == "top_k":
         return keras_hub.samplers.TopKSampler(k=20, **options)
@@ -60,7 +68,10 @@ def sampler(name, temperature, seed):
 
 def main(arguments=None):
     arguments = parser().parse_args(arguments)
-    running.run(lambda: print(COMMANDS[arguments.command](arguments)))
+    running.run(
+        lambda: print(COMMANDS[arguments.command](arguments)),
+        needs="keras_moe.models",
+    )
 
 
 def presets(arguments):

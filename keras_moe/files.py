@@ -4,9 +4,13 @@ Whatever is wrong with such a file, the error is one class, and names the file.
 """
 
 import contextlib
+import errno
 import json
 import math
+import os
 import pathlib
+import re
+import shutil
 
 # No file that this package reads needs more, and what reads the values goes
 # down a level at a time itself.
@@ -73,6 +77,78 @@ def new_parents(path):
             if parent.is_dir() and not any(parent.iterdir()):
                 parent.rmdir()
         raise
+
+
+@contextlib.contextmanager
+def whole(part, path):
+    """Put a file that the block writes in the place of another, or of none.
+
+    Args:
+        part: what the block writes, beside `path`; an error deletes it.
+        path: of the file.
+
+    Raises:
+        OSError: naming `path`, where it cannot be written.
+    """
+    part, path = pathlib.Path(part), pathlib.Path(path)
+    try:
+        yield
+        part.replace(path)
+    except BaseException as error:
+        part.unlink(missing_ok=True)
+        found = system_error(error, path)
+        if found is None or found is error:
+            raise
+        raise found from error
+
+
+def check_space(folder, numbers: int) -> None:
+    """Raise an error if a file of weights would fill the disk.
+
+    HDF5 may end the process where it cannot write the rest of a file.
+
+    Args:
+        folder: that the file will lie in, new or not.
+        numbers: how many numbers of 4 bytes the file will hold.
+
+    Raises:
+        OSError: naming the folder.
+    """
+    folder, size = pathlib.Path(folder).absolute(), 4 * numbers
+    place = folder
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < size:
+        text = os.strerror(errno.ENOSPC)
+        raise OSError(
+            errno.ENOSPC,
+            f"{text}: {size:,} bytes are needed, {free:,} are free",
+            str(folder),
+        )
+
+
+def system_error(error: BaseException, path=None) -> OSError | None:
+    """The system's error that an error is of, `None` if it is another.
+
+    Args:
+        error: any. Those of h5py have number and file in their text alone,
+            and some are no `OSError`.
+        path: of the file, where the error does not name one.
+    """
+    number, name = getattr(error, "errno", None), None
+    if number and getattr(error, "filename", None):
+        return error
+    if isinstance(error, (OSError, RuntimeError)):
+        form = r"filename = '(.*?)',.*errno = (\d+)"
+        found = re.search(form, str(error), re.S)
+        if found:
+            name, number = found[1], int(found[2])
+    if not number:
+        return None
+    name = path or name
+    named = () if name is None else (str(name),)
+    return OSError(number, os.strerror(number), *named)
 
 
 def reason(error: BaseException) -> str:

@@ -5,8 +5,11 @@ import re
 
 from keras_moe import planning
 from keras_moe.architectures import names
+from keras_moe.commands import positive
+from keras_moe.commands import positive_real
 
 UNITS = {"GB": 10**9, "GiB": 2**30, "MB": 10**6, "MiB": 2**20}
+MOST = 2**60  # bytes
 
 
 def memory(text: str) -> int:
@@ -17,41 +20,43 @@ def memory(text: str) -> int:
             "must be a number and one of "
             f"{', '.join(UNITS)}, such as 32GB; received {text!r}"
         )
-    return int(float(match[1]) * UNITS[match[2]])
+    size = positive_real(match[1]) * UNITS[match[2]]
+    if not 1 <= size <= MOST:
+        raise argparse.ArgumentTypeError(
+            f"must be from 1 to {MOST} bytes; received {text!r}"
+        )
+    return int(size)
 
 
-def add_arguments(parser, positive) -> None:
-    """The options of the command.
-
-    Args:
-        parser: of the command.
-        positive: reads a positive integer.
-    """
+def add_arguments(parser) -> None:
+    """Add the options of the command to its parser."""
     parser.add_argument(
         "--architecture",
         required=True,
         help="a configuration of the papers: " + ", ".join(names()),
     )
     parser.add_argument(
-        "--devices", type=positive, default=1, help="how many (1)"
+        "--devices", type=positive, default=1, help="number of devices (1)"
     )
     parser.add_argument(
         "--device-memory",
         type=memory,
         default="16GB",
-        help="of one device (16GB)",
+        help="memory of one device, such as 32GB or 16GiB (16GB)",
     )
     parser.add_argument(
         "--batch", type=positive, default=1, help="images on each device (1)"
     )
     parser.add_argument(
-        "--inference", action="store_true", help="instead of training"
+        "--inference",
+        action="store_true",
+        help="plan inference instead of training",
     )
     parser.add_argument(
         "--dtype",
         choices=planning.BYTES,
         default="float32",
-        help="of activations (float32)",
+        help="dtype of activations (float32)",
     )
 
 

@@ -1,7 +1,6 @@
 """python -m zoo: train, measure and pack presets."""
 
 import argparse
-import statistics
 
 from keras_moe import commands as running
 from zoo import arguments as shared
@@ -18,28 +17,34 @@ def parser():
         "train", help="train a preset, or go on with a run broken off"
     )
     train.add_argument(
-        "--epochs", type=running.positive, help="instead of the recipe's"
+        "--epochs",
+        type=running.positive,
+        help="epochs of training, instead of the recipe's",
     )
     evaluate = commands.add_parser(
         "evaluate", help="measure a trained preset on test data"
     )
     evaluate.add_argument(
-        "--preset", help="name or folder, instead of that of the run"
+        "--preset", help="name or folder of a preset, instead of the run's"
     )
     pack = commands.add_parser(
         "pack", help="put a run's preset into the package, in half precision"
     )
     other = pack.add_mutually_exclusive_group()
     other.add_argument(
-        "--tuned", choices=("self", "argmax"), help="the tuned one instead"
+        "--tuned",
+        choices=("self", "argmax"),
+        help="pack the preset that was tuned for this mode instead",
     )
     other.add_argument(
-        "--further", action="store_true", help="the one trained further instead"
+        "--further",
+        action="store_true",
+        help="pack the preset that was trained further instead",
     )
     pack.add_argument(
         "--inference-mixing",
-        metavar="MODE",
-        help="of a Mixture of Tokens, instead of what the run's preset has",
+        choices=("group", "self", "argmax"),
+        help="inference_mixing of a Mixture of Tokens, instead of the preset's",
     )
     record = commands.add_parser(
         "record", help="write what the runs measured to zoo/results"
@@ -67,12 +72,24 @@ def parser():
     return root
 
 
+# What Ctrl-C leaves behind, or how to go on after it.
+ON = "the same command goes on from the last epoch that was saved"
+RESUME = {
+    "train": ON,
+    "further": ON,
+    "variants": ON,
+    "publish": "the repository has the whole commit or none of it; the same "
+    "command goes on",
+}
+
+
 def main(arguments=None):
     arguments = parser().parse_args(arguments)
-    resume = "what was written stays"
-    if arguments.command in ("train", "further", "variants"):
-        resume = "the same command goes on from the last epoch that was saved"
-    running.run(lambda: COMMANDS[arguments.command](arguments), resume)
+    running.run(
+        lambda: COMMANDS[arguments.command](arguments),
+        RESUME.get(arguments.command, "the same command starts again"),
+        needs="keras_moe.models",
+    )
 
 
 def _folders(arguments):
@@ -92,7 +109,10 @@ def _train(arguments):
 
 
 def _evaluate(arguments):
+    import statistics
+
     from zoo import evaluate
+    from zoo.runs import preset_of
     from zoo.train import task_of
 
     recipe, runs = _folders(arguments)
@@ -101,7 +121,7 @@ def _evaluate(arguments):
     given = arguments.preset
     result = evaluate.evaluate(
         recipe,
-        given or folder / "preset",
+        given or preset_of(recipe, folder),
         arguments.data,
         None if given else folder / "evaluation.json",
     )
@@ -121,15 +141,15 @@ def _evaluate(arguments):
 def _pack(arguments):
     from zoo import pack
     from zoo import results
+    from zoo import runs as places
     from zoo import table
-    from zoo import train
 
     recipe, runs = _folders(arguments)
-    preset = "preset"
+    preset = places.PRESET
     if arguments.tuned:
         preset = f"tuned-{arguments.tuned}"
     elif arguments.further:
-        preset = f"{train.FURTHER}/preset"
+        preset = f"{places.FURTHER}/{places.PRESET}"
     packed = pack.pack(
         recipe,
         shared.run_of(arguments),

@@ -2,9 +2,11 @@
 
 import pathlib
 
+from keras_moe.commands import seed
+
 
 def add_name(command) -> None:
-    command.add_argument("name", metavar="NAME", help="of a recipe")
+    command.add_argument("name", metavar="NAME", help="name of a recipe")
 
 
 def add_runs(command) -> None:
@@ -17,12 +19,14 @@ def add_runs(command) -> None:
 
 
 def add_seed(command) -> None:
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument(
+        "--seed", type=seed, default=0, help="seed of the run (0)"
+    )
 
 
 def add_data(command) -> None:
     command.add_argument(
-        "--data", metavar="FOLDER", help="where the data set lies"
+        "--data", metavar="FOLDER", help="folder of the data set"
     )
 
 

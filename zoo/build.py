@@ -4,6 +4,8 @@ import pathlib
 
 from conversion.errors import ConversionError
 from keras_moe import files
+from keras_moe.addresses import harmless
+from keras_moe.addresses import redact
 from keras_moe.models import hub
 from keras_moe.models import presets
 
@@ -91,8 +93,8 @@ def download(address: str, folder) -> pathlib.Path:
     except Exception as error:
         # A class of its own for each of the store's reasons.
         raise ConversionError(
-            f"{address} cannot be fetched: {error}"
-        ) from error
+            redact(f"{address} cannot be fetched: {error}")
+        ) from harmless(error)
     if not keys:
         raise ConversionError(f"{address} has no files.")
     return pathlib.Path(folder) / prefix

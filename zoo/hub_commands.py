@@ -15,7 +15,7 @@ def add(commands) -> None:
         "--out",
         metavar="FOLDER",
         type=pathlib.Path,
-        help="to write the card and its picture to, instead",
+        help="folder to write the card and its picture to, instead",
     )
     publish = commands.add_parser(
         "publish",
@@ -34,27 +34,29 @@ def add(commands) -> None:
     build = commands.add_parser(
         "build", help="make a preset of a published checkpoint"
     )
-    build.add_argument("name", metavar="NAME", help="as list names it")
+    build.add_argument("name", metavar="NAME", help="name that `list` shows")
     build.add_argument(
         "--out",
         metavar="FOLDER",
         type=pathlib.Path,
-        help="to write (a folder called NAME)",
+        help="folder to write (one called NAME)",
     )
     for command in (card, publish, verify):
-        command.add_argument("name", metavar="NAME", help="as list names it")
+        command.add_argument(
+            "name", metavar="NAME", help="name that `list` shows"
+        )
         command.add_argument(
             "--repo",
             metavar="ORGANISATION/NAME",
             required=command is not card,
-            help="on the Hugging Face Hub",
+            help="repository on the Hugging Face Hub",
         )
     for command in (card, publish, verify):
         command.add_argument(
             "--preset",
             metavar="FOLDER",
             type=pathlib.Path,
-            help="instead of that of the package",
+            help="folder of the preset, instead of that of the package",
         )
     shared.add_data(publish)
     publish.add_argument(

@@ -4,9 +4,11 @@ import json
 import pathlib
 
 from keras_moe.models import presets
+from zoo.errors import ResultError
 from zoo.evaluate import evaluate
-from zoo.results import ResultError
-from zoo.train import FURTHER
+from zoo.runs import FURTHER
+from zoo.runs import PRESET
+from zoo.runs import preset_of
 from zoo.train import task_of
 
 # How much worse than the run's own figure the preset in half precision may
@@ -20,7 +22,7 @@ def pack(
     run,
     data_folder=None,
     target=presets.FOLDER,
-    preset="preset",
+    preset=PRESET,
     mixing=None,
 ):
     """Put the preset of a run into the package, in half precision.
@@ -42,9 +44,10 @@ def pack(
     """
     task = task_of(recipe)
     run, target = pathlib.Path(run), pathlib.Path(target)
-    whole = evaluate(recipe, run / preset, data_folder, mixing=mixing)
+    source = preset_of(recipe, run, preset)
+    whole = evaluate(recipe, source, data_folder, mixing=mixing)
     with presets.replacing(target / recipe.name) as part:
-        half = task.CLASS.from_preset(str(run / preset), dtype="float16")
+        half = task.CLASS.from_preset(str(source), dtype="float16")
         if mixing is not None:
             half.inference_mixing = mixing
         half.save_to_preset(part)

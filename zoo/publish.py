@@ -7,6 +7,7 @@ from huggingface_hub import CommitOperationAdd
 from huggingface_hub import CommitOperationDelete
 from huggingface_hub import HfApi
 from huggingface_hub import ModelCard
+from huggingface_hub.errors import GatedRepoError
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
@@ -107,8 +108,8 @@ def plan(name, folder, repo, card, replace=False, picture=None) -> Plan:
         picture: that the card shows, a PNG, or `None`.
 
     Raises:
-        PublishError: if the repository holds something else, or the folder
-            links to files elsewhere.
+        PublishError: if the repository holds something else, the folder links
+            to files elsewhere, or the Hub gives no answer or an error.
     """
     api, folder = HfApi(), pathlib.Path(folder)
     files = {
@@ -119,13 +120,19 @@ def plan(name, folder, repo, card, replace=False, picture=None) -> Plan:
     if picture is not None:
         files[pictures.NAME] = picture
     files[CARD] = card.encode()
-    try:
-        parent = api.model_info(repo).sha
-    except RepositoryNotFoundError:
-        return Plan(repo, False, None, files, list(files), [])
+    with hub.requests(repo, PublishError):
+        try:
+            parent = api.model_info(repo).sha
+        except GatedRepoError:  # is there, and is a kind of the next error
+            raise
+        except RepositoryNotFoundError:
+            return Plan(repo, False, None, files, list(files), [])
+        entries = list(
+            api.list_repo_tree(repo, recursive=True, revision=parent)
+        )
     there = {
         entry.path: entry
-        for entry in api.list_repo_tree(repo, recursive=True, revision=parent)
+        for entry in entries
         if isinstance(entry, RepoFile) and entry.path not in OF_THE_HUB
     }
     if there and not replace:
@@ -144,12 +151,13 @@ def upload(plan: Plan, message: str) -> str | None:
 
     Returns:
         Id of the commit, or `None` where there was nothing to do.
+
+    Raises:
+        PublishError: if the Hub gives no answer or an error.
     """
     if not plan.changed and not plan.deleted:
         return None
     api = HfApi()
-    if not plan.exists:
-        api.create_repo(plan.repo, exist_ok=True)
     operations = [
         CommitOperationAdd(
             path, content if isinstance(content, bytes) else str(content)
@@ -158,12 +166,15 @@ def upload(plan: Plan, message: str) -> str | None:
         if path in plan.changed
     ]
     operations += [CommitOperationDelete(path) for path in plan.deleted]
-    return api.create_commit(
-        plan.repo,
-        operations,
-        commit_message=message,
-        parent_commit=plan.parent,
-    ).oid
+    with hub.requests(plan.repo, PublishError, hub.WRITING):
+        if not plan.exists:
+            api.create_repo(plan.repo, exist_ok=True)
+        return api.create_commit(
+            plan.repo,
+            operations,
+            commit_message=message,
+            parent_commit=plan.parent,
+        ).oid
 
 
 def verify(model, folder, repo) -> str:
@@ -176,10 +187,15 @@ def verify(model, folder, repo) -> str:
 
     Returns:
         A line that says what was compared.
+
+    Raises:
+        PublishError: if they differ, the repository is missing, or the Hub
+            gives no answer or an error.
     """
     ours = _manifest(folder)
-    # By its commit, so that an older one in the cache does not do.
-    handle = f"{hub.SCHEME}{repo}@{HfApi().model_info(repo).sha}"
+    with hub.requests(repo, PublishError):
+        # By its commit, so that an older one in the cache does not do.
+        handle = f"{hub.SCHEME}{repo}@{HfApi().model_info(repo).sha}"
     theirs = _manifest(handle)
     differing = sorted(
         name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)
@@ -196,7 +212,7 @@ def _manifest(preset):
     """What a preset's manifest records, after its files were held to it."""
     try:
         return presets.read_manifest(presets.find(str(preset)))
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise PublishError(str(error)) from error
 
 
@@ -204,7 +220,8 @@ def _check_same(wanted, repo, parent, there):
     """Raise an error unless the card there is of this preset."""
     name = None
     if CARD in there:
-        path = HfApi().hf_hub_download(repo, CARD, revision=parent)
+        with hub.requests(repo, PublishError):
+            path = HfApi().hf_hub_download(repo, CARD, revision=parent)
         card = ModelCard.load(path, ignore_metadata_errors=True)
         name = card.data.model_name
     if name != wanted:

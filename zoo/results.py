@@ -6,13 +6,11 @@ import statistics
 
 from keras_moe.models import presets
 from zoo import evaluate
+from zoo import runs as folders
+from zoo.errors import ResultError as ResultError
 from zoo.train import task_of
 
 FOLDER = pathlib.Path(__file__).parent / "results"
-
-
-class ResultError(ValueError):
-    """Runs or results that are not there."""
 
 
 def path_of(name):
@@ -34,8 +32,8 @@ def evaluated(recipe, runs) -> dict:
     found = evaluate.evaluations(runs)
     if not found:
         raise ResultError(
-            f"no evaluated run of {recipe.name} lies in {runs}; train and "
-            "evaluate it first."
+            f"no evaluated run of {recipe.name} lies in {runs}; run "
+            f"{folders.evaluation_of(recipe, runs)} first."
         )
     return found
 

@@ -1,5 +1,6 @@
 """Training a preset: seeded, with a progress bar, resumable."""
 
+import contextlib
 import importlib
 import json
 import pathlib
@@ -12,8 +13,8 @@ from tqdm import tqdm
 import keras_moe
 from keras_moe.models.presets import write_json
 from zoo import data as datasets
-
-FURTHER = "further"  # folder of a run, see `zoo.transition.further`
+from zoo.runs import PRESET
+from zoo.states import States
 
 
 def task_of(recipe):
@@ -27,7 +28,7 @@ class Progress(keras.callbacks.Callback):
     def __init__(self, title, history, steps, done=0):
         super().__init__()
         self.title, self.history = title, history
-        self.steps, self.done = steps, done
+        self.steps, self.done, self.bar = steps, done, None
 
     def on_train_begin(self, logs=None):
         self.bar = tqdm(
@@ -49,7 +50,12 @@ class Progress(keras.callbacks.Callback):
         tqdm.write(json.dumps(self.history[epoch]))
 
     def on_train_end(self, logs=None):
-        self.bar.close()
+        self.close()
+
+    def close(self):
+        """End the bar, also where training was broken off."""
+        if self.bar is not None:
+            self.bar.close()
 
 
 class History(dict):
@@ -103,8 +109,8 @@ def train(recipe, folder, seed=0, data_folder=None, epochs=None, start=None):
 
     Args:
         recipe: what to train.
-        folder: of the run: state after each epoch in `backup`, `history.json`,
-            and in the end the preset in `preset`.
+        folder: of the run: state after the last epoch in `backup`,
+            `history.json`, and in the end the preset in `preset`.
         seed: of weights, data order and augmentation.
         data_folder: where the data set lies, see `zoo.data`.
         epochs: instead of the recipe's, to try it out.
@@ -114,6 +120,7 @@ def train(recipe, folder, seed=0, data_folder=None, epochs=None, start=None):
         The trained task, such as a classifier.
     """
     folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)  # an error here is soon
     epochs = recipe.epochs if epochs is None else epochs
     task = task_of(recipe)
     parts = datasets.load(recipe.data, data_folder)
@@ -128,25 +135,23 @@ def train(recipe, folder, seed=0, data_folder=None, epochs=None, start=None):
     )
     steps, done = (batches.steps * e for e in (epochs, len(history)))
     model = compiled(task, recipe, made, steps)
-    if len(history) < epochs:
-        model.fit(
-            batches,
-            epochs=epochs,
-            steps_per_epoch=batches.steps,
-            shuffle=False,  # the order is that of `Batches`
-            verbose=0,
-            validation_data=task.examples(parts["validation"], recipe),
-            validation_batch_size=task.EVALUATION_BATCH,
-            callbacks=[
-                keras.callbacks.BackupAndRestore(
-                    str(folder / "backup"), delete_checkpoint=False
-                ),
-                Progress(f"{recipe.name} seed {seed}", history, steps, done),
-            ],
-        )
-    else:  # broken off before the preset was there, or started again
-        model.load_weights(folder / "backup" / "latest.weights.h5")
-    made.save_to_preset(folder / "preset")
+    states = States(folder / "backup", history)
+    states.restore(model)
+    if len(history) < epochs:  # else only the preset is to be written
+        bar = Progress(f"{recipe.name} seed {seed}", history, steps, done)
+        with contextlib.closing(bar):
+            model.fit(
+                batches,
+                initial_epoch=len(history),
+                epochs=epochs,
+                steps_per_epoch=batches.steps,
+                shuffle=False,  # the order is that of `Batches`
+                verbose=0,
+                validation_data=task.examples(parts["validation"], recipe),
+                validation_batch_size=task.EVALUATION_BATCH,
+                callbacks=[states, bar],  # the history follows the state
+            )
+    made.save_to_preset(folder / PRESET)
     write_json(
         folder / "training.json",
         {

@@ -7,6 +7,7 @@ do a few steps after a router was turned into another one (`turn`). Some more
 epochs, from a lower learning rate, make any model better (`further`).
 """
 
+import contextlib
 import dataclasses
 import pathlib
 
@@ -17,8 +18,8 @@ from keras_moe.models import MoTCausalLM
 from keras_moe.models.presets import write_json
 from zoo import data as datasets
 from zoo import text
-from zoo.results import ResultError
-from zoo.train import FURTHER
+from zoo.runs import FURTHER
+from zoo.runs import preset_of
 from zoo.train import History
 from zoo.train import Progress
 from zoo.train import compiled
@@ -55,8 +56,9 @@ def tune(recipe, run, mode, steps, learning_rate, seed=0, data_folder=None):
     recipe = dataclasses.replace(
         recipe, steps_per_epoch=steps, learning_rate=learning_rate
     )
+    preset = preset_of(recipe, run)
     parts = datasets.load(recipe.data, data_folder)
-    model = MoTCausalLM.from_preset(str(run / "preset"))
+    model = MoTCausalLM.from_preset(str(preset))
     model.inference_mixing = mode
     batches = text.Batches(parts["train"], recipe, TUNING + seed, 1)
     folder = run / f"tuned-{mode}"
@@ -105,12 +107,7 @@ def further(
     """
     folder = pathlib.Path(run) / FURTHER
     if start is None:
-        start = pathlib.Path(run) / "preset"
-        if not start.is_dir():
-            raise ResultError(
-                f"no trained preset lies in {run}; train {recipe.name} first, "
-                "or name one with --preset."
-            )
+        start = preset_of(recipe, run)
     train(
         dataclasses.replace(recipe, learning_rate=learning_rate),
         folder,
@@ -125,14 +122,15 @@ def further(
 def _fit(model, batches, steps, title, record, **validation):
     """Train for the first so many batches, with a bar and a history."""
     batches.epochs = -(-steps // batches.steps)
-    model.fit(
-        batches,
-        steps_per_epoch=steps,
-        shuffle=False,
-        verbose=0,
-        callbacks=[Progress(title, History(record), steps)],
-        **validation,
-    )
+    with contextlib.closing(Progress(title, History(record), steps)) as bar:
+        model.fit(
+            batches,
+            steps_per_epoch=steps,
+            shuffle=False,
+            verbose=0,
+            callbacks=[bar],
+            **validation,
+        )
 
 
 def turn(

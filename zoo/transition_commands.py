@@ -28,11 +28,18 @@ def add(commands) -> None:
     mixing = commands.add_parser(
         "mixing", help="measure each inference_mixing of a Mixture of Tokens"
     )
-    mixing.add_argument("--preset", help="name or folder, instead of NAME")
+    mixing.add_argument(
+        "--preset", help="name or folder of a preset, instead of NAME"
+    )
     tune = commands.add_parser(
         "tune", help="tune a Mixture of Tokens for one inference_mixing"
     )
-    tune.add_argument("--mode", choices=("self", "argmax"), default="self")
+    tune.add_argument(
+        "--mode",
+        choices=("self", "argmax"),
+        default="self",
+        help="the inference_mixing to tune for (self)",
+    )
     turn = commands.add_parser(
         "turn",
         help="turn the packaged preset's router into another one, and tune",
@@ -41,26 +48,42 @@ def add(commands) -> None:
         "--router",
         choices=("expert_choice", "token_choice"),
         required=True,
+        help="the new router",
     )
     turn.add_argument(
         "--options",
         type=options,
         default={},
-        help="arguments of the new router, as JSON",
+        help="arguments of the new router, as JSON ({})",
     )
     further = commands.add_parser(
         "further", help="train a run's preset on, from a lower learning rate"
     )
-    further.add_argument("--epochs", type=running.positive, default=6)
-    further.add_argument("--preset", help="name or folder, to start from")
+    further.add_argument(
+        "--epochs",
+        type=running.positive,
+        default=6,
+        help="further epochs (6)",
+    )
+    further.add_argument(
+        "--preset", help="name or folder of a preset to start from"
+    )
     for command in (tune, turn):
-        command.add_argument("--steps", type=running.positive, default=200)
+        command.add_argument(
+            "--steps",
+            type=running.positive,
+            default=200,
+            help="steps of tuning (200)",
+        )
     for command in (mixing, tune, turn, further):
         shared.add_name(command)
         shared.add_data(command)
     for command in (tune, turn, further):
         command.add_argument(
-            "--learning-rate", type=running.positive_real, default=5e-4
+            "--learning-rate",
+            type=running.positive_real,
+            default=5e-4,
+            help="largest learning rate (5e-4)",
         )
         shared.add_seed(command)
         shared.add_runs(command)

@@ -5,9 +5,9 @@ import os
 import pathlib
 import re
 
+from keras_moe.addresses import redact
 from keras_moe.models import catalogue
 from keras_moe.models import hub
-from keras_moe.models.hub_answers import redact
 from keras_moe.models.manifest import MANIFEST
 from keras_moe.models.manifest import DamagedFile
 from keras_moe.models.manifest import check_manifest

@@ -6,15 +6,16 @@ that the Hub gave for it, which the cache names files by, and that no name the
 Hub gives leads out of the cache. No error tells the credentials of an address.
 """
 
+import contextlib
 import errno
 import hashlib
 import io
 import pathlib
 import re
 
+from keras_moe.addresses import harmless
+from keras_moe.addresses import redact
 from keras_moe.models.hub_answers import answers_checked
-from keras_moe.models.hub_answers import redact
-from keras_moe.models.hub_answers import told
 from keras_moe.models.manifest import MANIFEST
 from keras_moe.models.manifest import DamagedFile
 
@@ -29,11 +30,24 @@ UNWRITABLE = (
     errno.EROFS,
 )
 _LOGIN = "Log in with a token that may read it: `hf auth login`."
-# By the status that the Hub answered.
-ADVICE = {
+_WRITER = "Log in with a token that may write to it: `hf auth login`."
+_LATER = "It wants fewer requests: try again in some minutes."
+_CHANGED = "It was changed meanwhile: run the same once more."
+_AGAIN = "Check the connection, and try again"
+# By the status that the Hub answered; `None` is any other, or no answer.
+READING = {
     401: _LOGIN,
     403: _LOGIN,
-    429: "It wants fewer requests: try again in some minutes.",
+    429: _LATER,
+    None: f"{_AGAIN}; what arrived whole is kept.",
+}
+WRITING = {
+    401: _WRITER,
+    403: _WRITER,
+    409: _CHANGED,
+    412: _CHANGED,
+    429: _LATER,
+    None: f"{_AGAIN}.",
 }
 DELETED = (
     "deleted from the cache of downloads: load the preset once more to fetch "
@@ -72,7 +86,7 @@ def fetch(handle: str) -> str:
     except ValueError as error:  # a name that it takes for none, or unsafe
         raise ValueError(
             f"{handle!r} cannot be fetched: {redact(str(error))}"
-        ) from told(error)
+        ) from harmless(error)
     except Exception as error:
         # Its HTTP client has errors of its own, beside OSError.
         lacking = _lacking(name, revision or None)
@@ -80,9 +94,28 @@ def fetch(handle: str) -> str:
         raise OSError(
             f"{handle} could not be fetched{files}: "
             f"{redact(_reason(error, name, revision))}"
-        ) from told(error)
+        ) from harmless(error)
     _check(pathlib.Path(folder), handle)
     return folder
+
+
+@contextlib.contextmanager
+def requests(name: str, error: type = OSError, advice: dict = READING):
+    """Turn whatever a request to the Hub raises into one error.
+
+    Args:
+        name: `"organisation/name"` that the block's requests are about.
+        error: class of the error.
+        advice: `READING` or `WRITING`.
+    """
+    try:
+        yield
+    # Beside OSError: errors of the HTTP client, and of answers of another
+    # form, such as the page of a proxy.
+    except Exception as cause:
+        known = isinstance(cause, OSError) or not isinstance(cause, ValueError)
+        reason = _reason(cause, name, None, advice) if known else str(cause)
+        raise error(f"{SCHEME}{name}: {redact(reason)}") from harmless(cause)
 
 
 def checksums(content) -> tuple[str, str]:
@@ -139,8 +172,8 @@ def forget(folder, names) -> None:
             blob.unlink(missing_ok=True)
 
 
-def _reason(error, name, revision):
-    """What kept a repository from being fetched, and what to do about it."""
+def _reason(error, name, revision, advice=READING):
+    """What kept the Hub from being read or written, and what helps."""
     from huggingface_hub import constants
     from huggingface_hub import errors
 
@@ -175,11 +208,9 @@ def _reason(error, name, revision):
     # HTTP's errors add a line of where to read about them.
     first = str(cause).partition("\n")[0] or type(cause).__name__
     response = getattr(cause, "response", None)
-    advice = ADVICE.get(
-        None if response is None else response.status_code,
-        "Check the connection, and try again; what arrived whole is kept.",
-    )
-    return f"{first.rstrip('.')} (from {constants.ENDPOINT}). {advice}"
+    status = None if response is None else response.status_code
+    helps = advice.get(status, advice[None])
+    return f"{first.rstrip('.')} (from {constants.ENDPOINT}). {helps}"
 
 
 def _lacking(name, revision):

@@ -6,6 +6,7 @@ import pathlib
 import re
 
 import keras_moe
+from keras_moe.files import whole
 
 MANIFEST = "keras_moe.json"
 FORMAT = 1
@@ -60,8 +61,8 @@ def write_bytes(path, content: bytes) -> None:
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
-    part.write_bytes(content)
-    part.replace(path)
+    with whole(part, path):
+        part.write_bytes(content)
 
 
 def write_text(path, text: str) -> None:

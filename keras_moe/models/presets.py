@@ -17,6 +17,7 @@ import tempfile
 import keras
 
 from keras_moe import checks
+from keras_moe import files
 from keras_moe.models import catalogue
 from keras_moe.models import hub
 from keras_moe.models import lora_files
@@ -111,6 +112,7 @@ class _Presets(torch_parameters.TorchParameters):
         if os.fspath(preset_dir) == _writing.get():  # a task's backbone
             super().save_to_preset(preset_dir, max_shard_size)
             return
+        files.check_space(preset_dir, self.count_params())
         with _part_of(preset_dir, overwrite) as part:
             super().save_to_preset(str(part), max_shard_size=max_shard_size)
             write_manifest(part)

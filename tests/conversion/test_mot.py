@@ -1,12 +1,15 @@
 """The `mot` format, by the command line and on the fly, gives its logits."""
 
 import json
+import os
+import signal
 
 import huggingface_hub
 import keras
 import numpy as np
 import pytest
 
+from conversion import streaming
 from conversion.__main__ import main
 from keras_moe.models import MoTBackbone
 from keras_moe.models import MoTCausalLM
@@ -61,6 +64,24 @@ def test_on_the_fly(published):
     found = MoTCausalLM.from_preset(folder)
     assert found.preprocessor is None
     texts.equal(found.backbone, model.backbone)
+
+
+@pytest.mark.once
+def test_ctrl_c_leaves_nothing(tmp_path, monkeypatch, capsys):
+    def interrupted(*args):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(streaming, "note_parameters", interrupted)
+    out = tmp_path / "new" / "out"
+    with pytest.raises(SystemExit, match="130"):
+        main(["mot", str(FOLDER / PUBLISHED[0]), str(out)])
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    assert said.splitlines()[-1] == (
+        f"interrupted; {out} is as it was, or whole; the same command starts "
+        "again"
+    )
+    assert not list(tmp_path.iterdir())
 
 
 # === Forms of the format ===

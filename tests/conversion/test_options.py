@@ -98,9 +98,11 @@ def test_commands_offer_what_is_accepted(command):
 @pytest.mark.parametrize(
     "arguments, match",
     [
-        ("vmoe in out --top-k 0", "--top-k must be a positive integer"),
-        ("llm-random in out --num-heads -1", "--num-heads must be a positive"),
-        ("llm-random in out --temperature 0", "--temperature must be a pos"),
+        ("vmoe in out --image-size 0x4", "--image-size must be two positive"),
+        (
+            "llm-random in out --topk-fraction 1.5",
+            "--topk-fraction must be a positive number of at most 1",
+        ),
     ],
 )
 def test_commands_refuse_before_they_read(arguments, match):

@@ -5,8 +5,8 @@ import traceback
 import pytest
 from huggingface_hub import constants
 
+from keras_moe.addresses import redact
 from keras_moe.models import presets
-from keras_moe.models.hub_answers import redact
 from tests.hub.server import Fault
 from tests.hub.test_loading import HANDLE
 
@@ -118,6 +118,8 @@ def test_no_error_tells_credentials(how, password, repo, monkeypatch):
             "two: s3://a:b@c and s3://d:e@f/g",
             "two: s3://***@c and s3://***@f/g",
         ),
+        ("token hf_abcDEF123456 (read)", "token hf_*** (read)"),
+        ("header b'Bearer abc.def\\n'", "header b'Bearer ***'"),
     ],
 )
 def test_redact(text, told):

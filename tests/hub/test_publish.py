@@ -18,6 +18,7 @@ from zoo import picture
 from zoo import publish
 from zoo import table
 from zoo.__main__ import main
+from zoo.errors import PublishError
 from zoo.train import task_of
 
 pytestmark = pytest.mark.once
@@ -222,7 +223,7 @@ def test_another_commit_in_between(run, hub, folder):
     presets.write_manifest(folder)
     plan = publish.plan(TEXT.name, folder, REPO, card)
     hub.push(REPO, hub.repos[REPO][-1])
-    with pytest.raises(OSError, match="412"):
+    with pytest.raises(PublishError, match="412.*changed meanwhile"):
         publish.upload(plan, "Change it")
     assert len(hub.repos[REPO]) == 3
 
