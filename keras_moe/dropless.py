@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_moe import checks
 from keras_moe.plans import GroupedPlan
+from keras_moe.scalars import keep
 
 LIMIT = 2**31  # pairs that an int32 counts
 
@@ -39,11 +40,11 @@ def dropless_choice(gates, top_k, *, mask=None) -> GroupedPlan:
         )
     gates = _countable(gates, top_k)
     if mask is not None:  # whatever a masked token holds
-        gates = ops.where(mask[:, :, None], gates, 0.0)
+        gates = keep(mask[:, :, None], gates)
     expert = largest(ops.stop_gradient(gates), top_k)  # (G,T,k)
     gate = ops.take_along_axis(gates, expert, axis=2)  # (G,T,k)
     if mask is not None:
-        expert = ops.where(mask[:, :, None], expert, num_experts)
+        expert = keep(mask[:, :, None], expert, num_experts)
     return GroupedPlan(expert, gate, num_experts, mask)
 
 

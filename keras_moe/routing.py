@@ -23,6 +23,8 @@ from keras_moe.plans import GroupedPlan as GroupedPlan
 from keras_moe.plans import HardPlan as HardPlan
 from keras_moe.plans import SoftPlan as SoftPlan
 from keras_moe.plans import soften as soften
+from keras_moe.scalars import keep
+from keras_moe.scalars import scalar
 
 
 def unit(x, axis: int, epsilon: float = 1e-6):
@@ -85,7 +87,7 @@ def soft_moe(
 def _limited(scale, largest):
     """The scale, brought to ±largest if it is beyond, whose gradient stays."""
     size = ops.stop_gradient(ops.abs(scale))
-    return scale * ops.where(size > largest, largest / size, 1.0)
+    return scale * keep(size > largest, largest / size, 1.0)
 
 
 def mixture_of_tokens(
@@ -142,7 +144,7 @@ def best_expert(logits, mask=None) -> HardPlan:
     # puts in the one for TensorFlow, and PyTorch's exporter the other.
     experts = ops.arange(0, logits.shape[2], dtype="int32")
     largest = ops.max(logits, axis=2, keepdims=True)
-    best = ops.where(logits == largest, experts, logits.shape[2])  # (G,1,E)
+    best = keep(logits == largest, experts, logits.shape[2])  # (G,1,E)
     best = ops.min(best, axis=2)  # (G,1)
     gate = ops.cast(best == experts, logits.dtype)  # (G,E)
     if mask is not None:
@@ -210,9 +212,9 @@ def expert_capacity(
         f"capacity_factor={capacity_factor} with {num_experts} experts and "
         "too few tokens a group.",
     )
-    seats = ops.maximum(seats, 1)
+    seats = ops.maximum(seats, scalar(1, seats.dtype))
     seats = -(-seats // multiple_of) * multiple_of
-    return ops.minimum(seats, ops.cast(num_tokens, "int32"))
+    return ops.minimum(seats, scalar(num_tokens, "int32"))
 
 
 def ascending(x):
@@ -249,13 +251,13 @@ def expert_choice(
     if max_experts_per_token is not None:
         may_sit = assign_capped(scores, capacity, max_experts_per_token, mask)
     if may_sit is not None:
-        scores = ops.where(may_sit, scores, -1.0)
+        scores = keep(may_sit, scores, -1.0)
     scores = ops.transpose(scores, (0, 2, 1))  # (G,E,T)
     token = descending(scores)[:, :, :capacity]  # (G,E,S)
     gate = ops.take_along_axis(ops.transpose(gates, (0, 2, 1)), token, axis=2)
     if may_sit is not None:
         seated = ops.take_along_axis(scores, token, axis=2) >= 0
-        gate = ops.where(seated, gate, 0.0)
+        gate = keep(seated, gate)
     return HardPlan(token, gate, ops.shape(gates)[1], mask)
 
 
@@ -286,11 +288,11 @@ def token_choice(
     num_tokens = ops.shape(gates)[1]
     pairs = num_tokens * top_k
     if mask is not None:  # whatever a masked token holds
-        gates = ops.where(mask[:, :, None], gates, 0.0)
+        gates = keep(mask[:, :, None], gates)
     best = descending(ops.stop_gradient(gates))[:, :, :top_k]  # (G,T,k)
     asked = ops.take_along_axis(gates, best, axis=2)  # (G,T,k)
     if mask is not None:  # they queue behind everybody, for no expert
-        best = ops.where(mask[:, :, None], best, num_experts)
+        best = keep(mask[:, :, None], best, num_experts)
     rank = None
     if batch_priority:
         rank = descending(ops.stop_gradient(asked[:, :, 0]))  # (G,T)
@@ -310,7 +312,8 @@ def token_choice(
     start = ops.cumsum(length, axis=1) - length
     seat = ops.arange(0, capacity, dtype="int32")
     seated = seat < length[:, :, None]  # (G,E,S)
-    place = ops.minimum(start[:, :, None] + seat, pairs - 1)
+    last = scalar(pairs - 1, "int32")
+    place = ops.minimum(start[:, :, None] + seat, last)
     place = ops.reshape(place, (-1, num_experts * capacity))
     pair = ops.take_along_axis(queue, place, axis=1)
     gate = ops.take_along_axis(asked, pair, axis=1)
@@ -319,5 +322,5 @@ def token_choice(
         token = ops.take_along_axis(rank, token, axis=1)
     seats = (-1, num_experts, capacity)
     token = ops.reshape(token, seats)
-    gate = ops.where(seated, ops.reshape(gate, seats), 0.0)
+    gate = keep(seated, ops.reshape(gate, seats))
     return HardPlan(token, gate, num_tokens, mask)
