@@ -69,7 +69,8 @@ def prepare(bounds, rows, experts) -> Tiles:
     begin = ops.take(starts - first * size, expert) + tile * size  # (N,)
     row = begin[:, None] + ops.arange(0, size, dtype="int32")  # (N,b)
     filled = row < ops.take(ends, expert)[:, None]
-    row = ops.reshape(ops.clip(row, 0, rows - 1), (-1,))
+    row = ops.minimum(row, scalar(rows - 1, "int32"))
+    row = ops.reshape(ops.maximum(row, scalar(0, "int32")), (-1,))
 
     # Where each row is: its expert's first place, and its own behind that.
     index = ops.arange(0, rows, dtype="int32")
