@@ -90,7 +90,7 @@ def compare_layers(name, kind, dtype):
     rows = 0
     for label in (n for n in contract_table.LAYERS if n.startswith("dropless")):
         for masked in (False, True):
-            # In the same dtype: where ReLU bends, rounding turns gradients over.
+            # In one dtype: where ReLU bends, rounding turns gradients over.
             policy = dtype if dtype == "float32" else f"mixed_{dtype}"
             expected = _layer(label, "reference", policy, masked)
             found = _layer(label, name, policy, masked)
