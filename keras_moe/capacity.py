@@ -13,6 +13,8 @@ from keras_moe import checks
 from keras_moe import indexing
 from keras_moe import scoring
 from keras_moe.plans import HardPlan
+from keras_moe.scalars import keep
+from keras_moe.scalars import scalar
 from keras_moe.sorting import ascending
 from keras_moe.sorting import descending
 
@@ -76,9 +78,9 @@ def expert_capacity(
         f"capacity_factor={capacity_factor} with {num_experts} experts and "
         "too few tokens a group.",
     )
-    seats = ops.maximum(seats, 1)
+    seats = ops.maximum(seats, scalar(1, seats.dtype))
     seats = -(-seats // multiple_of) * multiple_of
-    return ops.minimum(seats, ops.cast(num_tokens, "int32"))
+    return ops.minimum(seats, scalar(num_tokens, "int32"))
 
 
 def token_choice(
@@ -144,7 +146,8 @@ def fill(
     start = ops.cumsum(length, axis=1) - length
     seat = ops.arange(0, capacity, dtype="int32")
     seated = seat < length[:, :, None]  # (G,E,S)
-    place = ops.minimum(start[:, :, None] + seat, pairs - 1)
+    last = scalar(pairs - 1, "int32")
+    place = ops.minimum(start[:, :, None] + seat, last)
     place = ops.reshape(place, (-1, num_experts * capacity))
     pair = ops.take_along_axis(queue, place, axis=1)
     gate = ops.take_along_axis(asked, pair, axis=1)
@@ -153,5 +156,5 @@ def fill(
         token = ops.take_along_axis(rank, token, axis=1)
     seats = (-1, num_experts, capacity)
     token = ops.reshape(token, seats)
-    gate = ops.where(seated, ops.reshape(gate, seats), 0.0)
+    gate = keep(seated, ops.reshape(gate, seats))
     return HardPlan(token, gate, num_tokens, mask)

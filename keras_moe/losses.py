@@ -9,6 +9,9 @@ import math
 
 from keras import ops
 
+from keras_moe.scalars import keep
+from keras_moe.scalars import scalar
+
 
 def importance_loss(gates, mask=None):
     """Squared coefficient of variation of the experts' gate sums.
@@ -89,11 +92,8 @@ def z_loss(logits, mask=None):
 
 
 def _seen(values, mask):
-    """(G,T,E), with zeros instead of what is masked.
-
-    Not by a product: 0 · NaN is NaN, in the gradient too.
-    """
-    return values if mask is None else ops.where(mask[:, :, None], values, 0.0)
+    """(G,T,E), with zeros instead of what is masked."""
+    return values if mask is None else keep(mask[:, :, None], values)
 
 
 def _mean(values, axis, seen=None):
@@ -103,7 +103,7 @@ def _mean(values, axis, seen=None):
     else:
         seen = ops.cast(seen, values.dtype)
         values = values * seen
-    number = ops.maximum(ops.sum(seen, axis=axis), 1.0)
+    number = ops.maximum(ops.sum(seen, axis=axis), scalar(1.0, values.dtype))
     return ops.sum(values, axis=axis) / number
 
 
@@ -117,6 +117,6 @@ def _variation(values):
     """Mean over groups of (std / mean)² over experts; 0 where all are 0."""
     mean = ops.mean(values, axis=-1)
     variance = ops.mean(ops.square(values - mean[:, None]), axis=-1)
-    empty = mean == 0
-    ratio = variance / ops.square(ops.where(empty, 1.0, mean))
-    return _mean(ops.where(empty, 0.0, ratio), axis=0)
+    some = mean != 0
+    ratio = variance / ops.square(keep(some, mean, 1.0))
+    return _mean(keep(some, ratio), axis=0)

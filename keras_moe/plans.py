@@ -10,6 +10,7 @@ from typing import Any
 from keras import ops
 
 from keras_moe import indexing
+from keras_moe.scalars import keep
 
 MASKED = -1e30  # a logit that no softmax sees; finite, so are its gradients
 
@@ -89,7 +90,7 @@ class SoftPlan:
         logits = logits / _per_expert(temperature)
         seen = None if self.mask is None else self.mask[:, :, None, None]
         if seen is not None:
-            logits = ops.where(seen, logits, MASKED)
+            logits = keep(seen, logits, MASKED)
         if over == "tokens":
             axis, weights = 1, softmax(logits, axis=1)
         else:
@@ -98,7 +99,7 @@ class SoftPlan:
             joint = softmax(joint, axis=-1)
             weights = ops.reshape(joint, (-1, tokens, experts, slots))
         if seen is not None:
-            weights = ops.where(seen, weights, 0.0)
+            weights = keep(seen, weights)
         if self.discrete:
             largest = ops.max(weights, axis=axis, keepdims=True)
             chosen = ops.logical_and(weights == largest, largest > 0)
@@ -183,7 +184,7 @@ class GroupedPlan:
         total = 0.0
         for j in range(self.expert.shape[2]):
             here = self.expert[:, :, j, None] == experts
-            total = total + ops.where(here, values[:, :, j, None], 0.0)
+            total = total + keep(here, values[:, :, j, None])
         return total
 
     def weights(self):

@@ -21,6 +21,7 @@ from keras_moe.plans import GroupedPlan as GroupedPlan
 from keras_moe.plans import HardPlan as HardPlan
 from keras_moe.plans import SoftPlan as SoftPlan
 from keras_moe.plans import soften as soften
+from keras_moe.scalars import keep
 from keras_moe.scoring import Choice as Choice
 from keras_moe.scoring import choose_experts as choose_experts
 from keras_moe.sorting import ascending as ascending
@@ -87,7 +88,7 @@ def soft_moe(
 def _limited(scale, largest):
     """The scale, brought to ±largest if it is beyond, whose gradient stays."""
     size = ops.stop_gradient(ops.abs(scale))
-    return scale * ops.where(size > largest, largest / size, 1.0)
+    return scale * keep(size > largest, largest / size, 1.0)
 
 
 def mixture_of_tokens(
@@ -144,7 +145,7 @@ def best_expert(logits, mask=None) -> HardPlan:
     # puts in the one for TensorFlow, and PyTorch's exporter the other.
     experts = ops.arange(0, logits.shape[2], dtype="int32")
     largest = ops.max(logits, axis=2, keepdims=True)
-    best = ops.where(logits == largest, experts, logits.shape[2])  # (G,1,E)
+    best = keep(logits == largest, experts, logits.shape[2])  # (G,1,E)
     best = ops.min(best, axis=2)  # (G,1)
     gate = ops.cast(best == experts, logits.dtype)  # (G,E)
     if mask is not None:
@@ -175,11 +176,11 @@ def expert_choice(
     if max_experts_per_token is not None:
         may_sit = assign_capped(scores, capacity, max_experts_per_token, mask)
     if may_sit is not None:
-        scores = ops.where(may_sit, scores, -1.0)
+        scores = keep(may_sit, scores, -1.0)
     scores = ops.transpose(scores, (0, 2, 1))  # (G,E,T)
     token = descending(scores)[:, :, :capacity]  # (G,E,S)
     gate = ops.take_along_axis(ops.transpose(gates, (0, 2, 1)), token, axis=2)
     if may_sit is not None:
         seated = ops.take_along_axis(scores, token, axis=2) >= 0
-        gate = ops.where(seated, gate, 0.0)
+        gate = keep(seated, gate)
     return HardPlan(token, gate, ops.shape(gates)[1], mask)

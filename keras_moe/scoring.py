@@ -13,6 +13,7 @@ from keras import ops
 from keras_moe import indexing
 from keras_moe.plans import MASKED
 from keras_moe.plans import softmax
+from keras_moe.scalars import keep
 from keras_moe.sorting import largest
 
 SCORINGS = ("softmax", "sigmoid", "softmax_top_k")
@@ -81,7 +82,7 @@ def choose_experts(
     num_experts = logits.shape[2]
     check_choice(num_experts, top_k, num_expert_groups, top_groups)
     if mask is not None:  # whatever a masked token holds
-        logits = ops.where(mask[:, :, None], logits, 0.0)
+        logits = keep(mask[:, :, None], logits)
     scores = score(logits, scoring)
     order = ops.stop_gradient(scores)
     if balance_bias is not None:
@@ -99,8 +100,8 @@ def choose_experts(
         gate = gate * routed_scaling
     if mask is not None:
         seen = mask[:, :, None]
-        gate = ops.where(seen, gate, 0.0)
-        expert = ops.where(seen, expert, num_experts)
+        gate = keep(seen, gate)
+        expert = keep(seen, expert, num_experts)
     return Choice(expert, gate)
 
 
@@ -115,11 +116,11 @@ def choose_largest(gates, top_k: int, mask=None) -> Choice:
     num_experts = gates.shape[2]
     check_choice(num_experts, top_k)
     if mask is not None:  # whatever a masked token holds
-        gates = ops.where(mask[:, :, None], gates, 0.0)
+        gates = keep(mask[:, :, None], gates)
     expert = largest(ops.stop_gradient(gates), top_k)  # (G,T,k)
     gate = ops.take_along_axis(gates, expert, axis=2)
     if mask is not None:
-        expert = ops.where(mask[:, :, None], expert, num_experts)
+        expert = keep(mask[:, :, None], expert, num_experts)
     return Choice(expert, gate)
 
 
@@ -186,7 +187,7 @@ def _limit_groups(order, groups, top_groups):
     kept = largest(ops.sum(best, axis=-1), top_groups)  # (G,T,top_groups)
     number = ops.arange(0, groups, dtype="int32")
     inside = ops.any(kept[..., None] == number, axis=2)  # (G,T,groups)
-    members = ops.where(inside[..., None], members, MASKED)
+    members = keep(inside[..., None], members, MASKED)
     return ops.reshape(members, (-1, tokens, groups * size))
 
 

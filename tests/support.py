@@ -87,7 +87,10 @@ def value_and_grads(function, *arrays):
     else:
         import torch
 
-        tensors = [torch.tensor(a, requires_grad=True) for a in arrays]
+        tensors = [
+            keras.ops.convert_to_tensor(a).clone().requires_grad_()
+            for a in arrays
+        ]
         value, more = pair(*tensors)
         grads = torch.autograd.grad(value, tensors, allow_unused=True)
         grads = [

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from keras_moe import layers
+from keras_moe import ops as moe_ops
 from keras_moe.ops import cpu
 from keras_moe.ops import selection
 from keras_moe.ops import streaming
@@ -33,7 +34,7 @@ TUNED = [
 def interpreted(monkeypatch):
     from jax.experimental.pallas import tpu
 
-    monkeypatch.setattr(streaming.room, "on_tpu", lambda array: True)
+    monkeypatch.setattr(selection, "kind_of", lambda array: "tpu")
     with tpu.force_tpu_interpret_mode():
         yield
 
@@ -54,6 +55,24 @@ def test_auto_has_no_branch_on_accelerators(device, max_scale, monkeypatch):
     layer.build(tokens.shape)
     made = operations(lambda x: layer(x).sum(), tokens)
     assert not {"cond", "linear_with_transpose_by_hand"} & {n for n, _ in made}
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"] if KERNELS else [])
+@pytest.mark.parametrize("name", [*moe_ops.names("soft")[1:]])
+def test_programs_that_a_cpu_makes_for_others(name, platform, monkeypatch):
+    """Traced on a CPU, only "cpu" branches; it and "streaming" have loops."""
+    import jax
+
+    scale = 3.0 if name == "shared_exp" else None
+    monkeypatch.setenv(moe_ops.ENVIRONMENT, name)
+    layer = layers.SoftMoE(4, 3, intermediate_dim=4, max_scale=scale, **UNDRAWN)
+    layer.build((2, 6, 5))
+    step = jax.jit(jax.grad(lambda tokens: layer(tokens).sum()))
+    traced = step.trace(np.ones((2, 6, 5), "float32"))
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    branches = "stablehlo.case" in text or "stablehlo.if" in text
+    assert branches == (name == "cpu")
+    assert ("stablehlo.while" in text) == (name in ("cpu", "streaming"))
 
 
 @pytest.fixture

@@ -75,6 +75,17 @@ def test_export(export, known, label, tmp_path):
         np.testing.assert_allclose(run(tokens), expected, 1e-5, 1e-5)
 
 
+@pytest.mark.parametrize(
+    "name", ["auto", "streaming"] if BACKEND == "jax" else []
+)
+def test_a_model_runs_after_its_export(name, tmp_path):
+    """JAX's exporter traces in its own way and knows no choice of platforms."""
+    model = make_model("soft", TOKENS, implementation=name)
+    run = written(model, "onnx", "fixed", tmp_path)
+    tokens = tokens_of(BATCH, TOKENS)
+    np.testing.assert_allclose(run(tokens), evaluate(model, tokens), 1e-5, 1e-5)
+
+
 @pytest.mark.parametrize("export, known, label", cases(unsupported()))
 def test_export_not_offered_raises(export, known, label, tmp_path):
     model = random_model(label, *SIGNATURES[known][1:-1])

@@ -11,6 +11,7 @@ from keras_moe import distribution
 from keras_moe import grouping
 from keras_moe import ops as moe_ops
 from keras_moe.layers.arguments import ConfiguredLayer
+from keras_moe.scalars import keep
 
 
 class MoELayer(ConfiguredLayer):
@@ -45,7 +46,7 @@ class MoELayer(ConfiguredLayer):
         if mask is not None:
             mask = self._checked_mask(mask, inputs)
             # What is masked may hold anything, NaN too.
-            inputs = ops.where(mask[..., None], inputs, 0)
+            inputs = keep(mask[..., None], inputs)
         if len(inputs.shape) == 3:
             return self.group(inputs, mask, training)
         tokens, mask, unflatten = grouping.flatten(inputs, mask)

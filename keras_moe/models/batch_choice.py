@@ -10,6 +10,7 @@ from keras_moe import layers
 from keras_moe import routing
 from keras_moe.plans import MASKED
 from keras_moe.plans import softmax
+from keras_moe.scalars import keep
 
 # Arguments of ExpertChoiceMoE that llm-random's layer has no like of.
 NOT_OFFERED = (
@@ -160,7 +161,7 @@ class BatchExpertChoice(layers.ExpertChoiceMoE):
         if self.softmax_over == "experts":
             return super().gates(logits, mask)
         if mask is not None:
-            logits = ops.where(mask[:, :, None], logits, MASKED)
+            logits = keep(mask[:, :, None], logits, MASKED)
         return softmax(logits, axis=1)
 
     def get_config(self):

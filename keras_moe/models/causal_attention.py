@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_moe.models.attention import add_projections
 from keras_moe.models.attention import at_least_float32
+from keras_moe.scalars import keep
 
 PACKAGE = "keras_moe"
 HIDDEN = -1e9  # a logit of a token that is not seen; finite on purpose
@@ -123,7 +124,7 @@ class CausalAttention(keras.layers.Layer):
             whole = ops.cast(padding_mask, "bool")[:, None, None, :]
             seen = whole if seen is None else ops.logical_and(seen, whole)
         if seen is not None:
-            logits = ops.where(seen, logits, HIDDEN)
+            logits = keep(seen, logits, HIDDEN)
         weights = ops.cast(ops.softmax(logits, axis=-1), values.dtype)
         weights = self.attention_dropout(weights, training=training)
         return ops.einsum("bnqt,btnh->bqnh", weights, values)

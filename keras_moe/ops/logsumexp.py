@@ -13,6 +13,8 @@ from typing import Any
 from keras import ops
 
 from keras_moe.ops.reference import Dispatcher
+from keras_moe.scalars import keep
+from keras_moe.scalars import scalar
 
 MASKED = -1e30  # what a masked logit is
 LOWEST = -1e29  # the least logsumexp: exp(MASKED - LOWEST) is zero
@@ -27,10 +29,10 @@ def prepare(plan, dtype):
         length = ops.shape(logits)[1]
         logits += ops.reshape(plan.noise, (-1, length, experts * seats))
     if plan.mask is not None:
-        logits = ops.where(plan.mask[:, :, None], logits, MASKED)
+        logits = keep(plan.mask[:, :, None], logits, MASKED)
     sums = (ops.logsumexp(logits, axis=axis) for axis in (1, 2))
     # Not `ops.maximum`, which takes float64 for float32 on PyTorch.
-    sums = (ops.where(s < LOWEST, LOWEST, s) for s in sums)
+    sums = (ops.where(s < LOWEST, scalar(LOWEST, s.dtype), s) for s in sums)
     return LogsumexpDispatcher(logits, *sums, (experts, seats))
 
 

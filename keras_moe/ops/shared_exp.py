@@ -16,6 +16,7 @@ from typing import Any
 from keras import ops
 
 from keras_moe.ops.reference import Dispatcher
+from keras_moe.scalars import keep
 
 LIMIT = 40.0  # exp(±40), its sums and their gradients are far inside float32
 
@@ -26,7 +27,7 @@ def prepare(plan, dtype):
     flat = ops.reshape(plan.slots, (features, -1))
     values = ops.exp(ops.einsum("gtd,dn->gtn", plan.tokens, flat))
     if plan.mask is not None:
-        values = ops.where(plan.mask[:, :, None], values, 0.0)
+        values = keep(plan.mask[:, :, None], values)
     sums = (_not_zero(ops.sum(values, axis=axis)) for axis in (1, 2))
     return SharedExpDispatcher(values, *sums, seats)
 

@@ -53,12 +53,7 @@ def forward_backward(function):
         return ops.sum(ops.square(function(*arrays)))
 
     if BACKEND == "jax":
-        import jax
-
-        def step(*arrays):
-            return jax.grad(loss, argnums=tuple(range(len(arrays))))(*arrays)
-
-        return forward(step)
+        return forward(jax_gradients(function))
     if BACKEND == "tensorflow":
         import tensorflow as tf
 
@@ -75,6 +70,19 @@ def forward_backward(function):
     def step(*arrays):
         arrays = [a.detach().requires_grad_() for a in arrays]
         return torch.autograd.grad(loss(*arrays), arrays)
+
+    return step
+
+
+def jax_gradients(function):
+    """The same on JAX, not compiled."""
+    import jax
+
+    def loss(*arrays):
+        return ops.sum(ops.square(function(*arrays)))
+
+    def step(*arrays):
+        return jax.grad(loss, argnums=tuple(range(len(arrays))))(*arrays)
 
     return step
 
@@ -120,25 +128,26 @@ def product_of(mode, multiplications):
 SHORTEST = 0.02  # seconds that a turn lasts at least
 
 
-def paired(functions: dict, arrays, turns: int) -> dict:
+def paired(functions: dict, arrays, turns: int, clock=clock) -> dict:
     """Seconds of each of the functions, one after another in each turn.
 
     What is quick is run several times in a turn. A function that has `times`
-    stands for that many runs of it.
+    stands for that many runs of it. `clock` tells seconds.
     """
     runs = {}
     for name, function in functions.items():
         function(*arrays)  # compile
-        runs[name] = math.ceil(SHORTEST / max(_timed(function, arrays), 1e-5))
+        once = _timed(function, arrays, 1, clock)
+        runs[name] = math.ceil(SHORTEST / max(once, 1e-5))
     seconds = {name: [] for name in functions}
     for _ in range(turns):
         for name, function in functions.items():
-            passed = _timed(function, arrays, runs[name])
+            passed = _timed(function, arrays, runs[name], clock)
             seconds[name].append(passed * getattr(function, "times", 1))
     return seconds
 
 
-def _timed(function, arrays, runs=1):
+def _timed(function, arrays, runs, clock):
     """Mean seconds of a run."""
     start = clock()
     for _ in range(runs):
@@ -193,14 +202,19 @@ def print_peak(small, large):
 
 
 def write(op: str, rows, device="cpu"):
+    """Save rows and print them."""
+    path = save(op, list(rows), device)
+    print(f"{path.name}\n{path.read_text()}")
+
+
+def save(op: str, rows: list, device: str, folder=RESULTS):
     """Write rows to a CSV named by op, backend, its version and the device."""
-    rows = list(rows)
     version = importlib.metadata.version(BACKEND).split("+")[0]
-    path = RESULTS / f"{op}-{BACKEND}-{version}-{device}.csv"
+    path = folder / f"{op}-{BACKEND}-{version}-{device}.csv"
     unfinished = path.with_suffix(".unfinished")
     with unfinished.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     unfinished.rename(path)
-    print(f"{path.name}\n{path.read_text()}")
+    return path

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from keras_moe.ops import cpu
 from keras_moe.ops.jax_gradients import with_gradient
+from keras_moe.ops.jax_programs import compiled
 
 # A group's weights with so many entries are slow to multiply as the transposed
 # first array of a product.
@@ -31,19 +32,19 @@ def is_beyond(scale, limit):
     return jax.lax.stop_gradient(jnp.abs(scale)) > limit
 
 
-@jax.jit
+@compiled
 def exponentials(tokens, slots, mask, beyond):
     """(G,T,D), (D,N), (G,T) -> P or L (G,T,N), its sums (G,N) and (G,T)."""
     return _exponentials((tokens, slots), (mask, beyond))
 
 
-@jax.jit
+@compiled
 def to_slots(tokens, values, over_tokens, beyond):
     """(G,T,D), P or L, c -> (G,N,D)."""
     return _mix[1]((tokens, values, over_tokens), beyond)
 
 
-@jax.jit
+@compiled
 def to_tokens(slots, values, over_slots, beyond):
     """(G,N,D), P or L, r -> (G,T,D)."""
     return _mix[2]((slots, values, over_slots), beyond)
@@ -53,7 +54,10 @@ def either(beyond, stable, fast, *arrays):
     """Run `stable` beyond the limit, `fast` otherwise."""
     if beyond is None:
         return fast(*arrays)
-    return jax.lax.cond(beyond, stable, fast, *arrays)
+    # Anew each time, as `compiled` makes them: JAX keeps what it has traced.
+    return jax.lax.cond(
+        beyond, lambda *a: stable(*a), lambda *a: fast(*a), *arrays
+    )
 
 
 # === P and its sums ===
@@ -199,7 +203,7 @@ def product(rows, kernels):
 
 
 @jax.custom_jvp
-@jax.jit
+@compiled
 def _product(rows, kernels):
     return rows @ kernels
 
@@ -209,9 +213,7 @@ def _product(rows, kernels):
 def _product_change(values, changes):
     rows, kernels = values
     # What is a loop in a change is one in the gradient.
-    by_rows = jax.lax.platform_dependent(
-        changes[0], kernels, cpu=_one_by_one, default=jnp.matmul
-    )
+    by_rows = _one_by_one(changes[0], kernels)
     return _product(rows, kernels), by_rows + rows @ changes[1]
 
 

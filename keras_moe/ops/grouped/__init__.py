@@ -17,6 +17,7 @@ from keras import ops
 
 from keras_moe import indexing
 from keras_moe.ops.reference import Dispatcher
+from keras_moe.scalars import scalar
 
 room = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
 
@@ -56,7 +57,7 @@ class GroupedDispatcher(Dispatcher):
         """Add its expert's bias to each row: (P,F) + (E,1,F)."""
         expert = ops.reshape(self.plan.expert, (1, -1))
         # Rows of masked tokens take some bias: their gates are zero.
-        expert = ops.minimum(expert, self.plan.num_experts - 1)
+        expert = ops.minimum(expert, scalar(self.plan.num_experts - 1, "int32"))
         expert = ops.take(expert, self.order, axis=1)
         return rows + indexing.take(biases[None, :, 0], expert)[0]
 

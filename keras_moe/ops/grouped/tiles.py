@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 from keras import ops
 
+from keras_moe.scalars import keep
+from keras_moe.scalars import scalar
+
 
 class Tiles(NamedTuple):
     """Which rows and which expert each tile has.
@@ -36,11 +39,11 @@ class Tiles(NamedTuple):
         features, outputs = kernels.shape[1:]
         tiles = ops.take(rows, self.row, axis=0)
         tiles = ops.reshape(tiles, (-1, self.size, features))
-        tiles = ops.where(self.filled[:, :, None], tiles, 0)
+        tiles = keep(self.filled[:, :, None], tiles)
         made = tiles @ ops.take(kernels, self.expert, axis=0)  # (N,b,F)
         made = ops.reshape(made, (-1, outputs))
         made = ops.take(made, self.place, axis=0)
-        return ops.where(self.routed[:, None], made, 0)
+        return keep(self.routed[:, None], made)
 
 
 def prepare(bounds, rows, experts) -> Tiles:
@@ -59,19 +62,22 @@ def prepare(bounds, rows, experts) -> Tiles:
     tile = ops.arange(0, number, dtype="int32")
     # (N,E), N about 2·E: which experts' tiles are all before this one.
     expert = ops.cast(tile[:, None] >= ops.cast(last, "int32"), "int32")
-    expert = ops.minimum(ops.sum(expert, axis=1), experts - 1)
+    expert = ops.minimum(
+        ops.cast(ops.sum(expert, axis=1), "int32"), scalar(experts - 1, "int32")
+    )
     expert = ops.cast(expert, "int32")
     begin = ops.take(starts - first * size, expert) + tile * size  # (N,)
     row = begin[:, None] + ops.arange(0, size, dtype="int32")  # (N,b)
     filled = row < ops.take(ends, expert)[:, None]
-    row = ops.reshape(ops.clip(row, 0, rows - 1), (-1,))
+    row = ops.minimum(row, scalar(rows - 1, "int32"))
+    row = ops.reshape(ops.maximum(row, scalar(0, "int32")), (-1,))
 
     # Where each row is: its expert's first place, and its own behind that.
     index = ops.arange(0, rows, dtype="int32")
     owner = _owner(index, ends, experts)
     shift = ops.take(first * size - starts, owner)
     routed = index < bounds[-1]
-    place = ops.where(routed, index + shift, 0)
+    place = keep(routed, index + shift, 0)
     return Tiles(expert, row, filled, ops.cast(place, "int32"), routed, size)
 
 
@@ -90,5 +96,5 @@ def _owner(index, ends, experts):
     # Two arrays (P,), and none of (P,E).
     return ops.minimum(
         ops.cast(ops.searchsorted(ends, index, side="right"), "int32"),
-        experts - 1,
+        scalar(experts - 1, "int32"),
     )

@@ -8,43 +8,45 @@ import jax.numpy as jnp
 
 from keras_moe.ops import selection
 from keras_moe.ops.jax_gradients import with_gradient
+from keras_moe.ops.jax_programs import compiled
 from keras_moe.ops.streaming.blocks import blocks
-
-
-def on_tpu(array):
-    """Whether the array is, or will be, on a TPU."""
-    return selection.kind_of(array) == "tpu"
 
 
 def to_slots(inputs, slots, tokens, mask):
     """(G,T,D), (N,D), (G,T,D), (G,T) -> (G,N,D)."""
-    attend = _kernels if on_tpu(tokens) else _attend
-    return attend(_each(slots, tokens), tokens, inputs, mask)
+    attend = attention_on(selection.kind_of(tokens))
+    return attend((_each(slots, tokens), tokens, inputs), mask)
 
 
 def to_tokens(inputs, slots, tokens, mask):
     """(G,N,D), (N,D), (G,T,D), (G,T) -> (G,T,D)."""
-    attend = _kernels if on_tpu(tokens) else _attend
-    outputs = attend(tokens, _each(slots, tokens), inputs, None)
+    attend = attention_on(selection.kind_of(tokens))
+    outputs = attend((tokens, _each(slots, tokens), inputs), None)
     if mask is not None:
         outputs = jnp.where(mask[:, :, None], outputs, 0.0)
     return outputs
 
 
+def attention_on(kind):
+    """Name the attention for a kind of device.
+
+    Each takes ((G,Q,D), (G,K,D), (G,K,V)), (G,K) and returns (G,Q,V).
+    """
+    # Products of several groups are slow on CPUs, loops on everything else.
+    return {"cpu": _in_turn, "tpu": _by_kernels}.get(kind, _at_once)
+
+
 def _each(slots, tokens):
     """(N,D) -> (G,N,D), the same for each group."""
-    return jnp.broadcast_to(slots, (len(tokens), *slots.shape))
+    return jnp.broadcast_to(slots, (tokens.shape[0], *slots.shape))
 
 
-@jax.jit
-def _attend(queries, keys, values, mask):
-    """(G,Q,D), (G,K,D), (G,K,V), (G,K) -> (G,Q,V)."""
-    # Products of several groups are slow on CPUs, loops on everything else.
-    return jax.lax.platform_dependent(
-        (queries, keys, values), mask, cpu=_in_turn, default=_together
-    )
+@compiled
+def _at_once(arrays, mask):
+    return _together(arrays, mask)
 
 
+@compiled
 def _in_turn(arrays, mask):
     return jax.lax.map(_one_group, (arrays, mask))
 
@@ -151,10 +153,6 @@ def _joined(rows, length):
 
 
 # === Kernels for TPUs ===
-
-
-def _kernels(queries, keys, values, mask):
-    return _by_kernels((queries, keys, values), mask)
 
 
 def _kernels_forward(arrays, mask):

@@ -1,0 +1,1 @@
+"""Checks and measurements for the accelerator of a machine."""
