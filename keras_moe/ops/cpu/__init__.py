@@ -27,7 +27,8 @@ BACKENDS = ("jax", "torch")
 def prepare(plan, dtype):
     """Compute the exponentials of a plan, or its logits, and their sums."""
     backend = keras.backend.backend()
-    tuned = importlib.import_module(f"{__name__}.{backend}")
+    module = importlib.import_module(f"{__name__}.{backend}")
+    tuned = module.functions(plan.tokens)
     features, *seats = plan.slots.shape
     flat = ops.reshape(plan.slots, (features, -1))
     beyond = None  # known not to be

@@ -6,13 +6,13 @@ or `None` where the logits are known not to be.
 
 import functools
 import math
+import types
 
 import jax
 import jax.numpy as jnp
 
 from keras_moe.ops import cpu
 from keras_moe.ops.jax_gradients import with_gradient
-from keras_moe.ops.jax_programs import compiled
 
 # A group's weights with so many entries are slow to multiply as the transposed
 # first array of a product.
@@ -32,19 +32,16 @@ def is_beyond(scale, limit):
     return jax.lax.stop_gradient(jnp.abs(scale)) > limit
 
 
-@compiled
 def exponentials(tokens, slots, mask, beyond):
     """(G,T,D), (D,N), (G,T) -> P or L (G,T,N), its sums (G,N) and (G,T)."""
     return _exponentials((tokens, slots), (mask, beyond))
 
 
-@compiled
 def to_slots(tokens, values, over_tokens, beyond):
     """(G,T,D), P or L, c -> (G,N,D)."""
     return _mix[1]((tokens, values, over_tokens), beyond)
 
 
-@compiled
 def to_tokens(slots, values, over_slots, beyond):
     """(G,N,D), P or L, r -> (G,T,D)."""
     return _mix[2]((slots, values, over_slots), beyond)
@@ -54,7 +51,7 @@ def either(beyond, stable, fast, *arrays):
     """Run `stable` beyond the limit, `fast` otherwise."""
     if beyond is None:
         return fast(*arrays)
-    # Anew each time, as `compiled` makes them: JAX keeps what it has traced.
+    # Anew each time: JAX keeps what it has traced, see `functions`.
     return jax.lax.cond(
         beyond, lambda *a: stable(*a), lambda *a: fast(*a), *arrays
     )
@@ -203,7 +200,6 @@ def product(rows, kernels):
 
 
 @jax.custom_jvp
-@compiled
 def _product(rows, kernels):
     return rows @ kernels
 
@@ -223,3 +219,27 @@ def _one_by_one(rows, kernels):
 
 def _multiply(pair):
     return pair[0] @ pair[1]
+
+
+# === Programs ===
+
+TRACED = types.SimpleNamespace(
+    is_beyond=is_beyond,
+    exponentials=exponentials,
+    to_slots=to_slots,
+    to_tokens=to_tokens,
+    product=product,
+)
+EAGER = types.SimpleNamespace(
+    **{name: jax.jit(function) for name, function in vars(TRACED).items()}
+)
+
+
+def functions(tokens):
+    """The functions above, as programs of their own for arrays with values.
+
+    Within another program they are a part of that, not one that JAX keeps for
+    later calls: exporters put operations of their own in place of JAX's while
+    they trace, and what was kept would run nowhere else.
+    """
+    return TRACED if isinstance(tokens, jax.core.Tracer) else EAGER

@@ -4,11 +4,11 @@ Letters: g groups, t tokens, n slots, d features. `beyond` is a Python Boolean,
 or `None` where the logits are known not to be.
 """
 
+import types
+
 import torch
 
 from keras_moe.ops import cpu
-
-product = None  # no quicker than the plain one
 
 
 def is_beyond(scale, limit):
@@ -102,3 +102,17 @@ class _Mix(torch.autograd.Function):
         weights = weights.to(inputs.dtype)
         back = weights if ctx.axis == 1 else weights.mT
         return None, torch.bmm(back, grad), by_values, by_sums, None
+
+
+_FUNCTIONS = types.SimpleNamespace(
+    is_beyond=is_beyond,
+    exponentials=exponentials,
+    to_slots=to_slots,
+    to_tokens=to_tokens,
+    product=None,  # no quicker than the plain one
+)
+
+
+def functions(tokens):
+    """The functions above."""
+    return _FUNCTIONS
