@@ -22,6 +22,7 @@ NDARRAY, SHAPED, SLICE, ND_SLICE, ENTRY = 1, 4, 5, 6, 8
 CHUNK_MARKER = "__msgpack_array_chunk_a87ca2__"
 VERSION = "20220622"
 MAX_BUFFER = 2**32 - 1
+LONGEST_KEY = 1000
 WHOLE = "whole index of a vmoe checkpoint"
 
 
@@ -190,7 +191,14 @@ def _places(file):
         file, "whole shard of a vmoe checkpoint", ConversionError
     ):
         with open(file, "rb") as stream:
-            unpacker = msgpack.Unpacker(stream, max_buffer_size=MAX_BUFFER)
+            # No key is a list, for which there would be made room here.
+            unpacker = msgpack.Unpacker(
+                stream,
+                max_buffer_size=MAX_BUFFER,
+                max_array_len=0,
+                max_map_len=0,
+                max_str_len=LONGEST_KEY,
+            )
             for _ in range(unpacker.read_map_header()):
                 key = unpacker.unpack()
                 start = unpacker.tell()
