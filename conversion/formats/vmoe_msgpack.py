@@ -254,7 +254,7 @@ def _extension(code, payload):
     if code == ENTRY:
         shaped, slices, shards = _plain(payload)
         shape, dtype = _plain(shaped)[:2]
-        return (
+        return vmoe_leaves.Entry(
             tuple(operator.index(n) for n in shape),
             _dtype(dtype),
             tuple(_extension(ND_SLICE, s) for s in slices),

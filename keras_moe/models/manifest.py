@@ -159,10 +159,10 @@ def read_manifest(folder) -> dict[str, tuple[int, str]]:
         recorded = dict(map(_entry, entries.items()))
     if written > FORMAT:
         raise ValueError(
-            f"preset {folder} has format {written} in {MANIFEST}, written by "
-            f"keras_moe {manifest.get('version')}; this is keras_moe "
-            f"{keras_moe.__version__}, which reads formats up to {FORMAT}. "
-            "Upgrade keras-moe."
+            f"preset {folder} has format {written}, written by keras_moe "
+            f"{manifest.get('version')}, as {MANIFEST} says; this is "
+            f"keras_moe {keras_moe.__version__}, which reads formats up to "
+            f"{FORMAT}. Upgrade keras-moe."
         )
     return recorded
 

@@ -44,7 +44,7 @@ def read(folder, vocabulary_size) -> tuple[dict, list[str], dict] | None:
     else:
         return None
     _check(file, ids, vocabulary_size)
-    check_rules(rules_file, rules, ids)
+    check_rules(rules_file, rules, file, ids)
     return ids, rules, options
 
 
@@ -92,19 +92,18 @@ def check_ids(file, ids) -> None:
     """
     numbers = list(ids.values()) if isinstance(ids, dict) else []
     if not numbers or any(type(n) is not int or n < 0 for n in numbers):
-        raise files.UnreadableFile(
-            f"{file} must map tokens to ids, from 0 on."
-        )
+        raise files.UnreadableFile(f"{file} must map tokens to ids, from 0 on.")
     if len(set(numbers)) != len(numbers):
         raise files.UnreadableFile(f"{file} gives several tokens the same id.")
 
 
-def check_rules(file, rules, ids) -> None:
+def check_rules(file, rules, vocabulary, ids) -> None:
     """Raise an error unless merge rules are of a vocabulary, each there once.
 
     Args:
         file: path that the error names.
         rules: such as `["t h", …]`.
+        vocabulary: path of its file.
         ids: {token: id}.
 
     Raises:
@@ -116,8 +115,8 @@ def check_rules(file, rules, ids) -> None:
         known = [*parts, "".join(parts)]
         if len(parts) != 2 or not all(token in ids for token in known):
             raise files.UnreadableFile(
-                f"merge rule {rule!r} of {file} must join two tokens of the "
-                "vocabulary into a third one."
+                f"merge rule {rule!r} of {file} must join two tokens of "
+                f"{vocabulary} into a third one."
             )
         if rule in seen:
             raise files.UnreadableFile(

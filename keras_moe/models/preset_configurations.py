@@ -72,13 +72,17 @@ def check(folder) -> None:
 
 
 def _check_object(content):
-    """Raise an error unless this is how Keras describes an object."""
+    """Raise an error for what Keras, describing an object, does not write.
+
+    What is missing is missed by whatever reads it.
+    """
     for key in ("class_name", "registered_name"):
-        if not isinstance(content[key], str):
+        if not isinstance(content.get(key, ""), str):
             raise ValueError(f"{key} must be a text, not {content[key]!r}")
-    if not isinstance(content["config"], dict):
-        raise ValueError(f"config must be an object, not {content['config']!r}")
-    dtype = content["config"].get("dtype")
+    config = content.get("config", {})
+    if not isinstance(config, dict):
+        raise ValueError(f"config must be an object, not {config!r}")
+    dtype = config.get("dtype")
     if dtype is not None:
         keras.dtype_policies.get(dtype)
 

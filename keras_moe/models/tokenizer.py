@@ -145,7 +145,7 @@ class MoTTokenizer(presets.PartPresets, keras_hub.tokenizers.BytePairTokenizer):
         if rules and not rules[-1]:
             rules.pop()
         of_tokens = [rule for rule in rules if "#version:" not in rule]
-        mot_tokenizer_files.check_rules(merges, of_tokens, ids)
+        mot_tokenizer_files.check_rules(merges, of_tokens, vocabulary, ids)
         self.set_vocabulary_and_merges(ids, rules)
 
     def tokenize(self, inputs):

@@ -96,9 +96,7 @@ def declared(folder) -> set[str] | None:
     names = set()
     for file in ("config.json", "task.json"):
         try:
-            config = files.read_json(
-                pathlib.Path(folder) / file, finite=False
-            )
+            config = files.read_json(pathlib.Path(folder) / file, finite=False)
             config["config"].pop("preprocessor", None)
             names |= set(_policies(config))
         except (files.UnreadableFile, KeyError, TypeError, AttributeError):

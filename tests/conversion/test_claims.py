@@ -115,9 +115,11 @@ def test_shapes_of_orbax(where, tmp_path):
 def test_deep_json_of_orbax(file, tmp_path):
     """It would end the process, not raise an error."""
     folder = tiny.write_orbax(tmp_path / "in")
-    (path,) = folder.rglob(f"head.kernel/{file}") if file != "_METADATA" else [
-        folder / file
-    ]
+    (path,) = (
+        folder.rglob(f"head.kernel/{file}")
+        if file != "_METADATA"
+        else [folder / file]
+    )
     path.write_text("[" * 10**6 + "]" * 10**6)
     with pytest.raises(ConversionError, match=f"{folder}.*100 levels"):
         orbax.Checkpoint(folder).read(KERNEL)

@@ -195,7 +195,6 @@ def values(model):
     return {w.path: keras.ops.convert_to_numpy(w) for w in weights}
 
 
-
 @pytest.mark.parametrize("kind", CLASSES)
 def test_configurations(kind, saved, tmp_path, monkeypatch, bounded_memory):
     """Without a manifest, whose check sums would refuse every change."""

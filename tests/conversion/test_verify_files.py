@@ -109,7 +109,7 @@ def test_arrays_of_texts(kind, tmp_path):
 
 def test_a_damaged_array(tmp_path):
     path = tmp_path / "expected.npz"
-    path.write_bytes(_spoilt(WHOLE.index(b"NUMPY") + 140))
+    path.write_bytes(_spoilt(WHOLE.index(b"NUMPY") + 129))
     with pytest.raises(ConversionError, match=f"{path} is no .npz .*CRC"):
         verify.compare_texts(Model(), path, 1e-4)
 

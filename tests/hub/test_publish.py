@@ -112,7 +112,9 @@ def test_verify(run, hub, folder, capsys, monkeypatch):
     with pytest.raises(SystemExit, match="model.weights.h5 .*it has 1"):
         main(verify)
     hub.push(REPO, {"config.json": b"[]"})
-    with pytest.raises(SystemExit, match="keras_moe.json is no readable JSON file"):
+    with pytest.raises(
+        SystemExit, match="keras_moe.json is no readable JSON file"
+    ):
         main(verify)
     hub.faults = [Fault("", status=503)]  # what is cached does not count
     with pytest.raises(SystemExit, match="error: .*503"):

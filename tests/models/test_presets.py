@@ -122,7 +122,7 @@ def test_a_newer_format(preset):
 )
 def test_a_broken_manifest(preset, text):
     (preset / presets.MANIFEST).write_text(text)
-    refused(preset, f"{presets.MANIFEST} is no ")
+    refused(preset, f"{presets.MANIFEST} ")
 
 
 def test_a_backbone_is_checked_too(preset):
