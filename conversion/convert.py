@@ -3,6 +3,7 @@
 import pathlib
 
 from conversion import streaming
+from conversion import verify as verification
 from conversion import vmoe
 from conversion import vmoe_model
 from conversion.errors import ConversionError
@@ -53,6 +54,7 @@ def convert_vmoe(
     options = options or vmoe.Options()
     options.check()
     out = streaming.check_out(out)
+    verification.check(verify)
     with files.about(source, ConversionError):
         _convert(source, out, options, verify, tolerance, licence, say)
 

@@ -2,6 +2,7 @@
 
 from conversion import language
 from conversion import streaming
+from conversion import verify as verification
 from conversion.errors import ConversionError
 from conversion.formats import torch_file
 from conversion.llm_random_plan import Options
@@ -55,6 +56,7 @@ def convert_llm_random(
     options = options or Options()
     options.check()
     out = streaming.check_out(out)
+    verification.check(verify)
     with files.about(source, ConversionError):
         _convert(source, out, options, verify, tolerance, licence, say)
 

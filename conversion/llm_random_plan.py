@@ -74,7 +74,8 @@ def deduce(checkpoint, options):
     attention = names.part(0, "attention", placement)
     width = _shape(shapes, f"{attention}input_projection.weight", 2)[0] // 3
     backbone.update(_positions(checkpoint, shapes, placement, left_out))
-    rotary = shapes.get(f"{attention}rope.cos", (None,))[-1]
+    table = f"{attention}rope.cos"
+    rotary = _shape(shapes, table, 2)[-1] if table in shapes else None
     backbone.update(_heads(options, width, features, rotary, missing))
     backbone.update(_feed_forward(shapes, blocks, placement))
     _refuse_foreign_options(options, backbone["router"])
@@ -102,9 +103,10 @@ def deduce(checkpoint, options):
 
 def _shape(shapes, name, rank):
     shape = shapes.get(name, "no such tensor")
-    if name not in shapes or len(shape) != rank:
+    if name not in shapes or len(shape) != rank or 0 in shape:
         raise ConversionError(
-            f"{name} must have {rank} axes; the checkpoint has {shape}."
+            f"{name} must have {rank} axes, none of size 0; the checkpoint "
+            f"has {shape}."
         )
     return shape
 

@@ -4,6 +4,7 @@ import pathlib
 
 from conversion import language
 from conversion import streaming
+from conversion import verify as verification
 from conversion.errors import ConversionError
 from keras_moe import files
 from keras_moe.models import MoTCausalLM
@@ -37,6 +38,7 @@ def convert_mot(
         ConversionError: when anything does not fit; nothing is written then.
     """
     out = streaming.check_out(out)
+    verification.check(verify)
     folder = fetch(source)
     with files.about(folder, ConversionError):
         _convert(source, folder, out, verify, tolerance, licence, say)

@@ -46,7 +46,7 @@ def write_preset(
     """
     total = sum(np.prod(shape, dtype=int) for shape in variables.values())
     files.check_space(out, int(total))
-    with files.new_parents(out), presets.replacing(out) as preset:
+    with presets.replacing(out) as preset:
         numbers = write_twin(make_twin(), preset, edits)
         with tqdm(total=total, unit="value", unit_scale=True) as bar:
 

@@ -79,20 +79,24 @@ def deduce(shapes, options):
     heads = _rank(shapes, block(0) + "SelfAttention/query/kernel", 3)[1]
     _agree("--num-heads", options.num_heads, heads)
     dense = {
-        shapes[p][-1]
+        _rank(shapes, p, 2)[-1]
         for p in shapes
         if p.endswith("/Mlp/Dense_0/kernel")
         and "/Moe/" not in p
         and "MapHead" not in p
     }
     expert = {
-        shapes[p][-1] for p in shapes if p.endswith("/Moe/Mlp/Dense_0/kernel")
+        _rank(shapes, p, 3)[-1]
+        for p in shapes
+        if p.endswith("/Moe/Mlp/Dense_0/kernel")
     }
     if len(dense) > 1 or len(expert) > 1:
         raise ConversionError(
             "all MLPs, and all experts, must have the same hidden features; "
             f"the checkpoint has {sorted(dense)} and {sorted(expert)}."
         )
+    if not dense | expert:
+        raise ConversionError("the checkpoint has no Mlp/Dense_0/kernel.")
     mlp_dim = (dense or expert).pop()
     class_token = "cls" in shapes
     backbone = {
@@ -126,12 +130,13 @@ def deduce(shapes, options):
                 "--group-size is of mixtures of experts; this model is dense."
             )
     classifier = {
-        "num_classes": shapes["head/kernel"][-1],
+        "num_classes": _rank(shapes, "head/kernel", 2)[-1],
         "pooling": _pooling(shapes, options),
         "head_kernel_initializer": "zeros",
     }
     if "pre_logits/kernel" in shapes:
-        classifier["representation_size"] = shapes["pre_logits/kernel"][-1]
+        kernel = _rank(shapes, "pre_logits/kernel", 2)
+        classifier["representation_size"] = kernel[-1]
     return Plan(backbone, classifier, notes)
 
 
@@ -146,9 +151,10 @@ def _named(name):
 
 def _rank(shapes, path, rank):
     shape = shapes.get(path)
-    if shape is None or len(shape) != rank:
+    if shape is None or len(shape) != rank or 0 in shape:
         raise ConversionError(
-            f"{path} must have {rank} axes; the checkpoint has {shape}."
+            f"{path} must have {rank} axes, none of size 0; the checkpoint "
+            f"has {shape}."
         )
     return shape
 

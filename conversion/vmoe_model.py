@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 
+from conversion import verify
 from conversion.errors import ConversionError
-from conversion.verify import compare_logits
 from keras_moe.models import MoEViTBackbone
 from keras_moe.models import MoEViTImageClassifier
 from keras_moe.models import MoEViTImageClassifierPreprocessor
@@ -69,22 +69,22 @@ def compare(folder, expected, tolerance, used):
     Returns:
         A line that says what was compared.
     """
-    with np.load(expected, allow_pickle=False) as arrays:
-        names = set(arrays.files)
+    with verify.arrays(expected) as arrays:
+        names = arrays.names
         model = MoEViTImageClassifier.from_preset(str(folder))
         if "images" in names and names & {"logits", "logits_f32_dispatch"}:
             name = "logits_f32_dispatch"
             name = name if name in names else "logits"
-            images = arrays["images"]
+            images = arrays.read("images", rank=4)
             if images.shape[1:] != tuple(model.backbone.image_shape):
                 raise ConversionError(
-                    "--verify: the images must be "
-                    f"{model.backbone.image_shape}; the file has "
+                    f"--verify {expected}: the images must be "
+                    f"{model.backbone.image_shape}; they are "
                     f"{images.shape[1:]}."
                 )
             images = keras.ops.convert_to_tensor(images, "float32")
             logits = model(images, training=False)
-            return compare_logits(logits, arrays[name], name, tolerance)
+            return verify.compare_logits(logits, arrays, name, tolerance)
         absent = sorted(set(used) - names)
         if absent:
             raise ConversionError(
@@ -94,11 +94,11 @@ def compare(folder, expected, tolerance, used):
         weights = {w.path: w for w in model.weights}
         for source, ours in used.items():
             value = keras.ops.convert_to_numpy(weights[ours])
-            wanted = arrays[source].astype("float32")
+            wanted = arrays.read(source).astype("float32")
             if value.size != wanted.size or not np.array_equal(
                 value.reshape(-1), wanted.reshape(-1)
             ):
                 raise ConversionError(
-                    f"--verify: {ours} is not equal to {source} of {expected}."
+                    f"--verify {expected}: {ours} is not equal to {source}."
                 )
     return f"{len(used)} arrays are equal to those of {expected}"

@@ -54,7 +54,9 @@ def about(path, error: type = UnreadableFile):
         yield
     except ValueError as cause:
         text = str(cause)
-        if str(path) not in text:
+        # A path as short as "in" is a part of many words.
+        named = rf"(?<![\w./-]){re.escape(str(path))}(?!\w)"
+        if not re.search(named, text):
             text = f"{path}: {text}"
         elif isinstance(cause, error):
             raise

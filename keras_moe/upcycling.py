@@ -1,6 +1,5 @@
 """Dense models made mixtures of experts, and one router made another."""
 
-import json
 import pathlib
 
 import keras
@@ -8,6 +7,7 @@ import numpy as np
 
 from keras_moe import checks
 from keras_moe import extras
+from keras_moe import files
 
 try:
     import keras_hub
@@ -199,8 +199,8 @@ def _from_preset(preset):
         if str(preset) in backbone.presets:
             return backbone.from_preset(str(preset))
     folder = pathlib.Path(presets.find(preset))
-    config = folder / "config.json"
-    name = json.loads(config.read_text())["class_name"]
+    config = files.read_json(folder / "config.json", finite=False)
+    name = config.get("class_name")
     for backbone, task in pairs:
         if name == backbone.__name__:
             whole = (folder / "task.json").is_file()

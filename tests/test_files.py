@@ -1,5 +1,7 @@
 """Reading JSON files that others wrote."""
 
+import ast
+import pathlib
 import re
 
 import pytest
@@ -98,6 +100,40 @@ def test_errors_about_a_file_name_it():
         files.about("a.pt"),
     ):
         raise ValueError("b of a.pt is short")
+
+
+def test_a_short_path_is_no_part_of_a_word():
+    with (
+        pytest.raises(files.UnreadableFile, match="^in: b is missing$"),
+        files.about("in"),
+    ):
+        raise ValueError("b is missing")
+    for text in ("in.index is short", "in/b is short", "b of in: is short"):
+        with pytest.raises(ValueError, match=f"^{text}$"), files.about("in"):
+            raise ValueError(text)
+
+
+# Where json reads anything but a file that someone else may have written.
+OWN_JSON = {
+    "keras_moe/files.py": "the reader itself",
+    "keras_moe/models/preset_bounds.py": "what json.dumps has just made",
+    "guides/site/hooks.py": "committed results; the package is not there",
+}
+
+
+def test_json_is_read_in_one_place():
+    root, found = pathlib.Path(__file__).parent.parent, set()
+    for part in ("keras_moe", "conversion", "zoo", "guides/site"):
+        for path in (root / part).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if (
+                    isinstance(node, ast.Attribute)
+                    and isinstance(node.value, ast.Name)
+                    and node.value.id == "json"
+                    and node.attr in ("load", "loads", "JSONDecoder")
+                ):
+                    found.add(path.relative_to(root).as_posix())
+    assert found == set(OWN_JSON)
 
 
 def test_new_and_empty_parents_are_deleted(tmp_path):

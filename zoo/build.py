@@ -28,7 +28,7 @@ def build(source, out, say=print) -> None:
     """
     out = pathlib.Path(out)
     presets.check_target(out)
-    with files.new_parents(out), presets.replacing(out) as part:
+    with presets.replacing(out) as part:
         _convert(source, part, say)
         found = parameters_of(part)
         if found != source.parameters:

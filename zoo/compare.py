@@ -1,18 +1,19 @@
 """A recipe beside its dense twin: equal steps, equal time, a picture."""
 
-import json
 import pathlib
 import statistics
 
 import keras
 import numpy as np
 
+from keras_moe import files
 from keras_moe import planning
 from keras_moe.models.manifest import write_bytes
 from keras_moe.models.manifest import write_json
 from zoo import picture
 from zoo import recipe as recipes
 from zoo import results
+from zoo.train import HISTORY
 from zoo.train import task_of
 
 FIGURES = pathlib.Path(__file__).parent / "figures"
@@ -91,7 +92,9 @@ def curve(recipe, runs, seed) -> list:
     """The figure on validation data after each epoch of a run."""
     path = pathlib.Path(runs) / recipe.name / f"seed-{seed}" / "history.json"
     task = task_of(recipe)
-    return [task.validation_figure(e) for e in json.loads(path.read_text())]
+    history = files.read_json(path, list, finite=False)
+    with files.decoding(path, HISTORY):
+        return [task.validation_figure(entry) for entry in history]
 
 
 def write(recipe, runs) -> dict:

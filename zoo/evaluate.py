@@ -1,11 +1,11 @@
 """How good a trained preset is, on data it has not seen."""
 
-import json
 import pathlib
 
 import keras
 
 import keras_moe
+from keras_moe import files
 from keras_moe.models.presets import write_json
 from zoo import data as datasets
 from zoo.train import task_of
@@ -47,7 +47,7 @@ def evaluations(folder):
     found = {}
     for path in pathlib.Path(folder).glob("seed-*/evaluation.json"):
         seed = int(path.parent.name.removeprefix("seed-"))
-        found[seed] = json.loads(path.read_text())
+        found[seed] = files.read_json(path, finite=False)
     return dict(sorted(found.items()))
 
 

@@ -1,8 +1,8 @@
 """The preset of a run as it ships: half precision, equally good."""
 
-import json
 import pathlib
 
+from keras_moe import files
 from keras_moe.models import presets
 from zoo.errors import ResultError
 from zoo.evaluate import evaluate
@@ -87,7 +87,7 @@ def pack(
 
 def _further(run):
     """What the run was trained further by."""
-    return json.loads((run / FURTHER / "training.json").read_text())
+    return files.read_json(run / FURTHER / "training.json")
 
 
 def size_of(folder):

@@ -1,9 +1,9 @@
 """What was measured of a recipe, kept in `zoo/results` as JSON."""
 
-import json
 import pathlib
 import statistics
 
+from keras_moe import files
 from keras_moe.models import presets
 from zoo import evaluate
 from zoo import runs as folders
@@ -20,7 +20,7 @@ def path_of(name):
 def load(name):
     """The recorded results of a recipe, `None` if there are none."""
     path = path_of(name)
-    return json.loads(path.read_text()) if path.is_file() else None
+    return files.read_json(path, finite=False) if path.is_file() else None
 
 
 def evaluated(recipe, runs) -> dict:
@@ -62,7 +62,7 @@ def record(recipe, runs, preset=None):
     trained = {}
     for seed in measured:
         path = pathlib.Path(runs) / f"seed-{seed}" / "training.json"
-        trained[str(seed)] = json.loads(path.read_text())
+        trained[str(seed)] = files.read_json(path)
     one = next(iter(measured.values()))
     before = load(recipe.name) or {}
     result = {

@@ -1,8 +1,8 @@
 """Cards of presets that were converted, from the record of the conversion."""
 
-import json
 import pathlib
 
+from keras_moe import files
 from keras_moe.models import MoEViTImageClassifier
 from keras_moe.models import MoTCausalLM
 from keras_moe.models import hub
@@ -33,7 +33,7 @@ def record_of(source, folder) -> dict:
             f"{folder} has no {RECORD}, the record of a conversion; make the "
             f"preset with `python -m zoo build {source.name}`."
         )
-    record = json.loads(path.read_text())
+    record = files.read_json(path, error=PublishError)
     for key, wanted in (
         ("address", source.address),
         ("licence", source.licence),

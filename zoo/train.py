@@ -11,10 +11,13 @@ import keras
 from tqdm import tqdm
 
 import keras_moe
+from keras_moe import files
 from keras_moe.models.presets import write_json
 from zoo import data as datasets
 from zoo.runs import PRESET
 from zoo.states import States
+
+HISTORY = "history of a training run"
 
 
 def task_of(recipe):
@@ -64,8 +67,10 @@ class History(dict):
     def __init__(self, path):
         self.path = pathlib.Path(path)
         if self.path.is_file():
-            kept = json.loads(self.path.read_text())
-            super().__init__({entry["epoch"]: entry for entry in kept})
+            # A loss that diverged is NaN.
+            kept = files.read_json(self.path, list, finite=False)
+            with files.decoding(self.path, HISTORY):
+                super().__init__({entry["epoch"]: entry for entry in kept})
 
     def __setitem__(self, epoch, entry):
         super().__setitem__(epoch, entry)

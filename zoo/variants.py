@@ -6,13 +6,14 @@ what only fits its training text can be told apart.
 """
 
 import dataclasses
-import json
 import math
 import pathlib
 
+from keras_moe import files
 from keras_moe.models.manifest import write_json
 from zoo import recipe as recipes
 from zoo import results
+from zoo.train import HISTORY
 from zoo.train import train
 
 # Half as many blocks of half the width of mot_tiny_shakespeare's, so that the
@@ -88,12 +89,14 @@ def run(recipe, runs, data_folder=None, epochs=None) -> dict:
         folder = pathlib.Path(runs) / recipe.name / "variants" / variant
         one = small(recipe, variant)
         made = train(one, folder, 0, data_folder, epochs)
-        history = json.loads((folder / "history.json").read_text())
-        found[variant] = {
-            "parameters": made.count_params(),
-            "training": [_bits(entry["loss"]) for entry in history],
-            "validation": [_bits(entry["val_loss"]) for entry in history],
-        }
+        path = folder / "history.json"
+        history = files.read_json(path, list, finite=False)
+        with files.decoding(path, HISTORY):
+            found[variant] = {
+                "parameters": made.count_params(),
+                "training": [_bits(entry["loss"]) for entry in history],
+                "validation": [_bits(entry["val_loss"]) for entry in history],
+            }
     write_json(results.path_of(name_of(recipe)), found)
     return found
 

@@ -1,5 +1,6 @@
 """Orbax checkpoints, as vmoe's trainer writes them today."""
 
+import math
 import operator
 import pathlib
 
@@ -10,6 +11,10 @@ from keras_moe import files
 
 METADATA = "_METADATA"
 FORM = "metadata of an Orbax checkpoint"
+# Numbers that a byte of a compressed file may stand for, and numbers that a
+# checkpoint may have in any case. Zeros of a new optimiser take no space.
+NUMBERS = 16
+SPARE = 2**20
 
 
 def find_state(folder):
@@ -53,12 +58,16 @@ class Checkpoint:
         metadata = files.read_json(file, error=ConversionError)
         with files.decoding(file, FORM, ConversionError):
             self._shapes = _shapes(metadata["tree_metadata"])
+        self.files = sorted(p for p in self.folder.rglob("*") if p.is_file())
+        size = sum(path.stat().st_size for path in self.files)
+        self._limit = SPARE + NUMBERS * size
+        claimed = sum(math.prod(s) for s in self._shapes.values() if s)
+        self._check_count(claimed, file, "arrays")
         self._keys = {path: path.replace("/", ".") for path in self._shapes}
         if len(set(self._keys.values())) < len(self._keys):
             raise ConversionError(f"{file} gives two arrays the same place.")
         self._zarr3 = bool(metadata.get("use_zarr3"))
         self._ocdbt = bool(metadata.get("use_ocdbt"))
-        self.files = sorted(p for p in self.folder.rglob("*") if p.is_file())
 
     def shapes(self):
         """{path: shape} of all arrays."""
@@ -83,10 +92,21 @@ class Checkpoint:
                 f"{path} of {self.folder} has the shape {array.shape}; "
                 f"{METADATA} says {shape}."
             )
+        self._check_count(math.prod(array.shape), self.folder, path)
+        chunk = array.chunk_layout.read_chunk.shape or ()
+        self._check_count(math.prod(chunk), self.folder, f"chunks of {path}")
         with files.decoding(
             self.folder, f"checkpoint with a whole {path}", ConversionError
         ):
             return np.asarray(array.read().result())
+
+    def _check_count(self, count, place, what):
+        """Raise an error for more numbers than files of this size hold."""
+        if count > self._limit:
+            raise ConversionError(
+                f"{place} describes {what} of {count:,} numbers; its files "
+                f"have room for {self._limit:,}."
+            )
 
     def _open(self, path):
         import tensorstore
@@ -99,9 +119,13 @@ class Checkpoint:
                 "base": f"file://{base}/",
                 "path": f"{self._keys[path]}/",
             }
+        name = "zarr.json" if self._zarr3 else ".zarray"
         with files.decoding(
             self.folder, f"checkpoint with a whole {path}", ConversionError
         ):
+            # Of too many levels, tensorstore's parser ends the process.
+            kept = tensorstore.KvStore.open(store).result()
+            files.parse_json(kept[name].decode(), finite=False)
             return tensorstore.open(
                 {
                     "driver": "zarr3" if self._zarr3 else "zarr",
@@ -130,5 +154,7 @@ def _shapes(tree):
         shape = value.get("write_shape")
         if shape is not None:
             shape = tuple(operator.index(size) for size in shape)
+            if any(size < 0 for size in shape):
+                raise ValueError(f"{path} cannot have the shape {shape}")
         shapes[path] = shape
     return shapes

@@ -129,18 +129,23 @@ def _load(file):
     zipped = zipfile.is_zipfile(file)
     with files.decoding(file, "whole file of torch.save", ConversionError):
         if not zipped:
-            return _unpickle(torch, file, mapped=False)
+            with open(file, "rb") as stream:
+                content = _unpickle(torch, file, stream)
+                rest = file.stat().st_size - stream.tell()
+            if rest:
+                raise ValueError(f"{rest} bytes too many")
+            return content
         torch_storages.check_members(file)
-        content = _unpickle(torch, file, mapped=True)
+        content = _unpickle(torch, file, file, mmap=True)
         torch_storages.check_sizes(file)
         return content
 
 
-def _unpickle(torch, file, mapped):
+def _unpickle(torch, file, source, **options):
     try:
         with torch.serialization.safe_globals([types.SimpleNamespace]):
             return torch.load(
-                file, map_location="cpu", weights_only=True, mmap=mapped
+                source, map_location="cpu", weights_only=True, **options
             )
     except pickle.UnpicklingError as error:
         # PyTorch's text goes on to explain how to run such a file.

@@ -45,7 +45,8 @@ class _Inert:
         pass
 
 
-class _Sizes(pickle.Unpickler):
+# The one in C makes room for as many objects as the pickle says it will name.
+class _Sizes(pickle._Unpickler):
     """Notes {key of a storage: its bytes}; imports and runs nothing."""
 
     def __init__(self, file):

@@ -10,6 +10,7 @@ their fields, and tuples by position, "2" before "10".
 
 import dataclasses
 import math
+import typing
 
 import numpy as np
 
@@ -39,6 +40,15 @@ class Leaf:
         return [s for s, i in zip(self.slices, self.shards) if i == shard]
 
 
+class Entry(typing.NamedTuple):
+    """What an index says of an array: `Leaf` without its number."""
+
+    shape: tuple
+    dtype: np.dtype
+    slices: tuple
+    shards: tuple
+
+
 def is_training_state(tree):
     return (
         isinstance(tree, dict)
@@ -61,10 +71,10 @@ def number_leaves(tree, as_state=False):
             for key in _state_keys(node, path) if as_state else sorted(node):
                 walk(node[key], (*path, key))
         elif node is not None:
-            shape, dtype, slices, shards = node
-            leaves["/".join(path)] = Leaf(
-                len(leaves), shape, dtype, slices, shards
-            )
+            name = "/".join(path)
+            if not isinstance(node, Entry):
+                raise ValueError(f"{name} is no entry of an array")
+            leaves[name] = Leaf(len(leaves), *node)
 
     walk(tree, ())
     return leaves

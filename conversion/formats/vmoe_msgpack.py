@@ -22,6 +22,7 @@ NDARRAY, SHAPED, SLICE, ND_SLICE, ENTRY = 1, 4, 5, 6, 8
 CHUNK_MARKER = "__msgpack_array_chunk_a87ca2__"
 VERSION = "20220622"
 MAX_BUFFER = 2**32 - 1
+LONGEST_KEY = 1000
 WHOLE = "whole index of a vmoe checkpoint"
 
 
@@ -190,7 +191,14 @@ def _places(file):
         file, "whole shard of a vmoe checkpoint", ConversionError
     ):
         with open(file, "rb") as stream:
-            unpacker = msgpack.Unpacker(stream, max_buffer_size=MAX_BUFFER)
+            # No key is a list, for which there would be made room here.
+            unpacker = msgpack.Unpacker(
+                stream,
+                max_buffer_size=MAX_BUFFER,
+                max_array_len=0,
+                max_map_len=0,
+                max_str_len=LONGEST_KEY,
+            )
             for _ in range(unpacker.read_map_header()):
                 key = unpacker.unpack()
                 start = unpacker.tell()
@@ -246,7 +254,7 @@ def _extension(code, payload):
     if code == ENTRY:
         shaped, slices, shards = _plain(payload)
         shape, dtype = _plain(shaped)[:2]
-        return (
+        return vmoe_leaves.Entry(
             tuple(operator.index(n) for n in shape),
             _dtype(dtype),
             tuple(_extension(ND_SLICE, s) for s in slices),

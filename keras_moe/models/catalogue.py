@@ -5,10 +5,11 @@ The list is a file of the package, `presets/catalogue.json`, which
 of what was published.
 """
 
-import json
 import pathlib
 
 import keras
+
+from keras_moe import files
 
 FOLDER = pathlib.Path(__file__).parent.parent / "presets"
 PATH = FOLDER / "catalogue.json"
@@ -56,7 +57,7 @@ def list_presets() -> dict[str, dict]:
     >>> "mot_tiny_shakespeare" in models.MoEViTImageClassifier.presets
     False
     """
-    return json.loads(PATH.read_text())
+    return files.read_json(PATH)
 
 
 def presets_of(model) -> dict[str, dict]:

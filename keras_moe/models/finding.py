@@ -8,6 +8,7 @@ import re
 from keras_moe.addresses import redact
 from keras_moe.models import catalogue
 from keras_moe.models import hub
+from keras_moe.models import preset_configurations
 from keras_moe.models.manifest import MANIFEST
 from keras_moe.models.manifest import DamagedFile
 from keras_moe.models.manifest import check_manifest
@@ -73,7 +74,12 @@ def _hint(preset, places):
 
 
 def find(preset: str) -> str:
-    """The folder of a preset as `resolve` gives it, held to its manifest."""
+    """The folder of a preset as `resolve` gives it, held to its manifest.
+
+    Raises:
+        UnreadableFile: for a file that is not what its manifest records, and
+            for a configuration that is none, with or without a manifest.
+    """
     folder = resolve(preset)
     try:
         check_manifest(folder)
@@ -84,6 +90,7 @@ def find(preset: str) -> str:
         raise DamagedFile(
             f"{error} It was {hub.DELETED}", error.name
         ) from error
+    preset_configurations.check(folder)
     return folder
 
 

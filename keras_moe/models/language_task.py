@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_moe import checks
+from keras_moe.models import preset_configurations
 from keras_moe.models import presets
 from keras_moe.models import task_inputs
 from keras_moe.models.inference_mixing import MixingTask
@@ -15,6 +16,11 @@ from keras_moe.models.inference_mixing import MixingTask
 class LanguageTask(MixingTask, presets.TaskPresets, task_inputs.CheckedTask):
     """`TaskPresets` and `inference_mixing` for a task on `MoTBackbone`."""
 
+    _configurations = (
+        *presets.TaskPresets._configurations,
+        *preset_configurations.VOCABULARY,
+    )
+
     def check_inputs(self, x) -> None:
         """Raise an error unless `x` may be texts, or ids without them."""
         if self.preprocessor is None:
@@ -22,13 +28,9 @@ class LanguageTask(MixingTask, presets.TaskPresets, task_inputs.CheckedTask):
         elif isinstance(self.preprocessor, self.preprocessor_cls):
             task_inputs.check_texts("x", x)
 
-    @classmethod
-    def from_preset(cls, preset, load_weights: bool = True, **kwargs):
-        """The task of a preset: a name, a folder or a handle."""
-        task = super().from_preset(preset, load_weights, **kwargs)
+    def _check_read(self):
         # A tokenizer has its vocabulary only once its files are read.
-        check_preprocessor(task.preprocessor, task.backbone)
-        return task
+        check_preprocessor(self.preprocessor, self.backbone)
 
 
 def check_backbone(backbone, expected) -> None:

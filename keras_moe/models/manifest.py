@@ -1,11 +1,13 @@
 """The manifest of a preset folder: each file's size and checksum."""
 
+import contextlib
 import hashlib
 import json
 import pathlib
 import re
 
 import keras_moe
+from keras_moe import files
 from keras_moe.files import whole
 
 MANIFEST = "keras_moe.json"
@@ -27,7 +29,7 @@ READ = (
 )
 
 
-class DamagedFile(ValueError):
+class DamagedFile(files.UnreadableFile):
     """A file of a preset that is not what it should be.
 
     Args:
@@ -50,7 +52,7 @@ def check_name(name) -> None:
     """Raise an error if a file of a preset would lie outside its folder."""
     path = pathlib.PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or re.search(r"\\|^\w:", name):
-        raise ValueError(
+        raise files.UnreadableFile(
             "a preset may only list files of its own folder; it lists "
             f"{name!r}."
         )
@@ -85,21 +87,21 @@ def write_manifest(folder, others=None) -> None:
         others: `read_manifest` of files that will lie beside these.
     """
     folder = pathlib.Path(folder)
-    files = {
+    recorded = {
         name: {"bytes": size, "sha256": checksum}
         for name, (size, checksum) in (others or {}).items()
     }
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
         if path.is_file() and not is_kept(name) and path.name != MANIFEST:
-            files[name.as_posix()] = {
+            recorded[name.as_posix()] = {
                 "bytes": path.stat().st_size,
                 "sha256": digest(path),
             }
     manifest = {
         "format": FORMAT,
         "version": keras_moe.__version__,
-        "files": dict(sorted(files.items())),
+        "files": dict(sorted(recorded.items())),
     }
     write_json(folder / MANIFEST, manifest)
 
@@ -133,8 +135,9 @@ def check_listed(folder, name) -> None:
 
 
 def _loose(folder, name):
-    return ValueError(
-        f"preset {folder} holds {name}, which its manifest does not list."
+    return files.UnreadableFile(
+        f"preset {folder} holds {name}, which its manifest does not list; see "
+        f"{MANIFEST}."
     )
 
 
@@ -146,27 +149,46 @@ def read_manifest(folder) -> dict[str, tuple[int, str]]:
         ValueError: if a newer version of the package wrote it.
     """
     folder = pathlib.Path(folder)
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        written = int(manifest["format"])
+    path = folder / MANIFEST
+    with _damaged(path, "manifest of keras_moe"):
+        manifest = files.read_json(path)
+        written = manifest["format"]
+        if type(written) is not int or written < 1:
+            raise ValueError(f"format must be an integer; it is {written!r}")
         entries = dict(manifest["files"]) if written <= FORMAT else {}
-        files = {
-            name: (int(entry["bytes"]), str(entry["sha256"]))
-            for name, entry in entries.items()
-        }
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedFile(
-            f"{folder / MANIFEST} is not a manifest of keras_moe: {error}",
-            MANIFEST,
-        ) from error
+        recorded = dict(map(_entry, entries.items()))
     if written > FORMAT:
         raise ValueError(
             f"preset {folder} has format {written}, written by keras_moe "
-            f"{manifest.get('version')}; this is keras_moe "
-            f"{keras_moe.__version__}, which reads formats up to {FORMAT}. "
-            "Upgrade keras-moe."
+            f"{manifest.get('version')}, as {MANIFEST} says; this is "
+            f"keras_moe {keras_moe.__version__}, which reads formats up to "
+            f"{FORMAT}. Upgrade keras-moe."
         )
-    return files
+    return recorded
+
+
+def _entry(item):
+    """Name, size and SHA-256 of a file, of an entry of a manifest."""
+    name, entry = item
+    size, checksum = entry["bytes"], entry["sha256"]
+    if type(size) is not int or not re.fullmatch("[0-9a-f]{64}", checksum):
+        raise ValueError(
+            f"{name!r} must have bytes, an integer, and sha256, 64 digits; it "
+            f"has {size!r} and {checksum!r}"
+        )
+    return name, (size, checksum)
+
+
+@contextlib.contextmanager
+def _damaged(path, form):
+    """Turn whatever the content of a file raises into a `DamagedFile`."""
+    try:
+        with files.decoding(path, form):
+            yield
+    except DamagedFile:
+        raise
+    except files.UnreadableFile as error:
+        raise DamagedFile(str(error), path.name) from error
 
 
 def shards_of(folder) -> list[str]:
@@ -178,14 +200,13 @@ def shards_of(folder) -> list[str]:
     index = pathlib.Path(folder) / SHARDS
     if not index.is_file():
         return []
-    try:
-        places = json.loads(index.read_text())["weight_map"].values()
+    with _damaged(index, "index of weights"):
+        places = files.read_json(index)["weight_map"].values()
         names = [[one] if isinstance(one, str) else one for one in places]
-        return sorted({str(name) for some in names for name in some})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedFile(
-            f"{index} is not an index of weights: {error!r}", SHARDS
-        ) from error
+        names = sorted({name for some in names for name in some})
+        if not names or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"it must name files of weights, not {names}")
+        return names
 
 
 def check_manifest(folder) -> None:
@@ -197,14 +218,23 @@ def check_manifest(folder) -> None:
     folder = pathlib.Path(folder)
     if not (folder / MANIFEST).is_file():
         for name in shards_of(folder):
-            check_name(name)
+            with files.about(folder / SHARDS):
+                check_name(name)
         return
-    files = read_manifest(folder)
-    for name, (recorded_size, recorded_digest) in files.items():
-        check_name(name)
+    recorded = read_manifest(folder)
+    for name, (recorded_size, recorded_digest) in recorded.items():
         path = folder / name
-        if not path.is_file():
-            raise DamagedFile(f"preset {folder} lacks its file {name}.", name)
+        with files.about(folder / MANIFEST):
+            check_name(name)
+        # A name may be longer than the system allows.
+        with _damaged(folder / MANIFEST, "manifest of keras_moe"):
+            there = path.is_file()
+        if not there:
+            raise DamagedFile(
+                f"preset {folder} lacks its file {name}, which {MANIFEST} "
+                "lists.",
+                name,
+            )
         size = path.stat().st_size
         if size != recorded_size:
             raise DamagedFile(
@@ -215,10 +245,10 @@ def check_manifest(folder) -> None:
         if digest(path) != recorded_digest:
             raise DamagedFile(
                 f"{name} of preset {folder} does not have the SHA-256 "
-                f"checksum recorded for it, {recorded_digest}.",
+                f"checksum recorded for it in {MANIFEST}, {recorded_digest}.",
                 name,
             )
     loose = [*readable(folder), *shards_of(folder)]
     for name in loose:
-        if name not in files:
+        if name not in recorded:
             raise _loose(folder, name)

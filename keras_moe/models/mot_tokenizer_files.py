@@ -31,9 +31,11 @@ def read(folder, vocabulary_size) -> tuple[dict, list[str], dict] | None:
     if vocabulary.is_file() and merges.is_file():
         file, ids = vocabulary, files.read_json(vocabulary)
         rules = _lines(merges)
+        rules_file = merges
     elif whole.is_file():
         file = whole
         ids, rules, options["add_prefix_space"] = _from_whole(whole)
+        rules_file = whole
     elif vocabulary.is_file() or merges.is_file():
         there, absent = "vocab.json", "merges.txt"
         if merges.is_file():
@@ -41,7 +43,8 @@ def read(folder, vocabulary_size) -> tuple[dict, list[str], dict] | None:
         raise ValueError(f"{folder} has {there} and lacks {absent}.")
     else:
         return None
-    _check(file, ids, rules, vocabulary_size)
+    _check(file, ids, vocabulary_size)
+    check_rules(rules_file, rules, file, ids)
     return ids, rules, options
 
 
@@ -77,22 +80,56 @@ def _from_whole(file):
         return ids, rules, bool(cutter.get("add_prefix_space"))
 
 
-def _check(file, ids, rules, vocabulary_size):
+def check_ids(file, ids) -> None:
+    """Raise an error unless each token has an id of its own.
+
+    Args:
+        file: path that the error names.
+        ids: {token: id}, or what was read for it.
+
+    Raises:
+        UnreadableFile: if it is anything else.
+    """
     numbers = list(ids.values()) if isinstance(ids, dict) else []
     if not numbers or any(type(n) is not int or n < 0 for n in numbers):
-        raise ValueError(f"{file} must map tokens to ids, from 0 on.")
+        raise files.UnreadableFile(f"{file} must map tokens to ids, from 0 on.")
     if len(set(numbers)) != len(numbers):
-        raise ValueError(f"{file} gives several tokens the same id.")
-    if max(numbers) >= vocabulary_size:
-        raise ValueError(
-            f"{file} has ids up to {max(numbers)}; the embedding has "
-            f"{vocabulary_size} rows."
-        )
+        raise files.UnreadableFile(f"{file} gives several tokens the same id.")
+
+
+def check_rules(file, rules, vocabulary, ids) -> None:
+    """Raise an error unless merge rules are of a vocabulary, each there once.
+
+    Args:
+        file: path that the error names.
+        rules: such as `["t h", …]`.
+        vocabulary: path of its file.
+        ids: {token: id}.
+
+    Raises:
+        UnreadableFile: naming the rule.
+    """
+    seen = set()
     for rule in rules:
         parts = rule.split(" ")
         known = [*parts, "".join(parts)]
         if len(parts) != 2 or not all(token in ids for token in known):
-            raise ValueError(
-                f"merge rule {rule!r} of {file.parent} must join two tokens "
-                "of the vocabulary into a third one."
+            raise files.UnreadableFile(
+                f"merge rule {rule!r} of {file} must join two tokens of "
+                f"{vocabulary} into a third one."
             )
+        if rule in seen:
+            raise files.UnreadableFile(
+                f"merge rule {rule!r} of {file} must be there once."
+            )
+        seen.add(rule)
+
+
+def _check(file, ids, vocabulary_size):
+    check_ids(file, ids)
+    last = max(ids.values())
+    if last >= vocabulary_size:
+        raise ValueError(
+            f"{file} has ids up to {last}; the embedding has "
+            f"{vocabulary_size} rows."
+        )

@@ -9,6 +9,7 @@ import json
 import math
 import pathlib
 
+from keras_moe import files
 from keras_moe.models import weight_files
 from keras_moe.models.manifest import SHARDS
 
@@ -34,10 +35,10 @@ def check_bounds(folder, new_head: bool = False) -> None:
         new_head: whether the task's head will be another one.
     """
     folder = pathlib.Path(folder)
-    files = [folder / name for name in WEIGHTS if (folder / name).is_file()]
-    if not files:
+    there = [folder / name for name in WEIGHTS if (folder / name).is_file()]
+    if not there:
         return
-    found = weight_files.weights(files[0])
+    found = weight_files.weights(there[0])
     held = _numbers(found)
     for name in ("config.json", "task.json"):
         config = _object(folder / name)
@@ -82,7 +83,7 @@ def differences(model, path) -> str:
 def _check(path, config, arrays, held):
     layers = _integer(config, "num_layers")
     if layers * ARRAYS > arrays:
-        raise ValueError(
+        raise files.UnreadableFile(
             f"num_layers of {path} must be at most {arrays // ARRAYS}, as its "
             f"weight files hold {arrays} arrays; it is {layers}."
         )
@@ -94,7 +95,7 @@ def _check(path, config, arrays, held):
 
 def _compare(path, wanted, held, what="a model"):
     if wanted > held + SPARE:
-        raise ValueError(
+        raise files.UnreadableFile(
             f"{path} describes {what} of {wanted:,} numbers or more; the "
             f"weight files beside it allow {held:,}."
         )
@@ -197,12 +198,11 @@ def _numbers(found):
 
 
 def _object(path):
-    """A JSON object, empty where KerasHub will say what is wrong with it."""
+    """A JSON object; empty for others' files, which weights may lie beside."""
     try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
+        return files.read_json(path, finite=False)
+    except files.UnreadableFile:
         return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _arguments(config):

@@ -8,7 +8,6 @@ missing, cut short or altered is refused instead of read.
 
 import contextlib
 import contextvars
-import json
 import os
 import pathlib
 import shutil
@@ -22,6 +21,7 @@ from keras_moe.models import catalogue
 from keras_moe.models import hub
 from keras_moe.models import lora_files
 from keras_moe.models import preset_bounds
+from keras_moe.models import preset_configurations
 from keras_moe.models import preset_folders
 from keras_moe.models import torch_parameters
 from keras_moe.models.catalogue import FOLDER as FOLDER
@@ -78,11 +78,22 @@ class _Presets(torch_parameters.TorchParameters):
     @classmethod
     def from_preset(cls, preset, load_weights=True, **kwargs):
         folder = find(preset)
-        preset_bounds.check_bounds(folder, "num_classes" in kwargs)
-        if load_weights:
-            cls._check_complete(folder, kwargs)
-        kwargs = {**cls._defaults(folder), **kwargs}
-        return super().from_preset(folder, load_weights=load_weights, **kwargs)
+        with preset_configurations.naming(folder, cls._configurations, kwargs):
+            preset_bounds.check_bounds(folder, "num_classes" in kwargs)
+            if load_weights:
+                cls._check_complete(folder, kwargs)
+            kwargs = {**cls._defaults(folder), **kwargs}
+            model = super().from_preset(
+                folder, load_weights=load_weights, **kwargs
+            )
+            model._check_read()
+        return model
+
+    # Files that models of the class are read from.
+    _configurations = (preset_configurations.CONFIG,)
+
+    def _check_read(self):
+        """Raise an error if what was read does not fit together."""
 
     @classmethod
     def _check_complete(cls, folder, kwargs):
@@ -143,10 +154,12 @@ class PartPresets:
             ValueError: where a file is missing or damaged.
         """
         folder = find(preset)
-        for name in (*args[:1], kwargs.get("config_file")):
-            if name is not None:
-                check_listed(folder, name)
-        return super().from_preset(folder, *args, **kwargs)
+        named = [n for n in (*args[:1], kwargs.get("config_file")) if n]
+        for name in named:
+            check_listed(folder, name)
+        names = [*named, *preset_configurations.OF_PARTS]
+        with preset_configurations.naming(folder, names, kwargs):
+            return super().from_preset(folder, *args, **kwargs)
 
     def save_to_preset(self, preset_dir, overwrite: bool = False):
         """Write the files of this part to a preset, or to a new folder.
@@ -177,7 +190,8 @@ class BackbonePresets(_Presets):
         config = pathlib.Path(folder) / "config.json"
         if not config.is_file():
             return {}
-        dtype = json.loads(config.read_text()).get("config", {}).get("dtype")
+        config = files.read_json(config, finite=False)
+        dtype = config.get("config", {}).get("dtype")
         is_map = isinstance(dtype, dict) and (
             dtype["class_name"] == "DTypePolicyMap"
         )
@@ -187,16 +201,17 @@ class BackbonePresets(_Presets):
         check_download(self, filepath)
         ends = (".weights.h5", ".weights.json")
         try:
-            if str(filepath).endswith(ends) and not skip_mismatch:
-                check_weights(filepath, written_by(self._flatten_layers()))
-            super().load_weights(
-                filepath, skip_mismatch=skip_mismatch, **kwargs
-            )
-        except ValueError as error:
+            with files.about(filepath):
+                if str(filepath).endswith(ends) and not skip_mismatch:
+                    check_weights(filepath, written_by(self._flatten_layers()))
+                super().load_weights(
+                    filepath, skip_mismatch=skip_mismatch, **kwargs
+                )
+        except files.UnreadableFile as error:
             other = preset_bounds.differences(self, filepath)
             if not other:
                 raise
-            raise ValueError(
+            raise files.UnreadableFile(
                 f"{filepath} does not fit {other} of {type(self).__name__}: "
                 f"{str(error).splitlines()[0]}"
             ) from error
@@ -226,6 +241,7 @@ class TaskPresets(_Presets):
     """`_Presets` for a task."""
 
     _new_head = "; give num_classes for a new head"
+    _configurations = (preset_configurations.CONFIG, preset_configurations.TASK)
 
     @classmethod
     def _has_head(cls, task):
@@ -243,10 +259,10 @@ class TaskPresets(_Presets):
         if (
             "num_classes" not in kwargs
             and task.is_file()
-            and cls._has_head(json.loads(task.read_text()))
+            and cls._has_head(files.read_json(task, finite=False))
             and not (folder / HEAD).is_file()
         ):
-            raise ValueError(
+            raise files.UnreadableFile(
                 f"preset {folder} lacks its file {HEAD}, the weights of the "
                 f"head{cls._new_head}."
             )
@@ -262,8 +278,9 @@ class TaskPresets(_Presets):
         self.backbone.head_source = str(pathlib.Path(filepath).parent)
         others = {id(layer) for layer in self.backbone._flatten_layers()}
         own = [x for x in self._flatten_layers() if id(x) not in others]
-        check_weights(filepath, written_by(own))
-        super().load_task_weights(filepath)
+        with files.about(filepath):
+            check_weights(filepath, written_by(own))
+            super().load_task_weights(filepath)
 
     def save_lora_weights(self, filepath):
         """Write the backbone's adapters, and all else that is trained.
@@ -300,7 +317,8 @@ def replacing(
 
     Yields the path of a folder to make. When the block ends without an error
     it takes the place of `target`, or its files those of the preset there; its
-    parent, for further files of the block, is deleted in any case.
+    parent, for further files of the block, is deleted in any case. An error
+    leaves no folder above `target` behind that is new and empty.
 
     Args:
         target: the folder, see `check_target`.
@@ -311,11 +329,12 @@ def replacing(
     target = pathlib.Path(target).resolve()
     # Inside a folder that is there: its parent may be another file system.
     place = target if target.is_dir() else target.parent
-    place.mkdir(parents=True, exist_ok=True)
-    scratch = tempfile.mkdtemp(prefix=f".{target.name}.", dir=place)
-    try:
-        part = pathlib.Path(scratch) / f"{target.name}{suffix}"
-        yield part
-        preset_folders.put(part, target, overwrite, keep)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with files.new_parents(target):
+        place.mkdir(parents=True, exist_ok=True)
+        scratch = tempfile.mkdtemp(prefix=f".{target.name}.", dir=place)
+        try:
+            part = pathlib.Path(scratch) / f"{target.name}{suffix}"
+            yield part
+            preset_folders.put(part, target, overwrite, keep)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)

@@ -1,5 +1,6 @@
 """Text to token ids and back: byte pairs as GPT-2 has them, or plain bytes."""
 
+import pathlib
 import re
 import sys
 
@@ -8,6 +9,8 @@ import keras_hub
 from tokenizers import pre_tokenizers
 
 from keras_moe import checks
+from keras_moe import files
+from keras_moe.models import mot_tokenizer_files
 from keras_moe.models import presets
 from keras_moe.models import task_inputs
 from keras_moe.models.language_model import MoTBackbone
@@ -84,7 +87,12 @@ class MoTTokenizer(presets.PartPresets, keras_hub.tokenizers.BytePairTokenizer):
             self._add_special_token(mask_token, "mask_token")
         # In this order, where KerasHub's is by chance.
         specials = [END] if mask_token is None else [END, mask_token]
-        kwargs.setdefault("unsplittable_tokens", specials)
+        tokens = kwargs.setdefault("unsplittable_tokens", specials)
+        if not all(isinstance(token, str) for token in tokens or ()):
+            raise ValueError(
+                "unsplittable_tokens must be None or a list of strings; "
+                f"received {tokens!r}."
+            )
         self._specials = tuple(specials)
         super().__init__(vocabulary=vocabulary, merges=merges, **kwargs)
         self.built = True  # or Keras would not quantise a model that has it
@@ -118,6 +126,27 @@ class MoTTokenizer(presets.PartPresets, keras_hub.tokenizers.BytePairTokenizer):
             self._tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(
                 add_prefix_space=self.add_prefix_space, use_regex=True
             )
+
+    def load_assets(self, dir_path):
+        """Read the vocabulary and the merge rules of a folder.
+
+        Raises:
+            UnreadableFile: for a file that is damaged.
+            ValueError: for merge rules or special tokens whose tokens the
+                vocabulary lacks.
+        """
+        vocabulary, merges = (
+            pathlib.Path(dir_path) / name for name in self.file_assets
+        )
+        ids = files.read_json(vocabulary)
+        mot_tokenizer_files.check_ids(vocabulary, ids)
+        with files.decoding(merges, "readable UTF-8 text"):
+            rules = [x.rstrip() for x in merges.read_text("utf-8").split("\n")]
+        if rules and not rules[-1]:
+            rules.pop()
+        of_tokens = [rule for rule in rules if "#version:" not in rule]
+        mot_tokenizer_files.check_rules(merges, of_tokens, vocabulary, ids)
+        self.set_vocabulary_and_merges(ids, rules)
 
     def tokenize(self, inputs):
         """The ids of a string or of a list of strings."""

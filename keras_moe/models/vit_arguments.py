@@ -1,10 +1,10 @@
 """Arguments of `MoEViTBackbone`: checked, and brought into one form."""
 
-import json
 import numbers
 import pathlib
 
 from keras_moe import checks
+from keras_moe import files
 from keras_moe.models import router_arguments
 from keras_moe.models.blocks import ROUTERS
 from keras_moe.models.router_arguments import sequence
@@ -56,7 +56,7 @@ def check_channels(folder, arguments) -> None:
     given = arguments.get("image_shape")
     if not isinstance(given, (list, tuple)) or not path.is_file():
         return
-    saved = json.loads(path.read_text()).get("config", {})
+    saved = files.read_json(path, finite=False).get("config", {})
     shape = saved.get("image_shape")
     if shape is None or len(shape) != 3 or len(given) != 3:
         return

@@ -1,6 +1,5 @@
 """Weight files of presets: what they hold, checked before a model reads it."""
 
-import json
 import math
 import pathlib
 import re
@@ -9,6 +8,7 @@ import h5py
 import keras
 import numpy as np
 
+from keras_moe import files
 from keras_moe.models.manifest import SHARDS
 from keras_moe.models.manifest import shards_of
 
@@ -68,21 +68,21 @@ def check_weights(path, expected) -> None:
     """
     found = weights(path)
     if len(found) != expected:
-        raise ValueError(
+        raise files.UnreadableFile(
             f"{path} must hold {expected} arrays for this model; it holds "
             f"{len(found)}."
         )
     allowed = declared(pathlib.Path(path).parent)
     for name, (_, dtype) in found.items():
         if allowed is not None and dtype not in allowed:
-            raise ValueError(
+            raise files.UnreadableFile(
                 f"{path} must hold numbers of {' or '.join(sorted(allowed))}, "
                 f"as config.json beside it says; {name.partition(':')[2]} has "
                 f"{dtype}."
             )
     for file in _files(path):
         for name in _read(file, _not_finite):
-            raise ValueError(
+            raise files.UnreadableFile(
                 f"{file} must hold finite numbers; {name} does not."
             )
 
@@ -96,11 +96,11 @@ def declared(folder) -> set[str] | None:
     names = set()
     for file in ("config.json", "task.json"):
         try:
-            config = json.loads((pathlib.Path(folder) / file).read_text())
+            config = files.read_json(pathlib.Path(folder) / file, finite=False)
             config["config"].pop("preprocessor", None)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            names |= set(_policies(config))
+        except (files.UnreadableFile, KeyError, TypeError, AttributeError):
             continue  # not there, or not a configuration of Keras
-        names |= set(_policies(config))
     dtypes = {"float32"}
     for name in names:
         try:
@@ -147,11 +147,8 @@ def _read(path, look):
         if isinstance(item, h5py.Dataset):
             found.extend(look(path, name, item))
 
-    try:
-        with h5py.File(path) as file:
-            file.visititems(collect)
-    except (OSError, RuntimeError, KeyError) as error:
-        raise ValueError(f"{path} is not a whole HDF5 file: {error}") from error
+    with files.decoding(path, "whole HDF5 file"), h5py.File(path) as file:
+        file.visititems(collect)
     return found
 
 
@@ -164,8 +161,9 @@ def _headers(path, name, item):
         or item.external
         or item.is_virtual
         or stored < math.prod(shape) * item.dtype.itemsize
+        or stored > path.stat().st_size
     ):
-        raise ValueError(
+        raise files.UnreadableFile(
             f"{path} must store all numbers of its arrays itself, without "
             f"compression; {name} has the shape {shape}, and {stored} bytes."
         )

@@ -247,6 +247,6 @@ def test_verify(wrong, tmp_path, capsys):
         main(["mot", str(source), str(out), *given])
         assert "logits differ from logits_masked by" in capsys.readouterr().out
         return
-    with pytest.raises(SystemExit, match="error: .*--verify: "):
+    with pytest.raises(SystemExit, match="error: .*--verify .*: "):
         main(["mot", str(source), str(out), *given])
     assert [p.name for p in tmp_path.iterdir()] == ["expected.npz"]

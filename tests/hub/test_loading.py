@@ -245,7 +245,7 @@ def test_an_index_of_weights_elsewhere(name, listed, hub, tmp_path):
     hub.push("someone/tiny", files)
     refused(name, error=ValueError)
     hub.push("someone/tiny", {"model.weights.json": b"[]"})
-    refused("model.weights.json is not an index", error=ValueError)
+    refused("model.weights.json must hold a JSON obj", error=ValueError)
 
 
 def test_links(repo, tmp_path, whole):

@@ -104,15 +104,17 @@ def test_verify(run, hub, folder, capsys, monkeypatch):
     commit, _ = hub.find(REPO, "main")
     said = capsys.readouterr().out
     assert f"3 files of hf://someone/mot@{commit} are those" in said
-    (folder / "config.json").write_bytes(b"[]")
+    (folder / "config.json").write_bytes(b"{ }")
     presets.write_manifest(folder)
     with pytest.raises(SystemExit, match="differs from .* in config.json"):
         main(verify)
     hub.push(REPO, {**hub.repos[REPO][-1], "model.weights.h5": b"x"})
     with pytest.raises(SystemExit, match="model.weights.h5 .*it has 1"):
         main(verify)
-    hub.push(REPO, {"config.json": b"[]"})
-    with pytest.raises(SystemExit, match="is not a manifest of keras_moe"):
+    hub.push(REPO, {"config.json": b"{}"})
+    with pytest.raises(
+        SystemExit, match="keras_moe.json is no readable JSON file"
+    ):
         main(verify)
     hub.faults = [Fault("", status=503)]  # what is cached does not count
     with pytest.raises(SystemExit, match="error: .*503"):

@@ -166,8 +166,11 @@ def test_a_vocabulary_that_grew_in_a_preset(tmp_path):
     (tmp_path / "preset" / "keras_moe.json").unlink()
     file = tmp_path / "preset" / "assets" / "tokenizer" / "vocabulary.json"
     file.write_text(file.read_text().replace(": 256}", ': 256, "ab": 257}'))
-    with raises("tokenizer must have ids below vocabulary_size of the back"):
+    with pytest.raises(
+        ValueError, match="tokenizer must have ids below vocabulary_size of"
+    ) as raised:
         models.MoTCausalLM.from_preset(tmp_path / "preset")
+    assert "vocabulary.json" in str(raised.value)
 
 
 def test_masking_needs_a_token_and_shares():

@@ -225,6 +225,27 @@ def test_a_process_that_is_killed(preset, monkeypatch):
             presets.check_manifest(preset.parent / str(number))
 
 
+@pytest.mark.once
+def test_an_error_leaves_no_new_folder_behind(tmp_path):
+    """Of the folders above, those that were there and those in use stay."""
+    (tmp_path / "there").mkdir()
+    for target in ("there/new/model", "new/deep/model", "model"):
+        with (
+            pytest.raises(Stopped),
+            presets.replacing(tmp_path / target) as part,
+        ):
+            part.mkdir()
+            raise Stopped
+        assert [p.name for p in tmp_path.rglob("*")] == ["there"]
+    with (
+        pytest.raises(Stopped),
+        presets.replacing(tmp_path / "new" / "model") as part,
+    ):
+        (tmp_path / "new" / "mine").write_text("mine")
+        raise Stopped
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["mine"]
+
+
 def test_a_folder_called_part(tmp_path):
     """Its name says nothing; it gets a manifest as others do."""
     folder = tmp_path / "model.part"
