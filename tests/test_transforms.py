@@ -145,9 +145,7 @@ def test_tensorflow_jit(label, size):
 
 
 # Calls of one layer that compile nothing more.
-# Not the cap of Expert Choice, whose loops are compiled for each eager call.
-EAGER = [label for label in LAYERS if label != "choice_capped"]
-EAGER = EAGER if BACKEND == "jax" else []
+EAGER = [*LAYERS] if BACKEND == "jax" else []
 
 
 @pytest.mark.parametrize("label", EAGER)

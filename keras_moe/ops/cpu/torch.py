@@ -102,3 +102,15 @@ class _Mix(torch.autograd.Function):
         weights = weights.to(inputs.dtype)
         back = weights if ctx.axis == 1 else weights.mT
         return None, torch.bmm(back, grad), by_values, by_sums, None
+
+
+# === Loops ===
+
+
+def repeat(goes_on, step, state, rounds):
+    """Take at most so many steps, while `goes_on` of the state; reads it."""
+    for _ in range(rounds):
+        if not goes_on(*state):
+            break
+        state = step(*state)
+    return state

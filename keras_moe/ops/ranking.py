@@ -1,0 +1,118 @@
+"""The largest entries of an axis, in what every exporter takes."""
+
+import keras
+from keras import ops
+
+NONE = -1e30  # no entry
+HALVINGS = 26  # of the interval in which a value is searched
+PASSES = 8  # up to so many maxima are quicker than a ranking
+
+
+def largest(values, number, most):
+    """The `number` largest entries above `NONE` of the last axis.
+
+    Args:
+        values: float32 (...,N), N at most 2^24.
+        number: int32 (...,1).
+        most: bounds `number`.
+
+    Returns:
+        Where they are (ties to the earlier), the least of them, and the
+        largest of the others, `NONE` if there is no such entry.
+    """
+    if keras.backend.backend() == "jax":
+        last, after = _by_halving(values, number)
+    else:
+        last, after = _by_ranking(values, number, most)
+    equal = values == ops.where(last > NONE, last, -NONE)
+    turn = ops.cumsum(ops.cast(equal, "int32"), axis=-1)
+    more = number - count(values > last)
+    chosen = ops.where(equal, turn <= more, values > last)
+    return chosen, last, after
+
+
+def _by_ranking(values, number, most):
+    size = ops.shape(values)[-1]
+    if isinstance(most, int) and isinstance(size, int):
+        length = min(most + 1, size)
+    else:
+        length = ops.minimum(most + 1, size)
+    ranked, _ = ops.top_k(values, length)
+    place = ops.maximum(number - 1, 0)
+    last = ops.take_along_axis(ranked, place, axis=-1)
+    place = ops.minimum(number, length - 1)
+    after = ops.take_along_axis(ranked, place, axis=-1)
+    return last, ops.where(number < size, after, NONE)
+
+
+def _by_halving(values, number):
+    """What `_by_ranking` gives, up to 2^-26 of the span of the values.
+
+    TensorFlow does not read JAX's top_k from files, and XLA's sort is slow.
+    """
+    number = ops.cast(number, values.dtype)
+
+    def above(bound):
+        # Of float32: it is quicker than of integers.
+        bits = ops.cast(values > bound, values.dtype)
+        return ops.sum(bits, axis=-1, keepdims=True)
+
+    high = ops.max(values, axis=-1, keepdims=True)
+    low = ops.where(values > NONE, values, high)
+    low = ops.min(low, axis=-1, keepdims=True)
+    low = 2 * low - high - 1e-6  # less than all values, if these are equal too
+
+    def halve(_, bounds):
+        low, high = bounds
+        middle = (low + high) * 0.5
+        enough = above(middle) >= number
+        return ops.where(enough, middle, low), ops.where(enough, high, middle)
+
+    low, _ = ops.fori_loop(0, HALVINGS, halve, (low, high))
+    last = ops.min(
+        ops.where(values > low, values, -NONE), axis=-1, keepdims=True
+    )
+    after = ops.max(
+        ops.where(values < last, values, NONE), axis=-1, keepdims=True
+    )
+    bits = ops.cast(values >= last, values.dtype)
+    many = ops.sum(bits, axis=-1, keepdims=True) > number
+    return last, ops.where(many, last, after)
+
+
+def top(values, number):
+    """The `number` largest entries above `NONE` of axis 1 of (G,E,T).
+
+    Returns where they are (ties to the earlier), and a list of values (G,1,T),
+    of which the last two are right, the least and the next larger one.
+    """
+    if number > PASSES:
+        turned = ops.transpose(values, (0, 2, 1))
+        some = ops.zeros_like(turned[:, :, :1], dtype="int32") + number
+        chosen, last, _ = largest(turned, some, number)
+        _, before, _ = largest(turned, some - 1, number)
+        ranked = [ops.transpose(x, (0, 2, 1)) for x in (before, last)]
+        return ops.transpose(chosen, (0, 2, 1)), ranked
+    place = ops.arange(values.shape[1], dtype="int32")[:, None]  # (E,1)
+    chosen, ranked = values > -NONE, []
+    for _ in range(number):
+        # Not ops.argmax: see routing.best_expert.
+        best = ops.max(values, axis=1, keepdims=True)
+        first = ops.where(values == best, place, values.shape[1])
+        is_first = place == ops.min(first, axis=1, keepdims=True)
+        chosen = ops.logical_or(
+            chosen, ops.logical_and(is_first, values > NONE)
+        )
+        values = ops.where(is_first, NONE, values)
+        ranked.append(best)
+    return chosen, ranked
+
+
+def count(entries, axis=-1):
+    """How many are true along an axis, which stays."""
+    return total(ops.cast(entries, "int32"), axis)
+
+
+def total(entries, axis=-1):
+    """The sum along an axis, which stays."""
+    return ops.sum(entries, axis=axis, keepdims=True)
