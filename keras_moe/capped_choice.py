@@ -30,7 +30,7 @@ import functools
 import keras
 from keras import ops
 
-from keras_moe.ops import selection
+from keras_moe.ops import devices
 from keras_moe.ops.ranking import NONE
 from keras_moe.ops.ranking import count
 from keras_moe.ops.ranking import largest
@@ -64,17 +64,56 @@ def assign_capped(gates, capacity, max_experts_per_token, mask=None):
     if max_experts_per_token >= gates.shape[2]:
         return ops.logical_or(mask[:, :, None], ops.zeros_like(gates) > 0)
     gates = ops.stop_gradient(gates)
-    return _compiled()(gates, mask, capacity, max_experts_per_token, ROUNDS)
+    assign = _assign
+    if keras.backend.backend() == "jax":
+        assign = _compiled()
+    elif keras.backend.backend() == "torch":
+        assign = _on_torch()
+    return assign(gates, mask, capacity, max_experts_per_token, ROUNDS)
 
 
 @functools.cache
 def _compiled():
-    """The assignment, compiled once a shape where that is not done anyway."""
-    if keras.backend.backend() != "jax":
-        return _assign
+    """The assignment; JAX would else compile its loops in each eager call."""
     import jax
 
     return jax.jit(_assign, static_argnums=(2, 3, 4))
+
+
+def _on_torch():
+    import torch
+
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():
+        raise NotImplementedError(
+            "max_experts_per_token cannot be exported by PyTorch, to ONNX or "
+            f"otherwise: it would write down {ROUNDS} rounds one by one."
+        )
+    return _OPERATOR if torch.compiler.is_compiling() else _assign
+
+
+def _operator():
+    """The assignment as one operator; tracing its rounds takes minutes."""
+    import torch
+
+    @torch.library.custom_op("keras_moe::assign_capped", mutates_args=())
+    def assign(
+        gates: torch.Tensor,
+        mask: torch.Tensor,
+        capacity: int,
+        cap: int,
+        rounds: int,
+    ) -> torch.Tensor:
+        return _assign(gates, mask, capacity, cap, rounds).contiguous()
+
+    assign.register_fake(
+        lambda gates, *_: torch.empty(
+            gates.shape, dtype=torch.bool, device=gates.device
+        )
+    )
+    return assign
+
+
+_OPERATOR = _operator() if keras.backend.backend() == "torch" else None
 
 
 def _assign(gates, mask, capacity, cap, rounds):
@@ -89,7 +128,7 @@ def _assign(gates, mask, capacity, cap, rounds):
     least = ops.where(enough, -2.0 * experts, 0.0)
     least = ops.cast(least, gates.dtype)  # (G,1,1)
     price = _prices(gates, present, slots, capacity, cap, least)
-    price = price - ops.min(ops.where(present, price, 1e9), -1, keepdims=True)
+    price = price - ops.amin(ops.where(present, price, 1e9), -1, keepdims=True)
     share = ops.cast(slots * experts, "float32")
     share = share >= NEARLY * ops.cast(places, "float32")
     price = ops.where(share, price, 0.0)
@@ -159,11 +198,11 @@ def _repeat(goes_on, step, state, rounds):
     """Take at most so many steps, while `goes_on` of the state."""
     if keras.backend.backend() != "torch":
         return ops.while_loop(goes_on, step, state, maximum_iterations=rounds)
-    reads = selection.kind_of(state[0]) == "cpu"
-    if reads and not selection.only_portable(state[0]):
-        from keras_moe.ops.cpu import torch
+    reads = devices.kind_of(state[0]) == "cpu"
+    if reads and not devices.only_portable(state[0]):
+        from keras_moe.ops.cpu import torch as on_cpu
 
-        return torch.repeat(goes_on, step, state, rounds)
+        return on_cpu.repeat(goes_on, step, state, rounds)
     for _ in range(rounds):
         state = step(*state)
     return state

@@ -27,8 +27,9 @@ def largest(values, number, most):
     equal = values == ops.where(last > NONE, last, -NONE)
     turn = ops.cumsum(ops.cast(equal, "int32"), axis=-1)
     more = number - count(values > last)
-    chosen = ops.where(equal, turn <= more, values > last)
-    return chosen, last, after
+    # No ops.where of Booleans, which ONNX Runtime does not run.
+    tied = ops.logical_and(equal, turn <= more)
+    return ops.logical_or(values > last, tied), last, after
 
 
 def _by_ranking(values, number, most):
@@ -57,22 +58,23 @@ def _by_halving(values, number):
         bits = ops.cast(values > bound, values.dtype)
         return ops.sum(bits, axis=-1, keepdims=True)
 
-    high = ops.max(values, axis=-1, keepdims=True)
+    high = ops.amax(values, axis=-1, keepdims=True)
     low = ops.where(values > NONE, values, high)
-    low = ops.min(low, axis=-1, keepdims=True)
+    low = ops.amin(low, axis=-1, keepdims=True)
     low = 2 * low - high - 1e-6  # less than all values, if these are equal too
 
-    def halve(_, bounds):
-        low, high = bounds
+    def halve(low, high):
         middle = (low + high) * 0.5
         enough = above(middle) >= number
         return ops.where(enough, middle, low), ops.where(enough, high, middle)
 
-    low, _ = ops.fori_loop(0, HALVINGS, halve, (low, high))
-    last = ops.min(
+    low, _ = ops.while_loop(
+        lambda *_: True, halve, (low, high), maximum_iterations=HALVINGS
+    )
+    last = ops.amin(
         ops.where(values > low, values, -NONE), axis=-1, keepdims=True
     )
-    after = ops.max(
+    after = ops.amax(
         ops.where(values < last, values, NONE), axis=-1, keepdims=True
     )
     bits = ops.cast(values >= last, values.dtype)
@@ -93,13 +95,13 @@ def top(values, number):
         _, before, _ = largest(turned, some - 1, number)
         ranked = [ops.transpose(x, (0, 2, 1)) for x in (before, last)]
         return ops.transpose(chosen, (0, 2, 1)), ranked
-    place = ops.arange(values.shape[1], dtype="int32")[:, None]  # (E,1)
+    place = ops.arange(0, values.shape[1], dtype="int32")[:, None]  # (E,1)
     chosen, ranked = values > -NONE, []
     for _ in range(number):
         # Not ops.argmax: see routing.best_expert.
-        best = ops.max(values, axis=1, keepdims=True)
+        best = ops.amax(values, axis=1, keepdims=True)
         first = ops.where(values == best, place, values.shape[1])
-        is_first = place == ops.min(first, axis=1, keepdims=True)
+        is_first = place == ops.amin(first, axis=1, keepdims=True)
         chosen = ops.logical_or(
             chosen, ops.logical_and(is_first, values > NONE)
         )
