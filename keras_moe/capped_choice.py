@@ -64,23 +64,33 @@ def assign_capped(gates, capacity, max_experts_per_token, mask=None):
     if max_experts_per_token >= gates.shape[2]:
         return ops.logical_or(mask[:, :, None], ops.zeros_like(gates) > 0)
     gates = ops.stop_gradient(gates)
-    assign = _assign
-    if keras.backend.backend() == "jax":
-        assign = _compiled()
-    elif keras.backend.backend() == "torch":
-        assign = _on_torch()
+    assign = _FORMS[keras.backend.backend()](gates)
     return assign(gates, mask, capacity, max_experts_per_token, ROUNDS)
 
 
-@functools.cache
-def _compiled():
-    """The assignment; JAX would else compile its loops in each eager call."""
+def _on_jax(gates):
     import jax
 
-    return jax.jit(_assign, static_argnums=(2, 3, 4))
+    # What traces a program may replace operators of JAX, as exporters do; no
+    # such trace may stay behind for eager calls.
+    if isinstance(gates, jax.core.Tracer):
+        return _assign
+    return _compiled(jax.jit, static_argnums=(2, 3, 4))
 
 
-def _on_torch():
+def _on_tensorflow(gates):
+    import tensorflow as tf
+
+    return _compiled(tf.function) if tf.executing_eagerly() else _assign
+
+
+@functools.cache
+def _compiled(compiler, **options):
+    """The assignment for eager calls: loops are slow step by step."""
+    return compiler(_assign, **options)
+
+
+def _on_torch(gates):
     import torch
 
     if torch.compiler.is_exporting() or torch.jit.is_tracing():
@@ -114,6 +124,13 @@ def _operator():
 
 
 _OPERATOR = _operator() if keras.backend.backend() == "torch" else None
+
+
+_FORMS = {
+    "jax": _on_jax,
+    "tensorflow": _on_tensorflow,
+    "torch": _on_torch,
+}
 
 
 def _assign(gates, mask, capacity, cap, rounds):
