@@ -30,9 +30,10 @@ import functools
 import keras
 from keras import ops
 
-from keras_moe.ops import devices
+from keras_moe.ops import selection
 from keras_moe.ops.ranking import NONE
 from keras_moe.ops.ranking import count
+from keras_moe.ops.ranking import either
 from keras_moe.ops.ranking import largest
 from keras_moe.ops.ranking import top
 from keras_moe.ops.ranking import total
@@ -137,18 +138,17 @@ def _assign(gates, mask, capacity, cap, rounds):
     gates = ops.transpose(gates, (0, 2, 1))  # (G,E,T)
     experts = gates.shape[1]
     present = mask[:, None, :]  # (G,1,T)
-    slots = ops.minimum(ops.cast(capacity, "int32"), count(present))  # (G,1,1)
+    slots = ops.clip(count(present), 0, capacity)  # (G,1,1)
     places = count(present) * cap
     # Experts that can all be filled pay whatever that takes; otherwise an
     # empty slot is better than a price above the gate.
     enough = slots * experts <= places
-    least = ops.where(enough, -2.0 * experts, 0.0)
-    least = ops.cast(least, gates.dtype)  # (G,1,1)
+    least = ops.cast(enough, gates.dtype) * (-2.0 * experts)  # (G,1,1)
     price = _prices(gates, present, slots, capacity, cap, least)
-    price = price - ops.amin(ops.where(present, price, 1e9), -1, keepdims=True)
+    price = price - ops.amin(either(present, price, 1e9), -1, keepdims=True)
     share = ops.cast(slots * experts, "float32")
     share = share >= NEARLY * ops.cast(places, "float32")
-    price = ops.where(share, price, 0.0)
+    price = either(share, price, 0.0)
     held = _auction(gates, present, slots, capacity, cap, least, price, rounds)
     taken = _fill(held, gates, mask, slots[:, 0], capacity, cap)
     return ops.transpose(taken, (0, 2, 1))
@@ -165,18 +165,18 @@ def _prices(gates, present, slots, capacity, cap, least):
         offers = gates - q
         _, ranked = top(offers, cap + 1)
         other = ops.where(offers >= ranked[-2], ranked[-1], ranked[-2])
-        value = ops.where(present, gates - ops.maximum(other, 0.0), NONE)
+        value = either(present, gates - ops.relu(other), NONE)
         _, last, after = largest(value, slots, capacity)
         after = ops.where(after > NONE, after, last)
         new = ops.clip((last + after) / 2, -2.0, 2.0)
         q = q + DAMPING * (ops.maximum(new, least) - q)
         return q, number + 1
 
-    start = (ops.zeros_like(gates[:, :, :1]), ops.cast(0, "int32"))
+    start = (ops.zeros_like(gates[:, :, :1]), ops.zeros((), "int32"))
     q, _ = _repeat(
         lambda _, number: number < PRICE_ROUNDS, descend, start, PRICE_ROUNDS
     )
-    return ops.maximum(top(gates - q, cap + 1)[1][-1], 0.0)
+    return ops.relu(top(gates - q, cap + 1)[1][-1])
 
 
 def _auction(gates, present, slots, capacity, cap, least, floor, rounds):
@@ -186,28 +186,28 @@ def _auction(gates, present, slots, capacity, cap, least, floor, rounds):
     their price most, as much as leaves these no worse than the next best one; a
     token keeps the `cap` highest bids, and the lowest of them is its price.
     """
-    present_gates = ops.where(present, gates, NONE)
+    present_gates = either(present, gates, NONE)
     experts = gates.shape[1]
     allowed = ops.cast(slots * experts, "float32") * OPEN
 
     def bid(bids, price, step, goes_on):
         held = bids > NONE
         gain = present_gates - price
-        gain = ops.where(ops.logical_or(held, gain < least), NONE, gain)
+        gain = either(ops.logical_or(held, gain < least), NONE, gain)
         need = slots - count(held)
         much = ops.cast(total(need, axis=1), "float32") > allowed
-        need = ops.where(much, need, 0)
+        need = need * ops.cast(much, need.dtype)
         wanted, _, after = largest(gain, need, capacity)
         offer = gates - ops.maximum(after, least) + step
         bids = ops.where(wanted, offer, bids)
         kept, ranked = top(bids, cap)
-        bids = ops.where(kept, bids, NONE)
+        bids = either(kept, bids, NONE)
         price = ops.maximum(ranked[-1], floor)  # (G,1,T)
         return bids, price, step * GROWTH, ops.any(wanted)
 
     bids = ops.zeros_like(gates) + NONE
-    step = ops.cast(STEP / experts, gates.dtype)
-    start = (bids, floor, step, ops.cast(1, "bool"))
+    step = ops.zeros_like(floor[:1, :, :1]) + STEP / experts
+    start = (bids, floor, step, step[0, 0, 0] > 0)
     return _repeat(lambda *state: state[-1], bid, start, rounds)[0] > NONE
 
 
@@ -215,8 +215,8 @@ def _repeat(goes_on, step, state, rounds):
     """Take at most so many steps, while `goes_on` of the state."""
     if keras.backend.backend() != "torch":
         return ops.while_loop(goes_on, step, state, maximum_iterations=rounds)
-    reads = devices.kind_of(state[0]) == "cpu"
-    if reads and not devices.only_portable(state[0]):
+    reads = selection.kind_of(state[0]) == "cpu"
+    if reads and not selection.only_portable(state[0]):
         from keras_moe.ops.cpu import torch as on_cpu
 
         return on_cpu.repeat(goes_on, step, state, rounds)
@@ -251,8 +251,8 @@ def _fill(held, gates, mask, slots, capacity, cap):
         spare = others - left * slots  # of tokens that are not critical
         # Where tokens are too few, those that nobody holds are shared out.
         unheld = others + required - total(holds + later)
-        share = (ops.maximum(unheld, 0) + left) // (left + 1)
-        number = required + ops.maximum(spare, 0)
+        share = (ops.relu(unheld) + left) // (left + 1)
+        number = required + ops.relu(spare)
         number = ops.maximum(number, total(holds) + share)
         number = ops.minimum(number, slots)
         spare = ops.minimum(ops.maximum(spare, number - required), number)
@@ -260,8 +260,8 @@ def _fill(held, gates, mask, slots, capacity, cap):
         rank = 2 * holds + ops.cast(places > later + holds, "int32")
         score = gates + ops.cast(rank, gates.dtype)
         free = ops.logical_and(places > 0, ops.logical_not(critical))
-        free, _, _ = largest(ops.where(free, score, NONE), spare, capacity)
-        score = ops.where(ops.logical_or(critical, free), score, NONE)
+        free, _, _ = largest(either(free, score, NONE), spare, capacity)
+        score = either(ops.logical_or(critical, free), score, NONE)
         taken, _, _ = largest(score, number, capacity)
         taken = ops.cast(taken, "int32")
         return places - taken, taken
@@ -284,6 +284,6 @@ def _scan(take, start, by_expert, experts):
         where = ops.reshape(number, (1, 1))
         return number + 1, places, ops.scatter_update(rows, where, row[None])
 
-    state = (ops.cast(0, "int32"), start, by_expert[1])
+    state = (ops.zeros((), "int32"), start, by_expert[1])
     loop = ops.while_loop(lambda number, *_: number < experts, step, state)
     return loop[2]

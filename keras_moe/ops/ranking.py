@@ -24,7 +24,7 @@ def largest(values, number, most):
         last, after = _by_halving(values, number)
     else:
         last, after = _by_ranking(values, number, most)
-    equal = values == ops.where(last > NONE, last, -NONE)
+    equal = ops.logical_and(values == last, last > NONE)
     turn = ops.cumsum(ops.cast(equal, "int32"), axis=-1)
     more = number - count(values > last)
     # No ops.where of Booleans, which ONNX Runtime does not run.
@@ -39,11 +39,11 @@ def _by_ranking(values, number, most):
     else:
         length = ops.minimum(most + 1, size)
     ranked, _ = ops.top_k(values, length)
-    place = ops.maximum(number - 1, 0)
+    place = ops.relu(number - 1)
     last = ops.take_along_axis(ranked, place, axis=-1)
-    place = ops.minimum(number, length - 1)
+    place = ops.clip(number, 0, length - 1)
     after = ops.take_along_axis(ranked, place, axis=-1)
-    return last, ops.where(number < size, after, NONE)
+    return last, either(number < size, after, NONE)
 
 
 def _by_halving(values, number):
@@ -71,11 +71,9 @@ def _by_halving(values, number):
     low, _ = ops.while_loop(
         lambda *_: True, halve, (low, high), maximum_iterations=HALVINGS
     )
-    last = ops.amin(
-        ops.where(values > low, values, -NONE), axis=-1, keepdims=True
-    )
+    last = ops.amin(either(values > low, values, -NONE), axis=-1, keepdims=True)
     after = ops.amax(
-        ops.where(values < last, values, NONE), axis=-1, keepdims=True
+        either(values < last, values, NONE), axis=-1, keepdims=True
     )
     bits = ops.cast(values >= last, values.dtype)
     many = ops.sum(bits, axis=-1, keepdims=True) > number
@@ -100,12 +98,12 @@ def top(values, number):
     for _ in range(number):
         # Not ops.argmax: see routing.best_expert.
         best = ops.amax(values, axis=1, keepdims=True)
-        first = ops.where(values == best, place, values.shape[1])
+        first = either(values == best, place, values.shape[1])
         is_first = place == ops.amin(first, axis=1, keepdims=True)
         chosen = ops.logical_or(
             chosen, ops.logical_and(is_first, values > NONE)
         )
-        values = ops.where(is_first, NONE, values)
+        values = either(is_first, NONE, values)
         ranked.append(best)
     return chosen, ranked
 
@@ -118,3 +116,12 @@ def count(entries, axis=-1):
 def total(entries, axis=-1):
     """The sum along an axis, which stays."""
     return ops.sum(entries, axis=axis, keepdims=True)
+
+
+def either(condition, one, other):
+    """`ops.where` of an array and a number that is not sent to the device."""
+    if isinstance(one, (int, float)):
+        one = ops.zeros_like(other) + one
+    else:
+        other = ops.zeros_like(one) + other
+    return ops.where(condition, one, other)
