@@ -32,6 +32,7 @@ from keras import ops
 
 from keras_moe.ops import selection
 from keras_moe.ops.ranking import NONE
+from keras_moe.ops.ranking import at_most
 from keras_moe.ops.ranking import count
 from keras_moe.ops.ranking import either
 from keras_moe.ops.ranking import largest
@@ -138,7 +139,7 @@ def _assign(gates, mask, capacity, cap, rounds):
     gates = ops.transpose(gates, (0, 2, 1))  # (G,E,T)
     experts = gates.shape[1]
     present = mask[:, None, :]  # (G,1,T)
-    slots = ops.clip(count(present), 0, capacity)  # (G,1,1)
+    slots = at_most(count(present), capacity)  # (G,1,1)
     places = count(present) * cap
     # Experts that can all be filled pay whatever that takes; otherwise an
     # empty slot is better than a price above the gate.
@@ -168,7 +169,7 @@ def _prices(gates, present, slots, capacity, cap, least):
         value = either(present, gates - ops.relu(other), NONE)
         _, last, after = largest(value, slots, capacity)
         after = ops.where(after > NONE, after, last)
-        new = ops.clip((last + after) / 2, -2.0, 2.0)
+        new = at_most((last + after) / 2, 2.0)
         q = q + DAMPING * (ops.maximum(new, least) - q)
         return q, number + 1
 

@@ -41,7 +41,7 @@ def _by_ranking(values, number, most):
     ranked, _ = ops.top_k(values, length)
     place = ops.relu(number - 1)
     last = ops.take_along_axis(ranked, place, axis=-1)
-    place = ops.clip(number, 0, length - 1)
+    place = at_most(number, length - 1)
     after = ops.take_along_axis(ranked, place, axis=-1)
     return last, either(number < size, after, NONE)
 
@@ -125,3 +125,8 @@ def either(condition, one, other):
     else:
         other = ops.zeros_like(one) + other
     return ops.where(condition, one, other)
+
+
+def at_most(values, bound):
+    """The smaller of an array and a number that is not sent to the device."""
+    return ops.minimum(values, ops.zeros_like(values) + bound)
