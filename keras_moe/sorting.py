@@ -37,7 +37,11 @@ def _one_after_another(values, number):
     places = ops.arange(0, values.shape[-1], dtype="int32")
     found = []
     for _ in range(number):
-        index = ops.cast(ops.argmax(values, axis=-1), "int32")
+        # Not argmax, in which Keras puts a bit cast that ONNX lacks.
+        best = ops.max(values, axis=-1, keepdims=True)
+        # NaN equals nothing; the last place has it, or the others have none.
+        index = ops.where(values == best, places, values.shape[-1] - 1)
+        index = ops.min(index, axis=-1, keepdims=True)
         found.append(index)
-        values = ops.where(places == index[..., None], -float("inf"), values)
-    return ops.stack(found, axis=-1)
+        values = ops.where(places == index, -float("inf"), values)
+    return ops.concatenate(found, axis=-1)

@@ -93,8 +93,8 @@ UNSUPPORTED = {
     ),
     ("torch", "torch", "fixed"): (
         ["choice_capped"],
-        "data-dependent control flow",
-        "the seating of capped choice loops until it is done",
+        "would write down",
+        "the rounds of capped choice would be written down one by one",
     ),
     ("tensorflow", "openvino", "fixed"): (
         ["token_losses"],

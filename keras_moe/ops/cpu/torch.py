@@ -104,6 +104,20 @@ class _Mix(torch.autograd.Function):
         return None, torch.bmm(back, grad), by_values, by_sums, None
 
 
+# === Loops ===
+
+
+def repeat(goes_on, step, state, rounds):
+    """Take at most so many steps, while `goes_on` of the state; reads it."""
+    for _ in range(rounds):
+        if not goes_on(*state):
+            break
+        state = step(*state)
+    return state
+
+
+# === By name ===
+
 _FUNCTIONS = types.SimpleNamespace(
     is_beyond=is_beyond,
     exponentials=exponentials,
