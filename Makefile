@@ -12,7 +12,7 @@ DEMO := .venv/demo-$(KERAS_BACKEND)
 TEST := .venv/test
 DOCS := .venv/docs
 
-.PHONY: demo test lint bench docs notebooks clean
+.PHONY: demo test quick lint bench docs notebooks clean
 .DELETE_ON_ERROR:
 
 demo: $(DEMO)/ready
@@ -25,6 +25,16 @@ test: $(TEST)/ready
 	  KERAS_BACKEND=$$backend OMP_NUM_THREADS=1 TF_CPP_MIN_LOG_LEVEL=3 \
 	    $(TEST)/bin/python -m pytest -n $(WORKERS) $(PYTEST); \
 	done
+
+# Layers and ops alone, on the backend that starts quickest.
+QUICK := $(patsubst %,--ignore tests/%,models conversion zoo hub kerashub \
+  test_guides.py test_site.py test_wheel.py test_export_layers.py \
+  test_distribution.py test_quantised_files.py test_keras_own.py \
+  test_contract_files.py test_contract_training.py)
+
+quick: $(TEST)/ready
+	KERAS_BACKEND=torch OMP_NUM_THREADS=1 TF_CPP_MIN_LOG_LEVEL=3 \
+	  $(TEST)/bin/python -m pytest -n $(WORKERS) $(QUICK) $(PYTEST)
 
 lint: $(TEST)/ready
 	$(TEST)/bin/ruff check .
