@@ -30,7 +30,8 @@ test: $(TEST)/ready
 QUICK := $(patsubst %,--ignore tests/%,models conversion zoo hub kerashub \
   test_guides.py test_site.py test_wheel.py test_export_layers.py \
   test_distribution.py test_quantised_files.py test_keras_own.py \
-  test_contract_files.py test_contract_training.py)
+  test_contract_files.py test_contract_training.py test_imports.py \
+  test_replicas.py test_starting.py test_transforms.py)
 
 quick: $(TEST)/ready
 	KERAS_BACKEND=torch OMP_NUM_THREADS=1 TF_CPP_MIN_LOG_LEVEL=3 \

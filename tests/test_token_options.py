@@ -157,7 +157,7 @@ def test_options_that_do_not_fit():
         make(num_expert_groups=3, top_groups=1)
     with raises("eval_capacity_factor must be left at its default, None, whe"):
         make(eval_capacity_factor=1.0)
-    with raises("shared_gate=True needs a shared expert, shared_intermediate"):
+    with raises("shared_gate must be False where shared_intermediate_dim is N"):
         make(shared_gate=True)
     with raises("scoring must be one of 'softmax', 'sigmoid', 'softmax_top_k"):
         make(scoring="softmin")

@@ -76,8 +76,8 @@ class TokenRouter(MoELayer):
         )
         if self.shared_gate and self.shared_intermediate_dim is None:
             raise ValueError(
-                "shared_gate=True needs a shared expert, "
-                "shared_intermediate_dim; received None."
+                "shared_gate must be False where shared_intermediate_dim is "
+                "None; received True."
             )
         if self.capacity_factor is None:
             self.least_axes = 2
