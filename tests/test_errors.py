@@ -69,7 +69,7 @@ ONE_LAYER = [
     (ExpertChoiceMoE, "router_bias", FLAG, [1, "yes", None]),
     (TokenChoiceMoE, "top_k", POSITIVE, [0, 2.0, "2", True, None]),
     (TokenChoiceMoE, "top_k", "must not exceed num_experts", [5]),
-    (TokenChoiceMoE, "capacity_factor", ABOVE_ZERO, [0, -1.0, "1", None]),
+    (TokenChoiceMoE, "capacity_factor", ABOVE_ZERO, [0, -1.0, "1", True]),
     (TokenChoiceMoE, "capacity_multiple_of", POSITIVE, [0, 4.0, None]),
     (
         TokenChoiceMoE,
