@@ -31,6 +31,8 @@ def dropless_choice(gates, top_k, *, mask=None) -> GroupedPlan:
             `tf.errors.InvalidArgumentError` where only TensorFlow's running
             graph knows how many there are.
     """
+    # Before anything is made; top_k itself is checked by the choice.
+    _check_count(*gates.shape[:2], top_k)
     choice = scoring.choose_largest(gates, top_k, mask)
     return drop_none(choice, gates.shape[2], mask)
 
@@ -47,14 +49,20 @@ def drop_none(choice, num_experts: int, mask=None) -> GroupedPlan:
     return GroupedPlan(expert, choice.gate, num_experts, mask)
 
 
+def _check_count(groups, tokens, top_k):
+    """Raise an error if an int32 cannot count the pairs; return the rule."""
+    rule = f"inputs must hold fewer than 2^31 / top_k tokens, top_k={top_k};"
+    known = all(isinstance(size, int) for size in (groups, tokens, top_k))
+    if known and groups * tokens * top_k >= LIMIT:
+        raise ValueError(f"{rule} received {groups * tokens}.")
+    return rule
+
+
 def _countable(expert):
     """The experts (G,T,k); an error if an int32 cannot count the pairs."""
-    top_k = expert.shape[2]
-    rule = f"inputs must hold fewer than 2^31 / top_k tokens, top_k={top_k};"
-    groups, tokens = expert.shape[:2]
+    groups, tokens, top_k = expert.shape
+    rule = _check_count(groups, tokens, top_k)
     if all(isinstance(size, int) for size in (groups, tokens)):
-        if groups * tokens * top_k >= LIMIT:
-            raise ValueError(f"{rule} received {groups * tokens}.")
         return expert
     return checks.at_run_time(
         expert,

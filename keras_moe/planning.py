@@ -160,6 +160,8 @@ def _slots(router, options, tokens):
         return slots * tokens / options.get("group_size", tokens)
     if router == "mixture_of_tokens":
         return experts * tokens / options["group_size"]
+    if options.get("capacity_factor", 1.0) is None:
+        return tokens * options["top_k"]
     group = options.get("group_size") or tokens
     seats = routing.expert_capacity(
         group,

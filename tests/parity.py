@@ -12,7 +12,9 @@ import numpy as np
 from keras import ops
 
 from keras_moe import routing
+from keras_moe.layers.experts import by_expert
 from keras_moe.ops import reference
+from keras_moe.ops.experts import experts_mlp
 from tests import support
 
 
@@ -22,7 +24,8 @@ class Case(NamedTuple):
     name: str
     kind: str
     tokens: Any  # (G,T,D)
-    slots: Any  # (G,E,S,D), what the experts are said to have answered
+    slots: Any  # (G,E,S,D), what the experts are said to have answered, or
+    # of grouped plans (E,D,D), what the experts multiply by
     weights: tuple
     plan: Any
     dtype: str = "float32"  # that tokens and slots come in
@@ -66,7 +69,7 @@ def _outcome(prepare, case):
     def weighed(tokens, slots, *weights):
         tokens, slots = (ops.cast(x, case.dtype) for x in (tokens, slots))
         prepared = prepare(case.plan(*weights), tokens.dtype)
-        mixed, outputs = prepared.dispatch(tokens), prepared.combine(slots)
+        mixed, outputs = STEPS[case.kind](prepared, tokens, slots)
         assert mixed.dtype == tokens.dtype and outputs.dtype == slots.dtype
         # numpy cannot hold bfloat16
         mixed, outputs = (ops.cast(x, "float32") for x in (mixed, outputs))
@@ -84,6 +87,24 @@ def _outcome(prepare, case):
     for i, grad in enumerate(grads[2:]):
         outcome[f"gradient of plan weight {i}"] = grad
     return outcome
+
+
+def _apart(prepared, tokens, slots):
+    """Slots are what dispatch makes, whatever the implementation."""
+    return prepared.dispatch(tokens), prepared.combine(slots)
+
+
+def _through(prepared, tokens, kernels):
+    """Rows are compared by what becomes of them, twice through the experts."""
+    rows, restore = by_expert(prepared.dispatch(tokens))
+    weights = [(kernels, kernels[:, :1])] * 2
+    rows = experts_mlp(rows, weights, ops.tanh, steps=prepared)
+    slots = restore(rows)
+    # In the shape of the kernels, what each of them is worth.
+    return kernels, prepared.combine(slots)
+
+
+STEPS = {"hard": _apart, "soft": _apart, "grouped": _through}
 
 
 def _normal(rng, *shape):
@@ -129,6 +150,35 @@ def hard_case(name, shape, empty=0.3, mask=None, repeat=False):
         _normal(rng, groups, experts, seats, features),
         (gate,),
         plan,
+    )
+
+
+def grouped_case(name, shape, mask=None, dtype="float32"):
+    """Random experts. shape: (G,T,E,k,D)."""
+    groups, length, experts, choices, features = shape
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(groups, length, experts))
+    expert = np.argsort(scores, axis=-1)[..., :choices].astype("int32")
+    gate = rng.uniform(0.1, 1.0, expert.shape).astype("float32")
+    if mask is not None:
+        expert[~mask] = experts
+
+    def plan(gate):
+        if mask is not None:
+            seen = ops.convert_to_tensor(mask)
+            gate = ops.where(seen[:, :, None], gate, 0.0)
+        return routing.GroupedPlan(
+            ops.convert_to_tensor(expert), gate, experts, mask
+        )
+
+    return Case(
+        name,
+        "grouped",
+        _normal(rng, groups, length, features),
+        _normal(rng, experts, features, features),
+        (gate,),
+        plan,
+        dtype,
     )
 
 
@@ -224,6 +274,13 @@ CASES = [
     hard_case(
         "masked", (3, 9, 2, 4, 3), mask=_mask(3, 9, [(0, 4), (0, 0), (1, None)])
     ),
+    grouped_case("ragged", (2, 7, 4, 2, 5)),
+    grouped_case("one token", (1, 1, 9, 3, 4)),
+    grouped_case("all experts", (2, 3, 3, 3, 2)),
+    grouped_case(
+        "masked", (3, 9, 4, 2, 3), _mask(3, 9, [(0, 4), (0, 0), (1, None)])
+    ),
+    grouped_case("bfloat16", (2, 7, 4, 2, 8), dtype="bfloat16"),
     soft_case("ragged", (2, 7, 3, 2, 5)),
     soft_case("one of each", (3, 1, 1, 1, 2)),
     soft_case(

@@ -8,8 +8,10 @@ import pytest
 from keras import ops
 from keras.src import backend
 
+from keras_moe import diagnostics
 from keras_moe import layers
 from keras_moe import routing
+from keras_moe.ops import selection
 from tests import oracle
 from tests import support
 from tests.support import BACKEND
@@ -230,6 +232,17 @@ def test_rows_are_one_group():
     close(model.predict(rows, verbose=0), layer(rows))
 
 
+def by_shapes(call, *shape):
+    """What `call` makes of an array of this shape, without memory for it."""
+    if BACKEND != "torch":
+        return backend.compute_output_spec(call, keras.KerasTensor(shape))
+    import torch
+
+    # Keras tries again with memory where a call fails without.
+    with keras.device("meta"):
+        return call(torch.empty(shape, device="meta"))
+
+
 def test_more_pairs_than_an_int32_counts():
     """Refused by shapes alone, before anything is made."""
 
@@ -237,9 +250,9 @@ def test_more_pairs_than_an_int32_counts():
         return routing.dropless_choice(gates, 8).expert
 
     with pytest.raises(ValueError, match="top_k=8; received 268435456"):
-        backend.compute_output_spec(call, keras.KerasTensor((2**14, 2**14, 8)))
+        by_shapes(call, 2**14, 2**14, 8)
     # E · P is beyond 2^31 and never counted.
-    spec = backend.compute_output_spec(call, keras.KerasTensor((1, 2**27, 256)))
+    spec = by_shapes(call, 1, 2**27, 256)
     assert tuple(spec.shape) == (1, 2**27, 8)
 
 
@@ -268,3 +281,67 @@ def test_experts_that_are_layers_take_every_token():
     text = "implementation='grouped' cannot serve this plan, as its experts are"
     with pytest.raises(ValueError, match=text):
         forced(draw(1, 4, FEATURES))
+
+
+def test_what_routers_do_is_seen():
+    """Load and its imbalance, by `capture` and by the monitor of `fit`."""
+    layer = make(4, 2, (3, 6), "auto")
+    tokens = draw(3, 6, FEATURES)
+    with diagnostics.capture() as plans:
+        layer(tokens)
+    (plan,) = plans.values()
+    facts = diagnostics.summarize(plan)
+    gates = tokens @ layer.router_kernel.numpy()
+    chosen = np.argsort(-gates, axis=-1)[..., :2]
+    close(facts["load"], np.bincount(chosen.reshape(-1), minlength=4) / 36)
+    assert facts["dropped"] == 0 and 0 < facts["entropy"] < 1
+    inputs = keras.Input((6, FEATURES))
+    model = keras.Model(inputs, layer(inputs))
+    model.compile("sgd", "mse")
+    monitor = diagnostics.RouterMonitor(tokens)
+    history = model.fit(tokens, tokens, verbose=0, callbacks=[monitor])
+    names = {name.split("/")[-1] for name in history.history}
+    assert {"max_load", "dropped", "entropy"} <= names
+    assert history.history[f"{layer.path}/max_load"][0] >= 1
+
+
+OTHER_DEVICES = {"jax": ("gpu", "tpu"), "torch": ("gpu",), "tensorflow": ()}
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("kind", OTHER_DEVICES[BACKEND])
+def test_what_other_devices_run(kind, masked, monkeypatch):
+    """On a CPU that says it is another device; outputs and gradients."""
+    tokens, mask = draw(2, 2, 6, FEATURES), None
+    if masked:
+        mask = np.random.default_rng(2).random((2, 6)) < 0.6
+    expected = support.layer_grads(make(5, 2, (2, 6)), *tokens, mask)
+    monkeypatch.setattr(selection, "kind_of", lambda array: kind)
+    found = support.layer_grads(make(5, 2, (2, 6)), *tokens, mask)
+    close(found[0], expected[0])
+    for name, grad in expected[2].items():
+        close(found[2][name], grad)
+
+
+@pytest.mark.parametrize("taken", ["yes"] if BACKEND == "torch" else [])
+def test_torch_grouped_mm(taken):
+    """PyTorch's own product, where dtype and alignment allow."""
+    import torch
+
+    from keras_moe.ops.grouped import torch as room
+
+    rows = torch.tensor(draw(9, 8)).bfloat16().requires_grad_()
+    kernels = torch.tensor(draw(3, 8, 16)).bfloat16().requires_grad_()
+    bounds = torch.tensor([0, 4, 4, 7])
+    assert room.takes(rows, kernels)
+    assert not room.takes(rows[:, :7], kernels[:, :7])  # not of 16 bytes
+    assert not room.takes(rows, kernels[:, :, :9])
+    assert not room.takes(rows.float(), kernels.float())
+    made = room.grouped_mm(rows, kernels, bounds)
+    right = torch.cat([rows[:4] @ kernels[0], rows[4:7] @ kernels[2]])
+    close(made[:7].detach().float(), right.detach().float(), 0.02)
+    assert not made[7:].any()
+    own = torch.autograd.grad(made.sum(), (rows, kernels))
+    expected = torch.autograd.grad(right.sum(), (rows, kernels))
+    for one, other in zip(own, expected):
+        close(one.float(), other.float(), 0.02)

@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_moe import ops as moe_ops
 from keras_moe.ops import gather
+from keras_moe.ops import grouped
 from keras_moe.ops import reference
 from tests import parity
 from tests import support
@@ -70,7 +71,7 @@ REFUSED["shared_exp"] = [
 
 
 def test_the_helper_lets_a_right_room_pass():
-    for kind in ("soft", "hard"):
+    for kind in ("soft", "hard", "grouped"):
         case = parity.case(kind, "masked")
         parity.assert_same(changed(lambda plan: plan), case)
 
@@ -90,6 +91,8 @@ def room(dispatch=None, combine=None, base=reference):
         return types.SimpleNamespace(
             dispatch=steps["dispatch"] or right.dispatch,
             combine=steps["combine"] or right.combine,
+            product=right.product,
+            shift=right.shift,
         )
 
     return prepare
@@ -236,6 +239,70 @@ WRONG_SOFT = {
         "ragged",
     ),
 }
+
+
+def beforehand(**changes):
+    """Rows sorted by expert of a plan that was made another one."""
+    change = replaced(**changes)
+    return lambda plan, dtype: grouped.prepare(change(plan), dtype)
+
+
+def with_product(product):
+    """Rows sorted by expert, of which the experts make something else."""
+
+    def prepare(plan, dtype):
+        right = grouped.prepare(plan, dtype)
+        return types.SimpleNamespace(
+            dispatch=right.dispatch,
+            combine=right.combine,
+            product=lambda rows, kernels: product(right, rows, kernels),
+            shift=right.shift,
+        )
+
+    return prepare
+
+
+WRONG_GROUPED = {
+    "ignores the gate": (
+        beforehand(gate=lambda p: ops.cast(p.gate != 0, "float32")),
+        "ragged",
+    ),
+    "next expert": (
+        beforehand(expert=lambda p: (p.expert + 1) % p.num_experts),
+        "ragged",
+    ),
+    "the first expert's kernel": (
+        with_product(lambda right, rows, kernels: rows @ kernels[0]),
+        "all experts",
+    ),
+    "no gradient to kernels": (
+        with_product(
+            lambda right, rows, kernels: right.product(
+                rows, ops.stop_gradient(kernels)
+            )
+        ),
+        "ragged",
+    ),
+    "no gradient to rows": (
+        with_product(
+            lambda right, rows, kernels: right.product(
+                ops.stop_gradient(rows), kernels
+            )
+        ),
+        "masked",
+    ),
+    "no gradient to gates": (
+        beforehand(gate=lambda p: ops.stop_gradient(p.gate)),
+        "one token",
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_GROUPED)
+def test_wrong_room_for_grouped_plans_fails(wrong):
+    wrong_room, case = WRONG_GROUPED[wrong]
+    with pytest.raises(AssertionError, match=f"grouped case {case}"):
+        parity.assert_same(wrong_room, parity.case("grouped", case))
 
 
 @pytest.mark.parametrize("wrong", WRONG_HARD)

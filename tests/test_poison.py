@@ -14,7 +14,8 @@ MORE = {"shared_exp": {"max_scale": 8.0}}  # it needs a bound
 HARD = ("choice", "choice_capped", "token", "token_losses")
 MIXTURES = ("mixture", "mixture_learned", "mixture_sequence")
 SERVED = {
-    "reference": ("soft", "choice", "token", *MIXTURES),
+    "grouped": ("dropless",),
+    "reference": ("soft", "choice", "token", "dropless", *MIXTURES),
     "gather": HARD,
     "shared_exp": ("soft",),
     "cpu": ("soft",),

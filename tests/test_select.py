@@ -180,6 +180,16 @@ def test_a_forced_implementation_runs(spies):
         plans = moe_ops.IMPLEMENTATIONS[name].plans
         if "hard" in plans:
             assert ran(spies, expert_choice(implementation=name)) == [name]
+        if "grouped" in plans:
+            layer = layers.TokenChoiceMoE(
+                3,
+                2,
+                capacity_factor=None,
+                intermediate_dim=4,
+                implementation=name,
+                **UNDRAWN,
+            )
+            assert ran(spies, layer) == [name]
         if "soft" in plans:
             layer = layers.SoftMoE(
                 3,

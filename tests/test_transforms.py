@@ -195,3 +195,136 @@ def test_eager_calls_compile_once(label):
 @pytest.mark.parametrize("backend", JAX)
 def test_eager_implementations_compile_once(backend, size):
     test_eager_calls_compile_once("soft")
+
+
+# === Rows sorted by expert ===
+
+
+def dropless(implementation="auto"):
+    layer = layers.TokenChoiceMoE(
+        4,
+        2,
+        capacity_factor=None,
+        intermediate_dim=4,
+        gated=True,
+        bias_initializer="normal",
+        router_initializer="ones",
+        implementation=implementation,
+    )
+    layer.build((2, 6, 5))
+    arrays = np.random.default_rng(0).normal(size=(3, 2, 6, 5))
+    kernel = np.random.default_rng(1).normal(size=(5, 4))
+    layer.router_kernel.assign(kernel)
+    return layer, *arrays.astype("float32")
+
+
+@pytest.mark.parametrize("backend", JAX)
+def test_dropless_jax(backend):
+    """Either mode over either, and batches, of inputs and of kernels."""
+    import jax
+
+    layer, x, change, other = dropless()
+    weights = [v.value for v in layer.trainable_variables]
+
+    def loss(weights, x):
+        outputs, _ = layer.stateless_call(weights, [], x)
+        return (outputs**2).sum()
+
+    gradient = jax.jit(jax.grad(loss, (0, 1)))
+    by_weights, by_x = gradient(weights, x)
+    directions = [w * 0.1 + 0.1 for w in weights], change
+    along = sum((g * d).sum() for g, d in zip(by_weights, directions[0]))
+    along += (by_x * change).sum()
+    _, forward = jax.jvp(loss, (weights, x), directions)
+    close(forward, along)
+    # Reverse over reverse, and forward over reverse.
+    again = jax.grad(lambda x: (gradient(weights, x)[1] * change).sum())(x)
+    _, first = jax.jvp(lambda x: gradient(weights, x)[1], (x,), (change,))
+    close(again, first)
+    both = np.stack([x, other])
+    mapped = jax.vmap(gradient, (None, 0))(weights, both)
+    for one, own in zip(both, mapped[1]):
+        close(own, gradient(weights, one)[1])
+    mean = jax.grad(
+        lambda w: sum(jax.vmap(loss, (None, 0))(w, both)), argnums=0
+    )(weights)
+    for own, a, b in zip(mean, *(gradient(weights, one)[0] for one in both)):
+        close(own, a + b)
+    batch = [np.stack([w, 2 * w]) for w in weights]
+    mapped = jax.vmap(gradient, (0, None))(batch, x)[0]
+    for own, right in zip(mapped, by_weights):
+        close(own[0], right)
+
+
+@pytest.mark.parametrize("backend", TORCH)
+def test_dropless_torch(backend):
+    import torch
+
+    layer, x, change, other = dropless()
+    x, change, other = (torch.tensor(a) for a in (x, change, other))
+    leaf = x.clone().requires_grad_()
+
+    def loss(x):
+        return (layer(x) ** 2).sum()
+
+    (own,) = torch.autograd.grad(loss(leaf), leaf, create_graph=True)
+    (second,) = torch.autograd.grad((own * change).sum(), leaf)
+    close(torch.func.grad(loss)(x), own.detach())
+    _, forward = torch.func.jvp(loss, (x,), (change,))
+    close(forward, (own * change).sum().detach())
+    _, first = torch.func.jvp(torch.func.grad(loss), (x,), (change,))
+    close(second, first)
+    both = torch.stack([x, other])
+    mapped = torch.func.vmap(torch.func.grad(loss))(both)
+    close(mapped[0], own.detach())
+    weights = [v.value.detach() for v in layer.trainable_variables]
+
+    def outputs(weights, x):
+        return layer.stateless_call(weights, [], x)[0]
+
+    batch = [torch.stack([w, 2 * w]) for w in weights]
+    mapped = torch.func.vmap(outputs, (0, None))(batch, x)
+    close(mapped[0], outputs(weights, x))
+
+
+@pytest.mark.parametrize("backend", TORCH)
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_dropless_torch_compile(backend, dynamic):
+    import torch
+
+    layer, x, *_ = dropless()
+    compiled = torch.compile(
+        lambda x: layer(x), fullgraph=True, dynamic=dynamic, backend="eager"
+    )
+    close(compiled(torch.tensor(x)), layer(torch.tensor(x)))
+
+
+@pytest.mark.parametrize("label", XLA)
+def test_dropless_tensorflow(label):
+    """XLA takes tiles, and gradients are differentiated again."""
+    import tensorflow as tf
+
+    layer, x, change, _ = dropless()
+
+    def derive(x):
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                value = tf.reduce_sum(layer(x) ** 2)
+            along = tf.reduce_sum(tape.gradient(value, x) * change)
+        return value, along, outer.gradient(along, x)
+
+    x = tf.constant(x)
+    results = [
+        derive(x),
+        tf.function(derive)(x),
+        tf.function(derive, jit_compile=True)(x),
+    ]
+    reference = dropless("reference")[0]
+    reference.set_weights(layer.get_weights())
+    layer = reference
+    expected = derive(x)
+    for result in results:
+        for found, right in zip(result, expected):
+            close(found, right)

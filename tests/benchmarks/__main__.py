@@ -9,6 +9,7 @@ rows, dictionaries with the same keys; add one by adding a line to `TABLES`.
 
 import sys
 
+from tests.benchmarks import grouped
 from tests.benchmarks import hard_plans
 from tests.benchmarks import huge_pages
 from tests.benchmarks import native
@@ -27,6 +28,9 @@ TABLES = {
     "keras_overhead": (native.rows, EVERYWHERE),
     "mixture_of_tokens_layers": (other_layers.mixture_rows, EVERYWHERE),
     "token_choice_layers": (other_layers.choice_rows, EVERYWHERE),
+    "grouped": (grouped.rows, EVERYWHERE),
+    "grouped_growth": (grouped.growth_rows, EVERYWHERE),
+    "grouped_memory": (grouped.memory_rows, EVERYWHERE),
     "whole_models": (whole_models.rows, EVERYWHERE),
     "soft_moe_experts": (soft_moe_layers.experts_rows, EVERYWHERE),
     "huge_pages": (huge_pages.rows, ("torch",)),

@@ -8,6 +8,7 @@ factor of 1.25, which drops tokens.
 """
 
 import functools
+import sys
 
 import numpy as np
 from tqdm import tqdm
@@ -129,3 +130,47 @@ def growth_rows(turns=3):
     for experts in tqdm(EXPERTS, desc=timing.BACKEND):
         size = (experts, 8, 192, 4096)
         yield from _compared("more experts", size, False, turns)
+
+
+def memory_rows():
+    """Forward, each in a process of its own, beside the bound and the peer's.
+
+    The bound is 4·T·k·(D + 2F) numbers; the peer's arrays are (E,T,2F).
+    """
+    for experts, top_k, hidden, tokens in tqdm(SIZES, desc=timing.BACKEND):
+        if tokens < 1024:
+            continue
+        sizes = (experts, top_k, hidden, tokens)
+        for name in ("dropless", "KerasHub", "dense MLP"):
+            yield {
+                "op": "dropless layer, memory",
+                "mode": "F",
+                "experts": experts,
+                "top_k": top_k,
+                "hidden": hidden,
+                "tokens": tokens,
+                "of": name,
+                **timing.in_fresh_process(__name__, name, *sizes),
+                "bound_mib": 16
+                * tokens
+                * top_k
+                * (FEATURES + 2 * hidden)
+                // 2**20,
+            }
+
+
+def main(name, experts, top_k, hidden, tokens):
+    layer = {
+        "dropless": lambda: dropless(experts, top_k, hidden),
+        "KerasHub": lambda: peer(experts, top_k, hidden),
+        "dense MLP": lambda: limit(top_k * hidden),
+    }[name]()
+    function, arrays = timing.layer_of_arrays(layer, (1, tokens, FEATURES))
+    run = timing.forward(_first(function))
+    timing.print_peak(
+        lambda: run(arrays[0][:, :8], *arrays[1:]), lambda: run(*arrays)
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], *map(int, sys.argv[2:]))

@@ -7,14 +7,20 @@ products again.
 """
 
 import functools
+import itertools
 
 import torch
 
 
-def prepare(bounds):
-    """A function of (P,D) and (E,D,F) that gives (P,F)."""
-    read = bounds.tolist()
-    return functools.partial(product, bounds=read)
+def prepare(expert, experts):
+    """The pair of each row, the row of each pair, and the experts' product."""
+    flat = expert.reshape(-1)
+    order = torch.argsort(flat, stable=True)
+    places = torch.arange(len(order), device=order.device)
+    places = torch.empty_like(order).scatter_(0, order, places)
+    counts = torch.bincount(flat, minlength=experts + 1).tolist()
+    bounds = [0, *itertools.accumulate(counts[:-1])]
+    return order, places, functools.partial(product, bounds=bounds)
 
 
 def product(rows, kernels, bounds, turned=False):

@@ -24,25 +24,17 @@ room = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
 
 def prepare(plan, dtype):
     """Sort the pairs by expert."""
-    order, bounds = plan.by_expert()
-    return GroupedDispatcher(
-        plan,
-        order,
-        indexing.inverse(order),
-        bounds,
-        room.prepare(bounds, ops.shape(order)[0], plan.num_experts),
-    )
+    return GroupedDispatcher(plan, *room.prepare(plan))
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class GroupedDispatcher(Dispatcher):
-    """The pair of each row, the row of each pair, bounds of experts' rows."""
+    """The pair of each row, the row of each pair, and the experts' product."""
 
     plan: Any
     order: Any
     places: Any
-    bounds: Any
-    products: Any
+    multiply: Any
 
     def dispatch(self, tokens):
         """(G,T,D) -> (P,D): copy the token of each row."""
@@ -51,7 +43,7 @@ class GroupedDispatcher(Dispatcher):
 
     def product(self, rows, kernels):
         """The rows of each expert by its kernel: (P,D) · (E,D,F) -> (P,F)."""
-        return self.products(rows, kernels)
+        return self.multiply(rows, kernels)
 
     def shift(self, rows, biases):
         """Add its expert's bias to each row: (P,F) + (E,1,F)."""
@@ -63,10 +55,10 @@ class GroupedDispatcher(Dispatcher):
 
     def combine(self, rows):
         """(P,D) -> (G,T,D): add up, weighed, the rows of each token."""
-        gate = ops.take(ops.reshape(self.plan.gate, (-1,)), self.order)
-        weighed = rows * ops.cast(gate, rows.dtype)[:, None]
-        tokens = room.collect(weighed, self.order, self.places, self._choices())
-        groups, length, _ = ops.shape(self.plan.gate)
+        groups, length, choices = ops.shape(self.plan.gate)
+        gate = ops.reshape(self.plan.gate, (-1, choices))
+        gate = ops.cast(gate, rows.dtype)
+        tokens = room.combine(rows, gate, self.order, self.places)
         return ops.reshape(tokens, (groups, length, rows.shape[-1]))
 
     def _choices(self):

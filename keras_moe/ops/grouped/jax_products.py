@@ -19,7 +19,7 @@ from jax.interpreters import ad
 from jax.interpreters import batching
 from jax.interpreters import mlir
 
-LARGEST = 128  # rows of a tile
+SMALLEST, LARGEST = 8, 128  # rows of a tile
 UNKNOWN = 16  # where the number of rows is a symbol
 
 
@@ -41,11 +41,16 @@ def product(rows, kernels, bounds):
 
 
 def _tile_size(rows, segments):
-    """b: about half of what a segment has on average, a power of two."""
+    """b: a quarter of what a segment has on average, a power of two.
+
+    Not below what products are quick with, but for segments of about one row.
+    """
     if not isinstance(rows, int):
         return UNKNOWN
-    size = 1
-    while size < LARGEST and size * 2 * segments <= rows:
+    if rows < 2 * segments:
+        return 1
+    size = SMALLEST
+    while size < LARGEST and size * 8 * segments <= rows:
         size *= 2
     return min(size, rows)
 
@@ -211,7 +216,7 @@ def _transpose_outer(grad, first, second, *segments, experts, unique):
 
 def _first(array, axis, count):
     """The mapped axis first; what is not mapped is repeated."""
-    if axis is batching.not_mapped:
+    if axis is None:
         return jnp.broadcast_to(array, (count, *array.shape))
     return jnp.moveaxis(array, axis, 0)
 
@@ -237,7 +242,7 @@ def _batch_product(values, axes, turned, unique):
     count = _count(values, axes)
     rows = _first(rows, axes[0], count)
     length, experts = rows.shape[1], 0
-    if axes[1] is not batching.not_mapped:
+    if axes[1] is not None:
         kernels = _first(kernels, axes[1], count)
         experts = kernels.shape[1]
         kernels = kernels.reshape(-1, *kernels.shape[2:])

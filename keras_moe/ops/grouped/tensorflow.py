@@ -8,19 +8,25 @@ higher order are too.
 import functools
 
 import tensorflow as tf
+from keras import ops
 from tensorflow.python.ops import control_flow_util
 
+from keras_moe import indexing
 from keras_moe.ops.grouped import tiles
 
 
-def prepare(bounds, rows, experts):
-    """A function of (P,D) and (E,D,F) that gives (P,F)."""
+def prepare(plan):
+    """The pair of each row, the row of each pair, and the experts' product."""
+    order, bounds = plan.by_expert()
+    rows, experts = ops.shape(order)[0], plan.num_experts
     if _in_xla():
-        return tiles.prepare(bounds, rows, experts)
-    # The rows of no expert are the last part.
-    counts = tf.concat([bounds, tf.cast(rows, bounds.dtype)[None]], 0)
-    counts = counts[1:] - counts[:-1]
-    return functools.partial(product, counts=counts, experts=experts)
+        multiply = tiles.prepare(bounds, rows, experts)
+    else:
+        # The rows of no expert are the last part.
+        counts = tf.concat([bounds, tf.cast(rows, bounds.dtype)[None]], 0)
+        counts = counts[1:] - counts[:-1]
+        multiply = functools.partial(product, counts=counts, experts=experts)
+    return order, indexing.inverse(order), multiply
 
 
 def _in_xla():
@@ -30,6 +36,12 @@ def _in_xla():
     # TensorFlow has no public question for it.
     graph = tf.compat.v1.get_default_graph()
     return control_flow_util.GraphOrParentsInXlaContext(graph)
+
+
+def _plain(*arrays):
+    """Tensors: no variables, which a function with a gradient of its own would
+    have to name, and no gradients kept as slices."""
+    return [tf.convert_to_tensor(array) for array in arrays]
 
 
 def product(rows, kernels, counts, experts, turned=False):
@@ -53,8 +65,7 @@ def product(rows, kernels, counts, experts, turned=False):
 
         return outputs, backward
 
-    # Of a variable, the function would have to know.
-    return call(rows, tf.convert_to_tensor(kernels))
+    return call(*_plain(rows, kernels))
 
 
 def outer(first, second, counts, experts):
@@ -78,7 +89,7 @@ def outer(first, second, counts, experts):
 
         return outputs, backward
 
-    return call(first, second)
+    return call(*_plain(first, second))
 
 
 def spread(tokens, order, places, choices):
@@ -89,7 +100,13 @@ def spread(tokens, order, places, choices):
         rows = tf.gather(tokens, order // choices)
         return rows, lambda grad: collect(grad, order, places, choices)
 
-    return call(tokens)
+    return call(*_plain(tokens))
+
+
+def combine(rows, gate, order, places):
+    """(P,D), (N,k) -> (N,D): the sum of the rows of each token, weighed."""
+    weighed = rows * tf.gather(tf.reshape(gate, (-1,)), order)[:, None]
+    return collect(weighed, order, places, gate.shape[1])
 
 
 def collect(rows, order, places, choices):
@@ -102,4 +119,4 @@ def collect(rows, order, places, choices):
         tokens = tf.reduce_sum(tokens, 1)
         return tokens, lambda grad: spread(grad, order, places, choices)
 
-    return call(rows)
+    return call(*_plain(rows))

@@ -9,6 +9,7 @@ import functools
 
 import torch
 
+from keras_moe import indexing
 from keras_moe.ops import selection
 from keras_moe.ops.cpu import torch_grouped as loops
 from keras_moe.ops.grouped import tiles
@@ -16,15 +17,16 @@ from keras_moe.ops.grouped import tiles
 ALIGNMENT = 16  # bytes that a row must be a multiple of
 
 
-def prepare(bounds, rows, experts):
-    """A function of (P,D) and (E,D,F) that gives (P,F)."""
-    portable = selection.only_portable(bounds)
-    if selection.kind_of(bounds) == "cpu" and not portable:
-        return loops.prepare(bounds)
-    cut = tiles.prepare(bounds, rows, experts)
-    if portable:
-        return cut
-    return functools.partial(_on_gpu, bounds, cut)
+def prepare(plan):
+    """The pair of each row, the row of each pair, and the experts' product."""
+    portable = selection.only_portable(plan.gate)
+    if selection.kind_of(plan.gate) == "cpu" and not portable:
+        return loops.prepare(plan.expert, plan.num_experts)
+    order, bounds = plan.by_expert()
+    cut = tiles.prepare(bounds, order.shape[0], plan.num_experts)
+    if not portable:
+        cut = functools.partial(_on_gpu, bounds, cut)
+    return order, indexing.inverse(order), cut
 
 
 def _on_gpu(bounds, cut, rows, kernels):
@@ -48,34 +50,47 @@ def takes(rows, kernels) -> bool:
 def grouped_mm(rows, kernels, bounds):
     """PyTorch's own product, with zeros in the rows of no expert.
 
-    It leaves these as the memory was. The gradient that it gets is an array of
-    its own, as `where` makes it: expanded ones are refused.
+    It leaves these as the memory was, in the gradient of the rows too. The
+    gradient that it gets is an array of its own, as `where` makes it: expanded
+    ones are refused.
     """
     ends = bounds[1:].to(torch.int32)
-    made = torch.nn.functional.grouped_mm(
-        rows.contiguous(), kernels.contiguous(), offs=ends
-    )
     index = torch.arange(len(rows), device=rows.device)
-    return torch.where((index < ends[-1])[:, None], made, 0)
+    routed = (index < ends[-1])[:, None]
+    made = torch.nn.functional.grouped_mm(
+        torch.where(routed, rows, 0), kernels.contiguous(), offs=ends
+    )
+    return torch.where(routed, made, 0)
+
+
+def _portable(array):
+    return selection.only_portable(array) or not len(array)
 
 
 def spread(tokens, order, places, choices):
     """(N,D) -> (P,D): the token of each row."""
-    if selection.only_portable(tokens):
+    if _portable(tokens):
         return tokens.index_select(0, order.long() // choices)
     return _Spread.apply(tokens, order, places, choices)
 
 
-def collect(rows, order, places, choices):
-    """(P,D) -> (N,D): the sum of the rows of each token."""
-    if selection.only_portable(rows):
-        return _sum(rows, places, choices)
-    return _Collect.apply(rows, order, places, choices)
+def combine(rows, gate, order, places):
+    """(P,D), (N,k) -> (N,D): the sum of the rows of each token, weighed."""
+    if _portable(rows):
+        weighed = rows * gate.reshape(-1).index_select(0, order)[:, None]
+        weighed = weighed.index_select(0, places)
+        return weighed.reshape(*gate.shape, rows.shape[-1]).sum(1)
+    return _Combine.apply(rows, gate, order, places)
 
 
-def _sum(rows, places, choices):
-    rows = rows.index_select(0, places)
-    return rows.reshape(-1, choices, rows.shape[-1]).sum(1)
+def _add(rows, places, choices, gate=None):
+    """The sum of the rows of each token, in one pass over the rows."""
+    return torch.nn.functional.embedding_bag(
+        places.reshape(-1, choices),
+        rows.contiguous(),
+        mode="sum",
+        per_sample_weights=gate,
+    )
 
 
 class _Spread(torch.autograd.Function):
@@ -90,17 +105,27 @@ class _Spread(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         order, places = ctx.saved_tensors
-        return collect(grad, order, places, ctx.choices), None, None, None
+        if torch.is_grad_enabled():
+            ones = grad.new_ones((len(order) // ctx.choices, ctx.choices))
+            tokens = combine(grad, ones, order, places)
+        else:
+            tokens = _add(grad, places, ctx.choices)
+        return tokens, None, None, None
 
 
-class _Collect(torch.autograd.Function):
+class _Combine(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, rows, order, places, choices):
-        ctx.save_for_backward(order, places)
-        ctx.choices = choices
-        return _sum(rows, places, choices)
+    def forward(ctx, rows, gate, order, places):
+        ctx.save_for_backward(rows, gate, order, places)
+        return _add(rows, places, gate.shape[1], gate)
 
     @staticmethod
     def backward(ctx, grad):
-        order, places = ctx.saved_tensors
-        return spread(grad, order, places, ctx.choices), None, None, None
+        rows, gate, order, places = ctx.saved_tensors
+        grads = spread(grad, order, places, gate.shape[1])  # (P,D)
+        by_gate = torch.bmm(rows[:, None], grads[:, :, None]).reshape(-1)
+        by_gate = by_gate.index_select(0, places).reshape(gate.shape)
+        weights = gate.reshape(-1).index_select(0, order)[:, None]
+        if torch.is_grad_enabled():
+            return grads * weights, by_gate, None, None
+        return grads.mul_(weights), by_gate, None, None
