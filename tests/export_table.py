@@ -10,7 +10,8 @@ from tests.contract_table import LAYERS
 from tests.contract_table import TOKENS
 
 HARD = [k for k in LAYERS if k.startswith(("choice", "token"))]
-SOFT = [k for k in LAYERS if k not in HARD]
+DROPLESS = [k for k in LAYERS if k.startswith("dropless")]
+SOFT = [k for k in LAYERS if k not in HARD + DROPLESS]
 GROUPED = ["choice_grouped", "token_losses"]
 # Exporters to these take long, so that a few rows stand for the layers.
 SLOW = ("litert", "openvino")
@@ -27,7 +28,7 @@ SIGNATURES = {
 SUPPORTED = {
     "tensorflow": {
         "tf_saved_model": {"any length": list(LAYERS)},
-        "onnx": {"any length": list(LAYERS)},
+        "onnx": {"any length": [*SOFT, *HARD], "fixed": DROPLESS},
         "litert": {
             "any length": ["mixture"],
             "any batch": ["soft", "choice", "token"],
@@ -37,7 +38,7 @@ SUPPORTED = {
     },
     "jax": {
         "tf_saved_model": {
-            "any length": SOFT,
+            "any length": [*SOFT, *DROPLESS],
             "any batch": [k for k in HARD if k not in GROUPED],
             "fixed": GROUPED,
         },
@@ -47,11 +48,12 @@ SUPPORTED = {
             "fixed": [
                 *("mixture", "mixture_learned", "mixture_argmax"),
                 *HARD,
+                *DROPLESS,
             ],
         },
     },
     "torch": {
-        "onnx": {"any length": SOFT},
+        "onnx": {"any length": [*SOFT, *DROPLESS]},
         "openvino": {
             "any length": ["soft", "token", "mixture"],
             "any batch": ["choice"],
@@ -168,6 +170,7 @@ CLASSES = {
     "soft": "Soft MoE",
     "choice": "Expert Choice",
     "token": "token choice",
+    "dropless": "token choice without drops",
     "mixture": "Mixture of Tokens",
 }
 # What sets a row apart from the plain row of its class.
