@@ -11,6 +11,7 @@ from keras_hub.src.models.qwen3_5_moe import qwen3_5_moe_decoder
 from keras_hub.src.models.qwen3_moe import qwen3_moe_decoder
 from keras_hub.src.models.qwen_moe import qwen_moe_decoder
 
+from tests.support import compiled
 from tests.support import numpy
 from tests.support import value_and_grads
 
@@ -134,13 +135,28 @@ def bank(family, layer):
     return getattr(layer, names.get(family, "expert_bank"))
 
 
-def call_block(layer, tokens):
-    """What a block makes of (B,N,D), outputs alone."""
+def takes_mask(layer):
+    """Whether a block has a loss of its own, and takes a mask for it."""
+    return "compute_load_balancing_loss" in type(layer).call.__code__.co_names
+
+
+def call_block(layer, tokens, **options):
+    """Of (B,N,D), outputs and scores (T,E), the largest of chosen experts."""
     if not isinstance(layer, gemma4_decoder_block.Gemma4TextDecoderBlock):
-        return layer(tokens)[0]
-    flat = ops.reshape(tokens, (-1, FEATURES))
-    flat = layer.moe_expert_bank(flat, layer.moe_router(tokens))
-    return ops.reshape(flat, ops.shape(tokens))
+        return layer(tokens, **options)
+    scores = layer.moe_router(tokens)
+    outputs = layer.moe_expert_bank(ops.reshape(tokens, (-1, FEATURES)), scores)
+    return ops.reshape(outputs, ops.shape(tokens)), scores
+
+
+def program(layer, tokens):
+    """`call_block` of these tokens, compiled, as a function of all weights."""
+
+    def call(*values):
+        with keras.StatelessScope(list(zip(layer.weights, values))):
+            return call_block(layer, ops.convert_to_tensor(tokens))
+
+    return compiled(call)
 
 
 def inputs(family, batch=2, length=5):

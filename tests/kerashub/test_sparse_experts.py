@@ -8,8 +8,10 @@ import keras_hub
 import numpy as np
 import pytest
 from keras_hub.src.models.mixtral.mixtral_decoder import MixtralSparseMoeBlock
+from keras_hub.src.tests import test_case
 
 import keras_moe
+from keras_moe.kerashub import products
 from keras_moe.kerashub import sparse
 from tests.kerashub import models
 from tests.support import BACKEND
@@ -17,6 +19,10 @@ from tests.support import numpy
 from tests.support import run
 
 families = pytest.mark.parametrize("family", models.FAMILIES)
+# Whole models take seconds to compile, and differ in their blocks alone.
+some_families = pytest.mark.parametrize(
+    "family", models.FAMILIES if BACKEND == "torch" else ["Mixtral"]
+)
 
 
 def close(actual, expected, tolerance=1e-5):
@@ -40,6 +46,46 @@ def normal(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype("float32")
 
 
+@pytest.fixture
+def applied(monkeypatch):
+    """The layers whose sparse experts were called or compiled, in order."""
+    layers, apply = [], products.apply_experts
+
+    def counted(layer, *args):
+        layers.append(layer)
+        return apply(layer, *args)
+
+    monkeypatch.setattr(products, "apply_experts", counted)
+    return layers
+
+
+@families
+def test_block_its_losses_and_gradients(family):
+    layer = models.block(family)
+    tokens = normal(2, 6, models.FEATURES)
+    cotangent = normal(2, 6, models.FEATURES, seed=1)
+    attention = {}
+    if models.takes_mask(layer):
+        mask = np.ones((2, 6), bool)
+        mask[0, :2] = False
+        if family in ("Qwen1.5-MoE", "Qwen3-MoE"):  # causal ones of attention
+            mask = np.tril(np.ones((6, 6), bool)) & mask[:, None]
+        attention = {"attention_mask": mask, "training": True}
+
+    def call():
+        return models.call_block(layer, tokens, **attention)[0]
+
+    expected = models.derivatives(layer, call, cotangent)
+    assert len(expected[1]) == len(attention) / 2
+    assert len(keras_moe.use_sparse_experts(layer)) == 1
+    actual = models.derivatives(layer, call, cotangent)
+    same(actual, expected)
+    bank = models.bank(family, layer)
+    for weight in bank.trainable_variables:
+        assert np.abs(expected[2][weight.path]).max() > 0
+
+
+@pytest.mark.once
 @families
 def test_backbone_and_its_gradients(family):
     model = models.backbone(family)
@@ -70,7 +116,7 @@ def test_block_in_mixed_bfloat16(family):
     variables = [v for v in layer.trainable_variables if "exp" in v.path]
 
     def call():
-        return models.call_block(layer, keras.ops.cast(tokens, "bfloat16"))
+        return models.call_block(layer, keras.ops.cast(tokens, "bfloat16"))[0]
 
     expected = models.derivatives(layer, call, cotangent, variables)
     assert len(keras_moe.use_sparse_experts(layer)) == 1
@@ -82,52 +128,60 @@ def test_block_in_mixed_bfloat16(family):
 def test_experts_that_no_token_chose_are_not_computed(family):
     layer = models.block(family)
     tokens = normal(1, 2, models.FEATURES)  # 4 of 8 experts at most
-    expected = run(lambda x: models.call_block(layer, x), tokens)
-    for implementation in ("reference", "grouped", "auto"):
-        (block,) = keras_moe.use_sparse_experts(layer, implementation)
-        assert block.path.startswith(layer.path)
-        actual = run(lambda x: models.call_block(layer, x), tokens)
-        close(actual, expected)
-        assert keras_moe.use_sparse_experts(layer, implementation) == []
-    with keras_moe.diagnostics.capture() as plans:
-        models.call_block(layer, keras.ops.convert_to_tensor(tokens))
-    (plan,) = plans.values()
-    chosen = np.unique(numpy(plan.expert))
+    weights = [numpy(weight) for weight in layer.weights]
+    dense = models.program(layer, tokens)
+    expected, scores = dense(*weights)
+    chosen = np.argsort(-scores, axis=-1)[:, : models.TOP_K]
     others = np.setdiff1d(np.arange(models.EXPERTS), chosen)
-    assert len(others) >= 4
-    saved = [numpy(w) for w in models.bank(family, layer).weights]
-    for weight in models.bank(family, layer).weights:
-        values = np.array(numpy(weight))
-        assert len(values) == models.EXPERTS
-        values[others] = np.nan
-        weight.assign(values)
-    close(run(lambda x: models.call_block(layer, x), tokens), expected)
-    assert len(keras_moe.use_dense_experts(layer)) == 1
-    dense = run(lambda x: models.call_block(layer, x), tokens)
-    assert np.isnan(dense).any()
-    for weight, values in zip(models.bank(family, layer).weights, saved):
-        weight.assign(values)
-    dense = run(lambda x: models.call_block(layer, x), tokens)
-    np.testing.assert_array_equal(dense, expected)
+    # Whatever the others' weights are, and all of them are a bank's.
+    poisoned = [np.array(weight) for weight in weights]
+    paths = {w.path for w in models.bank(family, layer).weights}
+    for weight, values in zip(layer.weights, poisoned):
+        if weight.path in paths:
+            values[others] = np.nan
+    assert np.isnan(dense(*poisoned)[0]).any()
+
+    for implementation in ("reference", "auto"):
+        (block,) = keras_moe.use_sparse_experts(layer, implementation)
+        assert block.path.startswith(layer.path) and block.family == family
+        assert keras_moe.use_sparse_experts(layer, implementation) == []
+        sparse = models.program(layer, tokens)
+        close(sparse(*weights)[0], expected)
+    close(sparse(*poisoned)[0], expected)
+
+    assert keras_moe.use_dense_experts(layer) == [block]
+    again = models.program(layer, tokens)(*weights)
+    np.testing.assert_array_equal(again[0], expected)
     assert keras_moe.use_dense_experts(layer) == []
 
 
+def test_capture_has_the_plan():
+    layer = models.block("gpt-oss")
+    keras_moe.use_sparse_experts(layer)
+    with keras_moe.diagnostics.capture() as plans:
+        layer(normal(2, 3, models.FEATURES))
+    assert plans[layer.path].expert.shape == (1, 6, models.TOP_K)
+
+
 @families
-def test_generates_the_same_tokens(family):
+def test_generates_the_same_tokens(family, applied):
     model = models.task(family)
     model.compile(sampler="greedy")
     inputs = models.inputs(family, length=8)
     inputs["padding_mask"] = np.tile(np.arange(8) < 3, (2, 1)).astype("int32")
     generated = []
-    for change in (lambda model: None, keras_moe.use_sparse_experts):
-        change(model)
+    for use in (False, True):
+        if use:
+            assert applied == []
+            keras_moe.use_sparse_experts(model)
         outputs = model.generate(inputs, stop_token_ids=None)
         generated.append(numpy(outputs["token_ids"]))
+    assert applied
     np.testing.assert_array_equal(*generated)
     assert (generated[0][:, 3:] != inputs["token_ids"][:, 3:]).any()
 
 
-@families
+@some_families
 def test_fit(family):
     inputs = models.inputs(family)
     labels = inputs["token_ids"]
@@ -180,20 +234,43 @@ def test_files_are_kerashubs_own(family, tmp_path):
     close(numpy(clone(inputs)), expected)
 
 
-def test_compiled_programs_are_made_anew():
+@pytest.mark.once
+@families
+def test_kerashubs_own_test_of_a_backbone(family):
+    made = type(models.backbone(family))
+
+    @keras.saving.register_keras_serializable("tests")
+    class Sparse(made):
+        def __init__(self, **options):
+            super().__init__(**options)
+            keras_moe.use_sparse_experts(self)
+
+    case = test_case.TestCase()
+    case.setUp()
+    case.run_backbone_test(
+        Sparse,
+        models.SHARED | models.OWN[family],
+        models.inputs(family),
+        (2, 5, models.FEATURES),
+    )
+
+
+def test_compiled_programs_are_made_anew(applied):
     model = models.task("Qwen3-MoE")
     inputs = models.inputs("Qwen3-MoE")
     expected = model.predict(inputs, verbose=0)
-    program = model.predict_function
     assert len(keras_moe.use_sparse_experts(model)) == 1
-    assert model.predict_function is None
+    assert applied == []
     close(model.predict(inputs, verbose=0), expected)
+    assert applied
     # Programs stay where nothing changes.
     program = model.predict_function
     assert keras_moe.use_sparse_experts(model) == []
     assert model.predict_function is program
+    applied.clear()
     keras_moe.use_dense_experts(model)
     np.testing.assert_array_equal(model.predict(inputs, verbose=0), expected)
+    assert applied == []
 
 
 def test_mixtral_jitter():
@@ -201,9 +278,8 @@ def test_mixtral_jitter():
     plain = models.block("Mixtral")
     layer.router_jitter_noise = 0.1
     tokens = normal(1, 3, models.FEATURES)
-    if BACKEND != "torch":
-        with pytest.raises(AttributeError):
-            layer(tokens, training=True)
+    with pytest.raises(AttributeError):
+        layer(tokens, training=True)
     keras_moe.use_sparse_experts(layer)
 
     def call(x):
