@@ -171,13 +171,13 @@ def inputs(family, batch=2, length=5):
     return found
 
 
-def derivatives(layer, call, cotangent, variables=None):
+def derivatives(layer, call, cotangent):
     """Outputs, losses and gradients by path of `call()` in training.
 
     Everything is computed in one program; losses are a part of the sum whose
     gradients these are.
     """
-    variables = layer.trainable_variables if variables is None else variables
+    variables = layer.trainable_variables
 
     def value(*values):
         mapping = list(zip(variables, values))
@@ -196,3 +196,24 @@ def derivatives(layer, call, cotangent, variables=None):
         value, *(numpy(v.value) for v in variables)
     )
     return outputs, losses, {v.path: g for v, g in zip(variables, grads)}
+
+
+def close(actual, expected, tolerance=1e-5):
+    """Equal up to rounding, relative to the largest entry."""
+    assert np.isfinite(actual).all()
+    scale = max(1.0, np.abs(expected).max(initial=0.0))
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * scale)
+
+
+def same(actual, expected, tolerance=1e-5):
+    """The same for outputs, losses and gradients of `derivatives`."""
+    close(actual[0], expected[0], tolerance)
+    assert len(actual[1]) == len(expected[1])
+    close(np.array(actual[1]), np.array(expected[1]), tolerance)
+    assert set(actual[2]) == set(expected[2])
+    for path, gradient in expected[2].items():
+        close(actual[2][path], gradient, tolerance)
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
