@@ -18,7 +18,13 @@ from keras_moe import samples as samples
 
 # Modules that are imported when they are asked for: some need more packages,
 # which the layers do without, and their errors name the extra to install.
-_LAZY = ("models", "planning", "upcycling", "visualize")
+_LAZY = ("kerashub", "models", "planning", "upcycling", "visualize")
+# Functions, and the modules that have them.
+_FUNCTIONS = {
+    "upcycle": "upcycling",
+    "use_dense_experts": "kerashub",
+    "use_sparse_experts": "kerashub",
+}
 
 
 def __getattr__(name):
@@ -26,13 +32,14 @@ def __getattr__(name):
 
     if name in _LAZY:
         return importlib.import_module(f"keras_moe.{name}")
-    if name == "upcycle":
-        return importlib.import_module("keras_moe.upcycling").upcycle
+    if name in _FUNCTIONS:
+        module = importlib.import_module(f"keras_moe.{_FUNCTIONS[name]}")
+        return getattr(module, name)
     raise AttributeError(f"module 'keras_moe' has no attribute {name!r}")
 
 
 def __dir__():
-    return sorted({*globals(), *_LAZY, "upcycle"})
+    return sorted({*globals(), *_LAZY, *_FUNCTIONS})
 
 
 __version__ = "0.1.0"

@@ -26,6 +26,7 @@ WITH_EXAMPLES = (
     "keras_moe.distribution",
     "keras_moe.files",
     "keras_moe.initializers",
+    "keras_moe.kerashub.sparse",
     "keras_moe.layers.expert_choice",
     "keras_moe.layers.mixture_of_tokens",
     "keras_moe.layers.soft_moe",
@@ -89,13 +90,18 @@ def shuffled(said):
 # README, and each page with examples: what must hold when they have run.
 PAGES = {
     "README.md": lambda said: (
-        said["facts"]["load"].shape == (16,) and said["name"] == "T-shirt/top"
+        said["facts"]["load"].shape == (16,)
+        and said["name"] == "T-shirt/top"
+        and len(said["changed"]) == 2
     ),
     "guides/site/pages/backends.md": lambda said: (
         said["keras_moe"].ops.select(said["many"], "auto", said["backend"])
         == "streaming"
     ),
     "guides/site/pages/devices.md": devices,
+    "guides/site/pages/kerashub.md": lambda said: (
+        said["difference"] < 1e-5 and len(said["changed"]) == 2
+    ),
     "guides/site/pages/migration.md": migrated,
     "guides/site/pages/models.md": classified,
     "guides/site/pages/presets.md": lambda said: "model" in said["entry"],

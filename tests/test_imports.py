@@ -37,7 +37,8 @@ def test_import_brings_no_more_than_keras_does():
     assert loaded == loaded_by("keras", backend)
 
 
-LAZY = ("models", "planning", "upcycling", "visualize")
+LAZY = ("kerashub", "models", "planning", "upcycling", "visualize")
+FUNCTIONS = ("upcycle", "use_dense_experts", "use_sparse_experts")
 ATTRIBUTES = """
 import sys
 import keras_moe
@@ -49,10 +50,10 @@ for package in absent:
         if name.split(".")[0] == package:
             sys.modules[name] = None
 assert {lazy!r} <= set(dir(keras_moe)), dir(keras_moe)
-assert "upcycle" in dir(keras_moe) and "layers" in dir(keras_moe)
+assert {{"layers", *{functions!r}}} <= set(dir(keras_moe)), dir(keras_moe)
 keras_moe.planning.flops
 figure = keras_moe.visualize.report
-for name in ("models", "upcycling", "upcycle"):
+for name in ("kerashub", "models", "upcycling", *{functions!r}):
     try:
         getattr(keras_moe, name)
     except ImportError as error:
@@ -79,7 +80,7 @@ else:
 @pytest.mark.once
 @pytest.mark.parametrize("absent", [(), ("keras_hub", "matplotlib")])
 def test_modules_are_there_after_import_keras_moe(absent):
-    code = ATTRIBUTES.format(absent=absent, lazy=set(LAZY))
+    code = ATTRIBUTES.format(absent=absent, lazy=set(LAZY), functions=FUNCTIONS)
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "KERAS_BACKEND": keras.backend.backend()},

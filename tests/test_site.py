@@ -21,7 +21,7 @@ SITE = ROOT / "guides" / "site"
 PAGES = SITE / "pages"
 RESULTS = ROOT / "tests" / "benchmarks" / "results"
 # Public beside what keras_moe/__init__.py imports for all.
-ON_DEMAND = {"models", "planning", "upcycling", "visualize"}
+ON_DEMAND = {"kerashub", "models", "planning", "upcycling", "visualize"}
 
 pytestmark = pytest.mark.once
 
