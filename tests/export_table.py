@@ -48,7 +48,6 @@ SUPPORTED = {
             "fixed": [
                 *("mixture", "mixture_learned", "mixture_argmax"),
                 *HARD,
-                *DROPLESS,
             ],
         },
     },
@@ -82,6 +81,11 @@ UNSUPPORTED = {
         ["soft", "token"],
         "requires PyTorch backend",
         "not offered by Keras",
+    ),
+    ("jax", "onnx", "fixed"): (
+        DROPLESS,
+        "No plugins registered for primitive 'grouped_product'",
+        'ONNX has no product by groups; `implementation="reference"` exports',
     ),
     ("torch", "tf_saved_model", "fixed"): (
         ["soft", "token"],
