@@ -98,7 +98,10 @@ def inverse(order):
     if backend == "tensorflow":
         import tensorflow as tf
 
-        return tf.math.invert_permutation(order)
+        # Not invert_permutation, which LiteRT does not have.
+        number = tf.shape(order)[0]
+        places = tf.range(number, dtype=order.dtype)
+        return tf.math.unsorted_segment_sum(places, order, number)
     places = ops.arange(0, order.shape[0], dtype="int32")
     index = ops.cast(order, "int64")
     return ops.zeros_like(order).scatter(0, index, places)

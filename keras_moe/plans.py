@@ -167,7 +167,7 @@ class GroupedPlan:
         ones = ops.ones_like(flat)[None, :, None]
         total = self.num_experts + 1
         counts = indexing.add(ones, flat[None], total)[0, :, 0]
-        ends = ops.cumsum(counts)
+        ends = ops.cumsum(counts, axis=0)
         return order, ops.cast(ends - counts, "int32")
 
     def gates(self):

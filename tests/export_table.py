@@ -28,13 +28,16 @@ SIGNATURES = {
 SUPPORTED = {
     "tensorflow": {
         "tf_saved_model": {"any length": list(LAYERS)},
-        "onnx": {"any length": [*SOFT, *HARD], "fixed": DROPLESS},
+        "onnx": {"any length": list(LAYERS)},
         "litert": {
-            "any length": ["mixture"],
+            "any length": ["mixture", "dropless"],
             "any batch": ["soft", "choice", "token"],
             "fixed": ["token_losses"],
         },
-        "openvino": {"any length": ["soft", "choice", "token", "mixture"]},
+        "openvino": {
+            "any length": ["soft", "choice", "token", "mixture"],
+            "fixed": ["token_losses"],
+        },
     },
     "jax": {
         "tf_saved_model": {
@@ -52,7 +55,7 @@ SUPPORTED = {
         },
     },
     "torch": {
-        "onnx": {"any length": [*SOFT, *DROPLESS]},
+        "onnx": {"any length": SOFT},
         "openvino": {
             "any length": ["soft", "token", "mixture"],
             "any batch": ["choice"],
@@ -93,7 +96,7 @@ UNSUPPORTED = {
         "Keras needs torch_xla for it, which ended with torch 2.9",
     ),
     ("torch", "onnx", "fixed"): (
-        HARD,
+        [*HARD, *DROPLESS],
         "ONNX",
         "PyTorch's exporter has no stable sort",
     ),
@@ -102,10 +105,15 @@ UNSUPPORTED = {
         "would write down",
         "the rounds of capped choice would be written down one by one",
     ),
-    ("tensorflow", "openvino", "fixed"): (
-        ["token_losses"],
-        "Bitcast",
-        "OpenVINO has no bit cast, which is in what TensorFlow writes",
+    ("tensorflow", "openvino", "any batch"): (
+        ["dropless"],
+        "VariadicSplit",
+        "OpenVINO miscounts the rows of the experts",
+    ),
+    ("torch", "openvino", "fixed"): (
+        ["dropless"],
+        "aten::ravel",
+        "OpenVINO has no ravel, which is in Keras' take",
     ),
     ("jax", "litert", "fixed"): (
         ["soft"],
@@ -124,10 +132,6 @@ UNSUPPORTED = {
 ANY, FIXED = "any batch", "nothing open"
 NO_XLA = ("torch_xla", "Keras needs torch_xla for it")
 NO_PROGRAM = ("requires PyTorch backend", "not offered by Keras")
-NO_BIT_CAST = (
-    "Bitcast",
-    "OpenVINO has no bit cast, which is in what TensorFlow writes",
-)
 NOT_OFFERED = ("requires TensorFlow or PyTorch", "not offered by Keras")
 UNREAD = ("XlaCallModule", "OpenVINO does not read what JAX writes for it")
 ROUTERS = ("soft", "expert_choice", "token_choice")
@@ -136,7 +140,7 @@ CLASSIFIERS = {
     ("tensorflow", "tf_saved_model"): dict.fromkeys(ROUTERS, ANY),
     ("tensorflow", "onnx"): dict.fromkeys(ROUTERS, ANY),
     ("tensorflow", "litert"): {"soft": ANY, "token_choice": ANY},
-    ("tensorflow", "openvino"): {"soft": ANY, "token_choice": NO_BIT_CAST},
+    ("tensorflow", "openvino"): {"soft": ANY, "token_choice": ANY},
     ("tensorflow", "torch"): {"soft": NO_PROGRAM},
     ("jax", "tf_saved_model"): {"soft": ANY, "token_choice": ANY},
     ("jax", "onnx"): {"soft": ANY, "expert_choice": FIXED},

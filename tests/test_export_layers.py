@@ -92,7 +92,7 @@ def test_export_not_offered_raises(export, known, label, tmp_path):
     _, text, reason = UNSUPPORTED[BACKEND, export, known]
     assert reason
     with pytest.raises(Exception, match=f"(?s){text}"):
-        written(model, export, known, tmp_path)
+        written(model, export, known, tmp_path)(tokens_of(BATCH, TOKENS))
 
 
 def test_every_layer_has_its_place_in_the_tables():

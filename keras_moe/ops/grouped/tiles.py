@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from keras import ops
 
+from keras_moe import indexing
 from keras_moe.scalars import keep
 from keras_moe.scalars import scalar
 
@@ -57,7 +58,7 @@ def prepare(bounds, rows, experts) -> Tiles:
     size, number = _sizes(rows, experts)
     starts, ends = bounds[:-1], bounds[1:]  # (E,)
     tiles = (ends - starts + size - 1) // size  # of each expert
-    last = ops.cumsum(tiles)
+    last = ops.cumsum(tiles, axis=0)
     first = last - tiles
     tile = ops.arange(0, number, dtype="int32")
     # (N,E), N about 2·E: which experts' tiles are all before this one.
@@ -66,16 +67,18 @@ def prepare(bounds, rows, experts) -> Tiles:
         ops.cast(ops.sum(expert, axis=1), "int32"), scalar(experts - 1, "int32")
     )
     expert = ops.cast(expert, "int32")
-    begin = ops.take(starts - first * size, expert) + tile * size  # (N,)
+    begin = (
+        ops.take(starts - first * size, expert, axis=0) + tile * size
+    )  # (N,)
     row = begin[:, None] + ops.arange(0, size, dtype="int32")  # (N,b)
-    filled = row < ops.take(ends, expert)[:, None]
+    filled = row < ops.take(ends, expert, axis=0)[:, None]
     row = ops.minimum(row, scalar(rows - 1, "int32"))
     row = ops.reshape(ops.maximum(row, scalar(0, "int32")), (-1,))
 
     # Where each row is: its expert's first place, and its own behind that.
     index = ops.arange(0, rows, dtype="int32")
     owner = _owner(index, ends, experts)
-    shift = ops.take(first * size - starts, owner)
+    shift = ops.take(first * size - starts, owner, axis=0)
     routed = index < bounds[-1]
     place = keep(routed, index + shift, 0)
     return Tiles(expert, row, filled, ops.cast(place, "int32"), routed, size)
@@ -94,7 +97,8 @@ def _owner(index, ends, experts):
     """int32 (P,): the expert of each row, some expert where there is none."""
     # One at each expert's end, added up: how many experts end at or before.
     # Two arrays (P,), and none of (P,E).
-    return ops.minimum(
-        ops.cast(ops.searchsorted(ends, index, side="right"), "int32"),
-        scalar(experts - 1, "int32"),
-    )
+    ones = ops.ones_like(ends)[None, :, None]
+    total = ops.shape(index)[0] + 1
+    passed = indexing.add(ones, ops.cast(ends, "int32")[None], total)
+    owner = ops.cast(ops.cumsum(passed[0, :-1, 0], axis=0), "int32")
+    return ops.minimum(owner, scalar(experts - 1, "int32"))
