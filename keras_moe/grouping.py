@@ -1,4 +1,4 @@
-"""Which tokens meet: (B,N,D) sequences become (G,T,D) groups and come back.
+"""Split tokens into routing groups: (B,N,D) to (G,T,D), and back.
 
 B sequences of a batch, N tokens of a sequence; G groups, T tokens of a group, D
 features. Every function returns `(tokens, mask, restore)`, where

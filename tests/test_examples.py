@@ -143,7 +143,15 @@ def test_commands_of_the_makefile_exist():
     readme = texts()["README.md"]
     assert re.findall(r"^make (\w+)$", readme, re.MULTILINE) == ["demo", "test"]
     told = set(re.findall(r"`make (\w+)`", readme))
-    assert told == {"bench", "demo", "docs", "lint", "notebooks", "test"}
+    assert told == {
+        "bench",
+        "demo",
+        "docs",
+        "lint",
+        "notebooks",
+        "quick",
+        "test",
+    }
     for target in told:
         assert f"\n{target}:" in makefile
 

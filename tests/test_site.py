@@ -297,3 +297,13 @@ def test_readme_figures_are_those_of_the_records():
                 if "/reference" in row and row["of"] == name:
                     found.append(float(row["/reference"]))
         assert said == (f"{min(found):.3f}", f"{max(found):.3f}")
+    (said,) = re.findall(
+        r"TokenChoiceMoE\(32, top_k=2\)`.* \| (\d\.\d+) to (\d\.\d+) \|",
+        results,
+    )
+    found = []
+    for path in RESULTS.glob("token_choice_layers-*.csv"):
+        for row in csv.DictReader(path.read_text().splitlines()):
+            if row["of"].startswith("capacity"):
+                found.append(float(row["/KerasHub"]))
+    assert said == (f"{min(found):.3f}", f"{max(found):.3f}")

@@ -54,15 +54,15 @@ class MoELayer(ConfiguredLayer):
         return tokens, mask, lambda outputs: unflatten(ungroup(outputs))
 
     def group(self, tokens, mask, training):
-        """Which tokens meet: here, those of one sequence."""
+        """Split tokens into routing groups; here, each sequence is one."""
         return tokens, mask, lambda outputs: outputs
 
     def route(self, tokens, mask, training):
-        """Decide who reads whom: a plan for tokens (G,T,D)."""
+        """Compute the routing plan of tokens (G,T,D)."""
         raise NotImplementedError
 
     def dispatcher(self, plan, dtype):
-        """What carries out this plan on tokens of this dtype."""
+        """Build the dispatcher of a plan, for tokens of this dtype."""
         traits = ()
         if self.plan_kind == "grouped":
             traits = self.experts.traits()

@@ -67,7 +67,7 @@ class MoEViTImageClassifier(
     class_names_of.NamedClasses,
     keras_hub.models.ImageClassifier,
 ):
-    """Tells the class of an image from the tokens of a `MoEViTBackbone`.
+    """Image classifier on a `MoEViTBackbone`.
 
     tokens → pooling → [tanh of a linear map] → dropout → linear head.
 
