@@ -68,8 +68,10 @@ def upcycle(
             as a part of the kernels' own. Without it experts start alike and
             part only as the router sends them different tokens.
         rescale: whether the experts' last projection is multiplied so that W
-            stays what it was; W is 1 for an MLP and Soft MoE, k/E, or
-            capacity_factor/E, or E/group_size for Mixture of Tokens (1 with
+            stays what it was; W is 1 for an MLP and Soft MoE, k/E for token
+            choice (1 with `normalize_gates` or `"softmax_top_k"`, k/2 with
+            `"sigmoid"`, times `routed_scaling`), capacity_factor/E for Expert
+            Choice, E/group_size for Mixture of Tokens (1 with
             `emit_over_experts`).
         calibration: with `"soft"`, images as the backbone reads them. Each
             layer's slot embeddings become centres of clusters of their
@@ -86,7 +88,7 @@ def upcycle(
       **the dense model's outputs**, whatever the router.
     - Token choice with fewer: the dense outputs if its router prefers nobody
       (`router_initializer="zeros"`) and drops no token
-      (`capacity_factor` = E/k). The router drawn here has logits of standard
+      (`capacity_factor=None`). The router drawn here has logits of standard
       deviation 0.1.
     - Mixture of Tokens: the dense outputs with `inference_mixing="self"`, and
       with `"argmax"` if `group_size` = E; not with `"group"`, as in training,

@@ -45,12 +45,24 @@ def total_weight(router, options) -> float:
         return 1.0
     experts = options["num_experts"]
     if router == "token_choice":
-        return options["top_k"] / experts
+        return _sum_of_gates(experts, options)
     if router == "expert_choice":
         return options["capacity_factor"] / experts
     if options.get("emit_over_experts", False):
         return 1.0
     return experts / options["group_size"]  # mixture_of_tokens
+
+
+def _sum_of_gates(experts, options):
+    """Of token choice, with logits of zero."""
+    top_k, scoring = options["top_k"], options.get("scoring", "softmax")
+    if options.get("normalize_gates", False) or scoring == "softmax_top_k":
+        total = 1.0
+    elif scoring == "sigmoid":
+        total = top_k / 2
+    else:
+        total = top_k / experts
+    return total * options.get("routed_scaling", 1.0)
 
 
 def experts_of_mlp(weights, num_experts, noise, rng) -> dict:
