@@ -243,7 +243,10 @@ def _convert(weights, source, new, index, noise, factor, rng):
     # What is not made here, such as temperatures, is as the layer began.
     for weight in layer.weights:
         path = weight.path.removeprefix(f"{place}moe/")
-        if not path.startswith("experts/"):
+        if path.startswith("shared_expert/down/"):
+            # A new shared expert adds nothing until it is trained.
+            made.setdefault(path, np.zeros(weight.shape, weight.dtype))
+        elif not path.startswith("experts/"):
             made.setdefault(path, weight)
     weights.update({f"{place}moe/{path}": v for path, v in made.items()})
 

@@ -74,6 +74,7 @@ def test_a_preset_keeps_the_router(model, tmp_path):
         {"normalize_gates": True, "routed_scaling": 2.5},
         {"scoring": "sigmoid", "router_bias": True},
         {"scoring": "softmax_top_k", "balance_bias_rate": 0.1},
+        {"shared_intermediate_dim": 8, "shared_gate": True},
     ],
 )
 def test_a_dense_model_begins_as_itself(options):
