@@ -140,6 +140,9 @@ def _moe(name, backbone, tokens):
     work = 2 * projections * slots * features * hidden
     # slots, hidden before and after the activation, answers
     kept = 2 * tokens * features + slots * (2 * features + projections * hidden)
+    shared = options.get("shared_intermediate_dim") or 0
+    work += 2 * projections * tokens * features * shared
+    kept += tokens * projections * shared
     if router == "soft":
         pairs = tokens * slots
         # logits, dispatch, combine; those two, and tokens of length one
@@ -153,7 +156,7 @@ def _moe(name, backbone, tokens):
 
 
 def _slots(router, options, tokens):
-    """Slots, or seats, of all experts for the tokens of one example."""
+    """Slots of all experts for the tokens of one example."""
     experts = options["num_experts"]
     if router == "soft":
         slots = experts * options["slots_per_expert"]

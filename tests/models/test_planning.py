@@ -77,6 +77,18 @@ BEFORE = 1024 + 2048 + 512
             {"num_experts": 3, "top_k": 2},
             4 * 9 * 8 * 16 + 2 * 4 * 3 * 8,
         ),
+        # 2 experts a token and a gated shared one of 3
+        (
+            "token_choice",
+            {
+                "num_experts": 3,
+                "top_k": 2,
+                "capacity_factor": None,
+                "gated": True,
+                "shared_intermediate_dim": 3,
+            },
+            6 * 8 * 8 * 16 + 6 * 4 * 8 * 3 + 2 * 4 * 3 * 8,
+        ),
         # round(4·1.5/2) = 3 seats each, of gated experts of 5
         (
             "expert_choice",
