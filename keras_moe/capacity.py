@@ -28,18 +28,18 @@ def expert_capacity(
     rounding: str = "ceil",
     multiple_of: int = 1,
 ):
-    """Seats of each expert, S = num_tokens · top_k · capacity_factor / E.
+    """Capacity of each expert, S = num_tokens · top_k · capacity_factor / E.
 
     Args:
         num_tokens: T, an integer, or a scalar tensor where the length is
             known only at run time; then S is a tensor too. Not on jax, where
             S is the size of an array and must be known.
         num_experts: E.
-        capacity_factor: 1 gives every token `top_k` seats on average.
-        top_k: experts that a token asks for.
+        capacity_factor: 1 gives every token `top_k` capacity slots on average.
+        top_k: experts that a token chooses.
         rounding: `"ceil"`, or `"round"`, which takes halves to even.
         multiple_of: S is raised to a multiple of this, and then held to T:
-            an expert has use for no more seats than there are tokens.
+            an expert has no use for more slots than there are tokens.
 
     Raises:
         ValueError: if S comes out below 1, or if jax does not know T. Where T
@@ -51,16 +51,17 @@ def expert_capacity(
     checks.choice("rounding", rounding, ("ceil", "round"))
     if isinstance(num_tokens, numbers.Integral):
         exact = num_tokens * top_k * capacity_factor / num_experts
-        seats = math.ceil(exact) if rounding == "ceil" else round(exact)
-        seats = -(-seats // multiple_of) * multiple_of
-        if seats < 1:
+        slots = math.ceil(exact) if rounding == "ceil" else round(exact)
+        slots = -(-slots // multiple_of) * multiple_of
+        if slots < 1:
             raise ValueError(
-                "capacity_factor must give every expert at least one seat; "
+                "capacity_factor must give every expert at least one capacity "
+                "slot; "
                 f"received capacity_factor={capacity_factor}, which gives "
                 f"{exact:.3g} with {num_tokens} tokens a group and "
                 f"{num_experts} experts."
             )
-        return min(seats, int(num_tokens))
+        return min(slots, int(num_tokens))
     if keras.backend.backend() == "jax":
         raise ValueError(
             "num_tokens must be known when a program with expert capacities "
@@ -70,17 +71,18 @@ def expert_capacity(
         )
     exact = ops.cast(num_tokens, "float64") * top_k * capacity_factor
     exact = exact / num_experts
-    seats = ops.ceil(exact) if rounding == "ceil" else ops.round(exact)
-    seats = checks.at_run_time(
-        ops.cast(seats, "int32"),
-        lambda seats: seats >= 1,
-        "capacity_factor must give every expert at least one seat; received "
+    slots = ops.ceil(exact) if rounding == "ceil" else ops.round(exact)
+    slots = checks.at_run_time(
+        ops.cast(slots, "int32"),
+        lambda slots: slots >= 1,
+        "capacity_factor must give every expert at least one capacity slot; "
+        "received "
         f"capacity_factor={capacity_factor} with {num_experts} experts and "
         "too few tokens a group.",
     )
-    seats = ops.maximum(seats, scalar(1, seats.dtype))
-    seats = -(-seats // multiple_of) * multiple_of
-    return ops.minimum(seats, scalar(num_tokens, "int32"))
+    slots = ops.maximum(slots, scalar(1, slots.dtype))
+    slots = -(-slots // multiple_of) * multiple_of
+    return ops.minimum(slots, scalar(num_tokens, "int32"))
 
 
 def token_choice(
@@ -123,38 +125,38 @@ def fill(
         batch_priority: see `token_choice`.
         mask: `None` or Boolean (G,T).
     """
-    best, asked = choice  # (G,T,k)
+    best, gates = choice  # (G,T,k)
     num_tokens = ops.shape(best)[1]
     pairs = num_tokens * best.shape[2]
     rank = None
     if batch_priority:
-        first = ops.max(ops.stop_gradient(asked), axis=2)
+        first = ops.max(ops.stop_gradient(gates), axis=2)
         rank = descending(first)  # (G,T)
         best = ops.take_along_axis(best, rank[:, :, None], axis=1)
-        asked = ops.take_along_axis(asked, rank[:, :, None], axis=1)
+        gates = ops.take_along_axis(gates, rank[:, :, None], axis=1)
 
-    # Pairs (choice, token) in the order in which experts seat them. Sorted by
+    # Pairs (choice, token) in the order in which experts take them. Sorted by
     # expert, that order kept, they are the experts' queues. No number here
     # exceeds E or T·k.
     best = ops.reshape(ops.transpose(best, (0, 2, 1)), (-1, pairs))
-    asked = ops.reshape(ops.transpose(asked, (0, 2, 1)), (-1, pairs))
+    gates = ops.reshape(ops.transpose(gates, (0, 2, 1)), (-1, pairs))
     queue = ascending(best)  # (G,T·k)
 
-    # Queue e starts behind all pairs that ask for an expert before e.
+    # Queue e starts behind all pairs that chose an expert before e.
     ones = ops.ones_like(best)[:, :, None]
     length = indexing.add(ones, best, num_experts + 1)[:, :-1, 0]  # (G,E)
     start = ops.cumsum(length, axis=1) - length
-    seat = ops.arange(0, capacity, dtype="int32")
-    seated = seat < length[:, :, None]  # (G,E,S)
+    slot = ops.arange(0, capacity, dtype="int32")
+    taken = slot < length[:, :, None]  # (G,E,S)
     last = scalar(pairs - 1, "int32")
-    place = ops.minimum(start[:, :, None] + seat, last)
+    place = ops.minimum(start[:, :, None] + slot, last)
     place = ops.reshape(place, (-1, num_experts * capacity))
     pair = ops.take_along_axis(queue, place, axis=1)
-    gate = ops.take_along_axis(asked, pair, axis=1)
+    gate = ops.take_along_axis(gates, pair, axis=1)
     token = pair % num_tokens
     if rank is not None:
         token = ops.take_along_axis(rank, token, axis=1)
-    seats = (-1, num_experts, capacity)
-    token = ops.reshape(token, seats)
-    gate = keep(seated, ops.reshape(gate, seats))
+    slots = (-1, num_experts, capacity)
+    token = ops.reshape(token, slots)
+    gate = keep(taken, ops.reshape(gate, slots))
     return HardPlan(token, gate, num_tokens, mask)

@@ -171,7 +171,8 @@ def summarize(plan) -> dict:
         A dictionary of numpy values. Masked tokens count nowhere.
 
         - `load`: (E,), sums to one. Share of each expert in what the tokens
-          receive: of the combine weights (soft) or of the taken seats (hard).
+          receive: of the combine weights (soft) or of the taken capacity slots
+          (hard).
         - `dropped`: share of the tokens that no expert serves.
         - `entropy`: how evenly a token that is served spreads over experts,
           mean over tokens; 0 is one expert, 1 all of them equally.

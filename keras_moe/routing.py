@@ -134,12 +134,12 @@ def mixture_of_tokens(
 def best_expert(logits, mask=None) -> HardPlan:
     """Send each token, with weight 1, to the expert of its largest logit.
 
-    For tokens that are groups of their own: a token sits with one of the E
-    experts, whose S = 1 seats are enough for it. Ties go to the first expert.
+    For tokens that are groups of their own: a token is with one of the E
+    experts, whose S = 1 slot is enough for it. Ties go to the first expert.
 
     Args:
         logits: (G,1,E).
-        mask: `None` or Boolean (G,1); a `False` token sits nowhere.
+        mask: `None` or Boolean (G,1); a `False` token has no expert.
     """
     # Neither ops.argmax nor a stable sort: ONNX lacks a bit cast that Keras
     # puts in the one for TensorFlow, and PyTorch's exporter the other.
@@ -159,28 +159,28 @@ def expert_choice(
 ) -> HardPlan:
     """Expert Choice (arXiv 2202.09368): each expert takes its best tokens.
 
-    Expert e fills its S seats with the `capacity` tokens of the largest
+    Expert e fills its S slots with the `capacity` tokens of the largest
     gates[:, e]; ties go to the earlier token. Gates are not normalised again.
 
     Args:
         gates: float32 (G,T,E), none negative, usually the softmax over E of
             the logits.
-        capacity: S, seats of each expert, at most T.
-        mask: `None` or Boolean (G,T); a `False` token is never seated, and
-            seats left over are empty.
+        capacity: S, capacity slots of each expert, at most T.
+        mask: `None` or Boolean (G,T); a `False` token is never taken, and
+            slots left over are empty.
         max_experts_per_token: `None`, or the most experts that may take one
             token (section 3.3 of the paper, `capped_choice.assign_capped`).
     """
     scores = ops.stop_gradient(gates)
-    may_sit = None if mask is None else mask[:, :, None]
+    eligible = None if mask is None else mask[:, :, None]
     if max_experts_per_token is not None:
-        may_sit = assign_capped(scores, capacity, max_experts_per_token, mask)
-    if may_sit is not None:
-        scores = keep(may_sit, scores, -1.0)
+        eligible = assign_capped(scores, capacity, max_experts_per_token, mask)
+    if eligible is not None:
+        scores = keep(eligible, scores, -1.0)
     scores = ops.transpose(scores, (0, 2, 1))  # (G,E,T)
     token = descending(scores)[:, :, :capacity]  # (G,E,S)
     gate = ops.take_along_axis(ops.transpose(gates, (0, 2, 1)), token, axis=2)
-    if may_sit is not None:
-        seated = ops.take_along_axis(scores, token, axis=2) >= 0
-        gate = keep(seated, gate)
+    if eligible is not None:
+        taken = ops.take_along_axis(scores, token, axis=2) >= 0
+        gate = keep(taken, gate)
     return HardPlan(token, gate, ops.shape(gates)[1], mask)

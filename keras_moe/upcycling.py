@@ -113,12 +113,12 @@ def upcycle(
       mean of its slots' embeddings, of length one, times `scale` over the
       length that tokens have behind the LayerNorm. With one slot an expert
       and tokens of that length, gates are the weights of Soft MoE's combine.
-    - Expert Choice ↔ token choice: the kernel. Equal if both seat all tokens
-      with all experts.
+    - Expert Choice ↔ token choice: the kernel. Equal if both dispatch all
+      tokens to all experts.
 
     Biases that a KerasHub ViT lacks (`use_mha_bias`, `use_mlp_bias`,
     `use_patch_bias`) start at zero. Expert Choice in a causal language model
-    lets a token's seat depend on later tokens.
+    lets what an expert takes depend on later tokens.
 
     Raises:
         ValueError: for an argument that does not fit, or a model that cannot

@@ -96,7 +96,8 @@ def test_group_size_that_does_not_divide(cls):
 
 def test_no_seats():
     with raises(
-        "capacity_factor must give every expert at least one seat; received "
+        "capacity_factor must give every expert at least one capacity "
+        "slot; received "
         "capacity_factor=0.1, which gives 0.2 with 8 tokens a group and 4"
     ):
         make(ExpertChoiceMoE, capacity_factor=0.1)(TOKENS)
@@ -116,7 +117,7 @@ def test_a_cap_that_leaves_seats_empty():
 
 
 def test_functions():
-    with raises("capacity_factor must give every expert at least one seat"):
+    with raises("capacity_factor must give every expert at least one capacity"):
         routing.expert_capacity(4, 16, 0.1, rounding="round")
     with raises("initializer must be a Keras initialiser or its name; rec"):
         initializers.PerExpert("glorot")

@@ -103,7 +103,8 @@ def test_capacity_below_one_raises():
     with pytest.raises(ValueError) as error:
         routing.expert_capacity(2, 4, 1.0, rounding="round")  # 0.5 -> 0
     assert str(error.value) == (
-        "capacity_factor must give every expert at least one seat; received "
+        "capacity_factor must give every expert at least one capacity "
+        "slot; received "
         "capacity_factor=1.0, which gives 0.5 with 2 tokens a group and 4 "
         "experts."
     )
@@ -134,7 +135,9 @@ def test_sequences_too_short_for_a_seat(known):
         call = tf.function(call, input_signature=signature)
     for length in (16, 8):
         call(np.zeros((1, length, 5), "float32"))
-    with pytest.raises(error, match="every expert at least one seat; received"):
+    with pytest.raises(
+        error, match="every expert at least one capacity slot; received"
+    ):
         call(np.zeros((1, 3, 5), "float32"))
 
 

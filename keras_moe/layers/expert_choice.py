@@ -75,7 +75,7 @@ class ExpertChoiceMoE(MoELayer):
         (`None`) when the layer is built. Output shape: the same.
 
     Mask: Boolean, the inputs' shape without features. A `False` token is
-        never taken and its output is zero; seats left over stay empty. S
+        never taken and its output is zero; slots left over stay empty. S
         counts masked tokens as tokens.
 
     Weights: `router_kernel` (D,E) and, if `router_bias`, `router_bias` (E,),
@@ -91,7 +91,7 @@ class ExpertChoiceMoE(MoELayer):
     Reference: [Mixture-of-Experts with Expert Choice Routing](
         https://arxiv.org/abs/2202.09368), vmoe/nn/routing.py
         (NoisyTopItemsPerExpertRouter) and flaxformer's
-        ExpertsChooseMaskedRouter, which may seat padding; this never does.
+        ExpertsChooseMaskedRouter, which may choose padding; this never does.
 
     Example:
 
@@ -201,11 +201,11 @@ class ExpertChoiceMoE(MoELayer):
         )
 
     def gates(self, logits, mask):
-        """Gates (G,T,E); a masked token may have some, and gets no seat."""
+        """Gates (G,T,E); a masked token may have some, and gets no slot."""
         return softmax(logits, axis=-1)
 
     def capacity(self, num_tokens):
-        """S, the seats of each expert, for groups of `num_tokens`."""
+        """S, the capacity slots of each expert, for groups of `num_tokens`."""
         capacity = routing.expert_capacity(
             num_tokens,
             self.num_experts,
@@ -221,7 +221,7 @@ class ExpertChoiceMoE(MoELayer):
                 "max_experts_per_token must leave enough tokens to fill the "
                 f"experts; received max_experts_per_token={cap}, and "
                 f"{num_tokens} tokens cannot fill {self.num_experts} experts "
-                f"of {capacity} seats."
+                f"of {capacity} capacity slots."
             )
         return capacity
 

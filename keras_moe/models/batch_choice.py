@@ -126,22 +126,23 @@ class BatchExpertChoice(layers.ExpertChoiceMoE):
         return tokens, mask, lambda out: ops.reshape(out, shape)
 
     def capacity(self, num_tokens):
-        """S, the seats of each expert, for groups of `num_tokens`."""
+        """S, the slots of each expert, for groups of `num_tokens`."""
         share = self._share()
         if not isinstance(num_tokens, int):
             # With one expert the factor is the share itself.
             return routing.expert_capacity(
                 num_tokens, 1, share, rounding="round"
             )
-        seats = round(share * num_tokens)
-        if seats < 1:
+        slots = round(share * num_tokens)
+        if slots < 1:
             raise ValueError(
-                "capacity_factor must give every expert at least one seat; "
+                "capacity_factor must give every expert at least one capacity "
+                "slot; "
                 f"received capacity_factor={self.capacity_factor}, which gives "
-                f"{seats} seats with {num_tokens} tokens and "
+                f"{slots} slots with {num_tokens} tokens and "
                 f"{self.num_experts} experts."
             )
-        return min(seats, num_tokens)
+        return min(slots, num_tokens)
 
     def _share(self):
         """The share of tokens that one expert takes, as llm-random has it.

@@ -43,7 +43,7 @@ class MoTCausalLM(language_task.LanguageTask, keras_hub.models.CausalLM):
     vocabulary_size), logits of the next token in the compute dtype.
 
     With `router="expert_choice"` tokens of a text compete, the later ones too,
-    so such a model is causal only where every expert seats all of them
+    so such a model is causal only where every expert takes all of them
     (`capacity_factor` = E); otherwise `generate` refuses.
 
     Raises:
@@ -207,7 +207,7 @@ class MoTCausalLM(language_task.LanguageTask, keras_hub.models.CausalLM):
                 "later tokens are there; the backbone has router="
                 "'expert_choice', whose tokens compete, with "
                 f"capacity_factor={options['capacity_factor']} (all tokens "
-                "find a seat only from num_experts, "
+                "are taken only from num_experts, "
                 f"{options['num_experts']}, on). "
                 "keras_moe.upcycle(model, 'token_choice') gives it another."
             )

@@ -172,7 +172,7 @@ class DecoderBlock(keras.layers.Layer):
         return tokens if cache is None else (tokens, cache)
 
     def mlp_mask(self, padding_mask, cache, index):
-        """The MoE layer's `mask`, if it has one: padding takes no seat.
+        """The MoE layer's `mask`, if it has one: padding is masked.
 
         Published models mix padding like tokens (`padding="zeros"`, and Expert
         Choice over the batch). Of a cache's later places, all are tokens.

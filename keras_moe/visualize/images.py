@@ -79,7 +79,7 @@ def token_weights(
 
     Beside each image the sum of a patch's dispatch weights (soft plans: 1 is
     what it would be if all were read equally of as many slots as tokens) or
-    the number of its seats (hard plans), and for hard plans the image with
+    the number of its slots (hard plans), and for hard plans the image with
     the patches that no expert serves blacked out.
 
     Args:
@@ -103,7 +103,9 @@ def token_weights(
             black[..., 3] = weight == 0
             axes[row, 2].imshow(black, extent=extent)
     figure.colorbar(shown, ax=axes[:, 1].tolist(), shrink=0.8)
-    axes[0, 1].set_title("seats" if hard else "weight read", fontsize=9)
+    axes[0, 1].set_title(
+        "capacity slots" if hard else "weight read", fontsize=9
+    )
     if hard:
         dropped = float((total == 0).mean())
         axes[0, 2].set_title(f"{dropped:.0%} dropped", fontsize=9)

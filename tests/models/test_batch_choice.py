@@ -83,7 +83,7 @@ def test_an_expert_has_no_more_seats_than_tokens_compete():
 
 def test_no_seats_at_all():
     layer = BatchExpertChoice(4, 0.1, intermediate_dim=4)
-    with pytest.raises(ValueError, match="which gives 0 seats"):
+    with pytest.raises(ValueError, match="which gives 0 slots"):
         layer.capacity(8)
 
 
