@@ -1,6 +1,7 @@
 """Which tests run where, and what they share."""
 
 import gc
+import signal
 
 import pytest
 
@@ -12,6 +13,15 @@ ONCE_ON = "torch"
 # half of that into making them quick. Fast paths are held against the reference
 # in this file, as users have them.
 OPTIMIZED = ("test_soft_routing",)
+
+
+def pytest_configure(config):
+    """Let tests send Ctrl-C where a shell lets its programs ignore it.
+
+    It does so for those that it starts in the background.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item):

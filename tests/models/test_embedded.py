@@ -111,8 +111,9 @@ def test_generate_command(capsys):
     assert first.startswith("To be, or ") and len(first) > 14
     command.main([*wanted, "--sampler", "greedy"])
     assert capsys.readouterr().out.startswith("To be, or ")
-    with pytest.raises(SystemExit, match="--temperature must be"):
+    with pytest.raises(SystemExit, match="2"):
         command.main([*wanted, "--temperature", "0"])
+    assert "argument --temperature: must be" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="preset must be one of"):
         command.main([*wanted, "--preset", "no_such_preset"])
 
