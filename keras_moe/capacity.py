@@ -27,6 +27,7 @@ def expert_capacity(
     top_k: int = 1,
     rounding: str = "ceil",
     multiple_of: int = 1,
+    argument: str = "capacity_factor",
 ):
     """Capacity of each expert, S = num_tokens · top_k · capacity_factor / E.
 
@@ -40,6 +41,7 @@ def expert_capacity(
         rounding: `"ceil"`, or `"round"`, which takes halves to even.
         multiple_of: S is raised to a multiple of this, and then held to T:
             an expert has no use for more slots than there are tokens.
+        argument: the name that errors give `capacity_factor`.
 
     Raises:
         ValueError: if S comes out below 1, or if jax does not know T. Where T
@@ -55,9 +57,8 @@ def expert_capacity(
         slots = -(-slots // multiple_of) * multiple_of
         if slots < 1:
             raise ValueError(
-                "capacity_factor must give every expert at least one capacity "
-                "slot; "
-                f"received capacity_factor={capacity_factor}, which gives "
+                f"{argument} must give every expert at least one capacity "
+                f"slot; received {argument}={capacity_factor}, which gives "
                 f"{exact:.3g} with {num_tokens} tokens a group and "
                 f"{num_experts} experts."
             )
@@ -75,9 +76,8 @@ def expert_capacity(
     slots = checks.at_run_time(
         ops.cast(slots, "int32"),
         lambda slots: slots >= 1,
-        "capacity_factor must give every expert at least one capacity slot; "
-        "received "
-        f"capacity_factor={capacity_factor} with {num_experts} experts and "
+        f"{argument} must give every expert at least one capacity slot; "
+        f"received {argument}={capacity_factor} with {num_experts} experts and "
         "too few tokens a group.",
     )
     slots = ops.maximum(slots, scalar(1, slots.dtype))

@@ -34,7 +34,11 @@ def optional_integer(name: str, value) -> int | None:
 
 
 def real(
-    name: str, value, minimum: float = 0.0, exclusive: bool = False
+    name: str,
+    value,
+    minimum: float = 0.0,
+    exclusive: bool = False,
+    other: str = "",
 ) -> float:
     """Return `value` if it is a finite number from `minimum` on."""
     is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
@@ -47,7 +51,7 @@ def real(
     if not fits:
         bound = "greater than" if exclusive else "at least"
         raise ValueError(
-            f"{name} must be a finite number, {bound} {minimum}; "
+            f"{name} must be {other}a finite number, {bound} {minimum}; "
             f"{received(value)}."
         )
     return float(value)
@@ -57,7 +61,9 @@ def optional_real(
     name: str, value, minimum: float = 0.0, exclusive: bool = False
 ) -> float | None:
     """Return `value` if it is `None` or a finite number from `minimum` on."""
-    return None if value is None else real(name, value, minimum, exclusive)
+    if value is None:
+        return None
+    return real(name, value, minimum, exclusive, "None or ")
 
 
 def rate(name: str, value) -> float:

@@ -87,6 +87,12 @@ def add(rows, index, total):
     return added.reshape(groups, total, features)
 
 
+def wide(dtype) -> str:
+    """The dtype in which many numbers of a dtype add up: float32 or more."""
+    dtype = keras.backend.standardize_dtype(dtype)
+    return dtype if dtype == "float64" else "float32"
+
+
 def inverse(order):
     """The inverse of a permutation: int32 (P,) -> int32 (P,)."""
     backend = keras.backend.backend()

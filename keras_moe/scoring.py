@@ -181,14 +181,14 @@ def check_choice(
 def _limit_groups(order, groups, top_groups):
     """(G,T,E), very low for the experts outside the best groups."""
     size = order.shape[2] // groups
-    tokens = ops.shape(order)[1]
-    members = ops.reshape(order, (-1, tokens, groups, size))
+    shape = ops.shape(order)
+    members = ops.reshape(order, (*shape[:2], groups, size))
     best = _best(members, min(2, size))
     kept = largest(ops.sum(best, axis=-1), top_groups)  # (G,T,top_groups)
     number = ops.arange(0, groups, dtype="int32")
     inside = ops.any(kept[..., None] == number, axis=2)  # (G,T,groups)
     members = keep(inside[..., None], members, MASKED)
-    return ops.reshape(members, (-1, tokens, groups * size))
+    return ops.reshape(members, shape)
 
 
 def _best(values, number):
@@ -209,6 +209,7 @@ def moved_balance_bias(bias, expert, rate: float):
     """
     num_experts = bias.shape[0]
     index = ops.reshape(expert, (1, -1))
-    ones = ops.cast(ops.ones_like(index), bias.dtype)[:, :, None]
+    ones = ops.ones_like(index)[:, :, None]
     load = indexing.add(ones, index, num_experts + 1)[0, :-1, 0]  # (E,)
+    load = ops.cast(load, bias.dtype)
     return bias + rate * ops.sign(ops.mean(load) - load)

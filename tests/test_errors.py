@@ -23,6 +23,7 @@ LAYERS = pytest.mark.parametrize("cls", GOOD)
 POSITIVE = "must be an integer of at least 1"
 NUMBER = "must be a finite number, at least 0.0"
 ABOVE_ZERO = "must be a finite number, greater than 0.0"
+OR_NONE = "must be None or a finite number, greater than 0.0"
 FLAG = "must be True or False"
 RATE = "must be a number from 0 up to, not including, 1"
 
@@ -69,8 +70,8 @@ ONE_LAYER = [
     (ExpertChoiceMoE, "router_bias", FLAG, [1, "yes", None]),
     (TokenChoiceMoE, "top_k", POSITIVE, [0, 2.0, "2", True, None]),
     (TokenChoiceMoE, "top_k", "must not exceed num_experts", [5]),
-    (TokenChoiceMoE, "capacity_factor", ABOVE_ZERO, [0, -1.0, "1", True]),
-    (TokenChoiceMoE, "eval_capacity_factor", ABOVE_ZERO, [0, -1.0, "1"]),
+    (TokenChoiceMoE, "capacity_factor", OR_NONE, [0, -1.0, "1", True]),
+    (TokenChoiceMoE, "eval_capacity_factor", OR_NONE, [0, -1.0, "1"]),
     (TokenChoiceMoE, "normalize_gates", FLAG, [1, "yes", None]),
     (TokenChoiceMoE, "router_bias", FLAG, [1, "yes", None]),
     (TokenChoiceMoE, "shared_gate", FLAG, [1, "yes", None]),

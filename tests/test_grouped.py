@@ -345,3 +345,35 @@ def test_torch_grouped_mm(taken):
     expected = torch.autograd.grad(right.sum(), (rows, kernels))
     for one, other in zip(own, expected):
         close(one.float(), other.float(), 0.02)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_gradients_of_many_rows_in_16_bits(dtype):
+    """Sums over more rows than a 16-bit number counts, as in float32."""
+    rows = 4096
+    x = np.random.default_rng(0).normal(0.1, 0.1, (1, rows, 4)) / 16
+    found = {}
+    for name in (dtype, "float32"):
+        keras.utils.set_random_seed(0)
+        layer = layers.TokenChoiceMoE(
+            2,
+            1,
+            capacity_factor=None,
+            intermediate_dim=4,
+            activation="linear",
+            router_initializer=keras.initializers.Constant(
+                np.array([[9.0, 0.0]] * 4)
+            ),
+            implementation="grouped",
+            dtype="float32" if name == "float32" else f"mixed_{name}",
+        )
+        layer.build(x.shape)
+        cotangent = np.full(x.shape, 1 / 64, "float32")
+        *_, found[name] = support.layer_grads(
+            layer, x.astype("float32"), cotangent
+        )
+    assert found[dtype].keys() == found["float32"].keys()
+    for path, grad in found["float32"].items():
+        if "experts" in path:
+            error = np.abs(found[dtype][path] - grad).max()
+            assert error < 0.03 * np.abs(grad).max(), path

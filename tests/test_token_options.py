@@ -163,3 +163,31 @@ def test_options_that_do_not_fit():
         make(scoring="softmin")
     with raises("jitter must be a number from 0 up to, not including, 1; rec"):
         make(jitter=1.0)
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (0, 6, 5)])
+def test_an_empty_batch_has_every_option(shape):
+    layer = make(
+        num_expert_groups=2,
+        top_groups=1,
+        balance_bias_rate=0.1,
+        shared_intermediate_dim=3,
+        shared_gate=True,
+        balance_loss=0.1,
+    )
+    outputs = layer(np.zeros(shape, "float32"), training=True)
+    assert tuple(outputs.shape) == shape
+    np.testing.assert_array_equal(layer.balance_bias, np.zeros(E))
+    np.testing.assert_array_equal(ops.convert_to_numpy(layer.losses[0]), 0)
+
+
+def test_noise_and_jitter_share_their_random_state():
+    layer = make(jitter=0.5, noise_std=1.0)
+    assert len(layer.non_trainable_variables) == 1
+    layer(X, training=True)
+
+
+def test_the_argument_that_gives_no_slot_is_named():
+    layer = make(1.0, eval_capacity_factor=0.01, capacity_rounding="round")
+    with raises("eval_capacity_factor must give every expert at least one"):
+        layer(X)

@@ -52,8 +52,10 @@ def apply_experts(
     plan = dropless.drop_none(choice, layer.num_experts)
     if diagnostics.open_blocks:
         diagnostics.record(layer, plan)
+    spread = keras.distribution.distribution() is not None
+    traits = ("spread_experts",) if spread else ()
     name = moe_ops.select(
-        moe_ops.facts(plan, tokens.dtype),
+        moe_ops.facts(plan, tokens.dtype, traits),
         implementation,
         keras.backend.backend(),
         os.environ.get(moe_ops.ENVIRONMENT),

@@ -150,10 +150,10 @@ class MoELayer(ConfiguredLayer):
         """Create the router's weights."""
         raise NotImplementedError
 
-    def prepare_noise(self, noise_std):
-        """Set `noise_std`, and the random state if there is noise."""
+    def prepare_noise(self, noise_std, jitter=0.0):
+        """Set `noise_std`, and the random state if there is any noise."""
         self.noise_std = checks.real("noise_std", noise_std)
-        if self.noise_std > 0:
+        if self.noise_std > 0 or jitter > 0:
             self.seed_generator = keras.random.SeedGenerator()
 
     def noise(self, shape, std):

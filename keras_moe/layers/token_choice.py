@@ -20,6 +20,8 @@ class TokenChoiceMoE(TokenRouter):
     With `capacity_factor=None` no token is dropped (Mixtral, Qwen-MoE, OLMoE,
     DeepSeek): the layer does `top_k` experts' work per token, and a token's
     output depends on that token alone, so that the layer suits causal models.
+    Experts that are quantised, given as `expert=` or spread over devices
+    compute every token, E experts' work.
 
     With a number (V-MoE), each expert has S capacity slots. It takes first
     choices before second ones, and earlier tokens before later ones. A token
@@ -49,8 +51,9 @@ class TokenChoiceMoE(TokenRouter):
         top_groups: how many groups a token may choose from: those with the
             highest sums of their two best scores (DeepSeek-V3).
         balance_bias_rate: u; above 0, a bias per expert is added to the scores
-            for the choice alone, and each training step moves it by u towards
-            equal loads, without an auxiliary loss (arXiv 2408.15664).
+            for the choice alone, and each call in training moves it by u
+            towards equal loads, without an auxiliary loss (arXiv 2408.15664).
+            With accumulated gradients these are several calls a step.
         shared_intermediate_dim: hidden features of one more expert, which all
             tokens pass; `None` for none. Its other arguments are those of the
             experts.
@@ -68,7 +71,8 @@ class TokenChoiceMoE(TokenRouter):
             (batch priority routing), instead of the earlier ones.
         group_size: T, tokens that share the experts' capacity: runs of the
             whole batch's tokens, whose number it must divide. `None` makes
-            each sequence a group.
+            each sequence a group. Without a capacity groups matter to the
+            losses alone, each of which is a mean over groups.
         noise_std: noise on the logits in training; its standard deviation is
             `noise_std / num_experts`.
         importance_loss: weight of `keras_moe.losses.importance_loss`.
@@ -114,7 +118,7 @@ class TokenChoiceMoE(TokenRouter):
         no expert, its output is zero and the losses do not see it. S counts
         masked tokens as tokens.
 
-    Weights: `router_kernel` (D,E), if asked for `router_bias` (E,),
+    Weights: `router_kernel` (D,E); with their arguments `router_bias` (E,),
         `balance_bias` (E,), not trained, and `shared_gate` (D,1), in float32;
         `experts/up`, `experts/gate` if `gated`, `experts/down`, each `kernel`
         (E, inputs, outputs) and `bias` (E,1,outputs); the same in
@@ -244,7 +248,7 @@ class TokenChoiceMoE(TokenRouter):
             balance_over=balance_over,
         )
         self.group_size = checks.optional_integer("group_size", group_size)
-        self.prepare_noise(noise_std)
+        self.prepare_noise(noise_std, self.jitter)
         self.importance_loss = checks.real("importance_loss", importance_loss)
         self.load_loss = checks.real("load_loss", load_loss)
         self.balance_loss = checks.real("balance_loss", balance_loss)

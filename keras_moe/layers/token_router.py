@@ -10,7 +10,7 @@ from keras_moe import routing
 from keras_moe import scoring
 from keras_moe.layers.base import MoELayer
 from keras_moe.layers.experts import FeedForwardExperts
-from keras_moe.plans import softmax
+from keras_moe.scalars import keep
 
 # Arguments that `prepare_options` checks and keeps.
 OPTIONS = (
@@ -82,8 +82,6 @@ class TokenRouter(MoELayer):
         if self.capacity_factor is None:
             self.least_axes = 2
             self._check_dropless()
-        if self.jitter > 0:
-            self.seed_generator = keras.random.SeedGenerator()
         self.shared_expert = self._make_shared_expert()
 
     def _check_dropless(self):
@@ -212,13 +210,14 @@ class TokenRouter(MoELayer):
 
     def capacity(self, num_tokens, training=False):
         """S, the capacity slots of each expert, for groups of `num_tokens`."""
-        factor = self.capacity_factor
+        argument = "capacity_factor"
         if not training and self.eval_capacity_factor is not None:
-            factor = self.eval_capacity_factor
+            argument = "eval_capacity_factor"
         return routing.expert_capacity(
             num_tokens,
             self.num_experts,
-            factor,
+            getattr(self, argument),
+            argument=argument,
             top_k=self.top_k,
             rounding=self.capacity_rounding,
             multiple_of=self.capacity_multiple_of,
@@ -227,7 +226,7 @@ class TokenRouter(MoELayer):
     def add_losses(self, logits, noisy, choice, mask):
         """Hand the auxiliary losses that have a weight to Keras."""
         if self.importance_loss > 0:
-            clean = softmax(logits, axis=-1)
+            clean = scoring.shares(logits, self.scoring)
             loss = losses.importance_loss(clean, mask)
             self.add_loss(self.importance_loss * loss)
         if self.load_loss > 0 and noisy is not logits:
@@ -250,9 +249,9 @@ class TokenRouter(MoELayer):
         """What the expert of all tokens makes of them; 0 where masked."""
         if mask is not None:
             mask = self._checked_mask(mask, inputs)[..., None]
-            inputs = ops.where(mask, inputs, 0)
+            inputs = keep(mask, inputs)
         shape = ops.shape(inputs)
-        rows = ops.reshape(inputs, (1, 1, -1, shape[-1]))
+        rows = ops.reshape(inputs, (-1, 1, 1, shape[-1]))
         outputs = self.shared_expert(rows, training=training)
         outputs = ops.reshape(outputs, shape)
         if self.shared_gate_kernel is not None:
@@ -260,4 +259,4 @@ class TokenRouter(MoELayer):
             logits = ops.matmul(tokens, self.shared_gate_kernel)
             gate = ops.cast(ops.sigmoid(logits), outputs.dtype)
             outputs = outputs * gate
-        return outputs if mask is None else ops.where(mask, outputs, 0)
+        return outputs if mask is None else keep(mask, outputs)

@@ -51,7 +51,9 @@ class GroupedDispatcher(Dispatcher):
         # Rows of masked tokens take some bias: their gates are zero.
         expert = ops.minimum(expert, scalar(self.plan.num_experts - 1, "int32"))
         expert = ops.take(expert, self.order, axis=1)
-        return rows + indexing.take(biases[None, :, 0], expert)[0]
+        # In 16 bits the gradient, a sum over rows, would stop growing.
+        biases = ops.cast(biases[None, :, 0], indexing.wide(rows.dtype))
+        return rows + ops.cast(indexing.take(biases, expert)[0], rows.dtype)
 
     def combine(self, rows):
         """(P,D) -> (G,T,D): add up, weighed, the rows of each token."""

@@ -133,10 +133,13 @@ def _multiply(rows, kernels, owner, starts, ends, turned, unique):
 
 def _add_outer(first, second, owner, starts, ends, experts, unique):
     shape = (experts, first.shape[1], second.shape[1])
-    outputs = jnp.zeros(shape, first.dtype)
+    dtype = first.dtype
     number = first.shape[0]
     if isinstance(number, int) and number == 0:
-        return outputs
+        return jnp.zeros(shape, dtype)
+    # A sum of many tiles in 16 bits would lose what each adds.
+    wide = jnp.promote_types(dtype, jnp.float32)
+    outputs = jnp.zeros(shape, dtype if unique else wide)
     size = _tile_size(number, starts.shape[0])
     first, second = _padded(first, size), _padded(second, size)
     contract = (((0,), (0,)), ((), ()))
@@ -145,18 +148,21 @@ def _add_outer(first, second, owner, starts, ends, experts, unique):
         def tile(begin, inside, total):
             rows = jnp.where(inside, _slice(first, begin, size), 0)
             return total + jax.lax.dot_general(
-                rows, _slice(second, begin, size), contract
+                rows,
+                _slice(second, begin, size),
+                contract,
+                preferred_element_type=wide,
             )
 
-        total = jnp.zeros(shape[1:], outputs.dtype)
+        total = jnp.zeros(shape[1:], wide)
         total = _for_tiles(
             starts[m], ends[m], size, first.shape[0], tile, total
         )[None]
         if not unique:
             total += _slice(outputs, owner[m], 1)
-        return _write(outputs, total, owner[m])
+        return _write(outputs, total.astype(outputs.dtype), owner[m])
 
-    return _for_present(starts, ends, segment, outputs)
+    return _for_present(starts, ends, segment, outputs).astype(dtype)
 
 
 # === Primitives ===

@@ -41,7 +41,10 @@ class Tiles(NamedTuple):
         tiles = ops.take(rows, self.row, axis=0)
         tiles = ops.reshape(tiles, (-1, self.size, features))
         tiles = keep(self.filled[:, :, None], tiles)
-        made = tiles @ ops.take(kernels, self.expert, axis=0)  # (N,b,F)
+        # In 16 bits the gradient, a sum over tiles, would lose what each adds.
+        copies = ops.cast(kernels, indexing.wide(kernels.dtype))
+        copies = ops.take(copies, self.expert, axis=0)
+        made = tiles @ ops.cast(copies, kernels.dtype)  # (N,b,F)
         made = ops.reshape(made, (-1, outputs))
         made = ops.take(made, self.place, axis=0)
         return keep(self.routed[:, None], made)
