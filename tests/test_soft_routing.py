@@ -206,9 +206,9 @@ def test_sums_without_a_gradient_are_found(step):
 
 
 def test_a_streaming_kernel_without_the_mask_is_found(monkeypatch):
-    right = streaming.room.to_slots
+    right = streaming.backend.to_slots
     monkeypatch.setattr(
-        streaming.room,
+        streaming.backend,
         "to_slots",
         lambda inputs, slots, tokens, mask: right(inputs, slots, tokens, None),
     )

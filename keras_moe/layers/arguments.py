@@ -194,26 +194,26 @@ def _next_name(class_name):
     return f"{name}_{used}" if used else name
 
 
-def _room(name):
+def _module(name):
     """The module that `get`s and `serialize`s the argument `name`, if any."""
-    for ending, room in (
+    for ending, module in (
         ("activation", activations),
         ("initializer", keras.initializers),
         ("regularizer", keras.regularizers),
         ("constraint", keras.constraints),
     ):
         if name.endswith(ending):
-            return room
+            return module
     return None
 
 
 def _config_of(name, value):
     """The entry of a layer's config for the argument `name`."""
-    room = _room(name)
-    if room is None:
+    module = _module(name)
+    if module is None:
         return value
-    value = room.get(value)
-    return None if value is None else room.serialize(value)
+    value = module.get(value)
+    return None if value is None else module.serialize(value)
 
 
 def _same(name, value, default):
@@ -222,9 +222,9 @@ def _same(name, value, default):
     Serialised forms do not tell: while a file is loaded, Keras marks those of
     objects at one address as shared, and a temporary object's is free again.
     """
-    room = _room(name)
-    if room is not None:
-        value, default = room.get(value), room.get(default)
+    module = _module(name)
+    if module is not None:
+        value, default = module.get(value), module.get(default)
     if not hasattr(default, "get_config"):
         return value == default
     same_class = type(value) is type(default)

@@ -19,12 +19,12 @@ from keras_moe import indexing
 from keras_moe.ops.reference import Dispatcher
 from keras_moe.scalars import scalar
 
-room = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
+backend = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
 
 
 def prepare(plan, dtype):
     """Sort the pairs by expert."""
-    return GroupedDispatcher(plan, *room.prepare(plan))
+    return GroupedDispatcher(plan, *backend.prepare(plan))
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -39,7 +39,7 @@ class GroupedDispatcher(Dispatcher):
     def dispatch(self, tokens):
         """(G,T,D) -> (P,D): copy the token of each row."""
         flat = ops.reshape(tokens, (-1, tokens.shape[-1]))
-        return room.spread(flat, self.order, self.places, self._choices())
+        return backend.spread(flat, self.order, self.places, self._choices())
 
     def product(self, rows, kernels):
         """The rows of each expert by its kernel: (P,D) · (E,D,F) -> (P,F)."""
@@ -60,7 +60,7 @@ class GroupedDispatcher(Dispatcher):
         groups, length, choices = ops.shape(self.plan.gate)
         gate = ops.reshape(self.plan.gate, (-1, choices))
         gate = ops.cast(gate, rows.dtype)
-        tokens = room.combine(rows, gate, self.order, self.places)
+        tokens = backend.combine(rows, gate, self.order, self.places)
         return ops.reshape(tokens, (groups, length, rows.shape[-1]))
 
     def _choices(self):

@@ -9,6 +9,7 @@ there are about as many copies as kernels.
 from typing import Any
 from typing import NamedTuple
 
+import keras
 from keras import ops
 
 from keras_moe import indexing
@@ -92,6 +93,10 @@ def _sizes(rows, experts):
     if isinstance(rows, int):
         size = max(-(-rows // experts), 1)
         return size, min(rows, -(-rows // size) + experts)
+    if keras.backend.backend() == "tensorflow":
+        # XLA knows at run time what tracing did not, and takes it for sizes.
+        size = ops.maximum((rows + experts - 1) // experts, 1)
+        return size, ops.minimum(rows, (rows + size - 1) // size + experts)
     size = 16
     return size, (rows + size - 1) // size + experts
 

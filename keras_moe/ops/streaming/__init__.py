@@ -23,7 +23,7 @@ from keras import ops
 
 from keras_moe.ops.reference import Dispatcher
 
-room = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
+backend = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
 
 
 def prepare(plan, dtype):
@@ -60,11 +60,11 @@ class StreamingDispatcher(Dispatcher):
 
     def dispatch(self, tokens):
         """(G,T,D) -> (G,E,S,D)."""
-        slots = room.to_slots(tokens, self.merge, self.tokens, self.mask)
+        slots = backend.to_slots(tokens, self.merge, self.tokens, self.mask)
         return ops.reshape(slots, (-1, *self.seats, tokens.shape[-1]))
 
     def combine(self, slots):
         """(G,E,S,D) -> (G,T,D)."""
         experts, seats = self.seats
         slots = ops.reshape(slots, (-1, experts * seats, slots.shape[-1]))
-        return room.to_tokens(slots, self.emit, self.tokens, self.mask)
+        return backend.to_tokens(slots, self.emit, self.tokens, self.mask)
