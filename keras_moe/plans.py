@@ -109,15 +109,15 @@ class SoftPlan:
 
 @dataclasses.dataclass(frozen=True)
 class HardPlan:
-    """Every seat of an expert holds one whole token, or nobody.
+    """Every capacity slot of an expert holds one whole token, or is empty.
 
     Args:
         token: int32 (G,E,S), the index inside its group of the token that
-            sits on seat s of expert e.
+            slot s of expert e holds.
         gate: float32 (G,E,S), the weight of what the expert says of it;
-            0 is an empty seat.
+            0 is an empty slot.
         num_tokens: T, which the other two do not tell.
-        mask: `None` or Boolean (G,T), which tokens there were to seat.
+        mask: `None` or Boolean (G,T), which tokens there were to dispatch.
     """
 
     token: Any
@@ -218,14 +218,14 @@ def _per_expert(temperature):
 def soften(plan: HardPlan):
     """Write a hard plan as the dense pair `(dispatch, combine)`.
 
-    dispatch[g,t,e,s] = 1 if token t sits on seat (e,s), combine has its gate
+    dispatch[g,t,e,s] = 1 if slot (e,s) holds token t, combine has its gate
     there. Returns two float32 arrays (G,T,E,S).
     """
     tokens = ops.arange(0, plan.num_tokens, dtype="int32")[
         :, None, None
     ]  # (T,1,1)
-    sits = ops.logical_and(
+    held = ops.logical_and(
         plan.token[:, None] == tokens, plan.gate[:, None] != 0
     )  # (G,T,E,S)
-    dispatch = ops.cast(sits, plan.gate.dtype)
+    dispatch = ops.cast(held, plan.gate.dtype)
     return dispatch, dispatch * plan.gate[:, None]

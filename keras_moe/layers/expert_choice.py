@@ -21,7 +21,7 @@ class ExpertChoiceMoE(MoELayer):
         output[t] = sum over the experts e that took t of
                     gates[t,e] · expert_e(X[t])                  (T,D)
 
-    Every expert is full, so no auxiliary loss is needed; a token that nobody
+    Every expert is full, so no auxiliary loss is needed; a token that no expert
     takes gets zero. The gates are not normalised again. Whether a token is
     taken depends on the later tokens of its group too, so the layer is not
     causal; with `group_size` above the length of a sequence it depends on

@@ -10,7 +10,7 @@ from keras_moe.ops.reference import Dispatcher
 
 
 def prepare(plan, dtype):
-    """Write the seats of all experts of a group in one row."""
+    """Write the capacity slots of all experts of a group in one row."""
     _, experts, seats = ops.shape(plan.token)
     index = ops.reshape(plan.token, (-1, experts * seats))
     return GatherDispatcher(index, plan)
@@ -18,13 +18,13 @@ def prepare(plan, dtype):
 
 @dataclasses.dataclass(frozen=True)
 class GatherDispatcher(Dispatcher):
-    """Who sits where: `index` (G,E·S) into the T tokens of the group."""
+    """The token of each slot, `index` (G,E·S), counted inside its group."""
 
     index: Any
     plan: Any
 
     def dispatch(self, tokens):
-        """(G,T,D) -> (G,E,S,D): copy each seat's token, zeros if empty."""
+        """(G,T,D) -> (G,E,S,D): copy each slot's token, zeros if empty."""
         gate = self.plan.gate
         _, experts, seats = ops.shape(gate)
         rows = indexing.take(tokens, self.index)
@@ -32,7 +32,7 @@ class GatherDispatcher(Dispatcher):
         return slots * ops.cast(gate != 0, tokens.dtype)[..., None]
 
     def combine(self, slots):
-        """(G,E,S,D) -> (G,T,D): add up, weighed, what sits of each token."""
+        """(G,E,S,D) -> (G,T,D): add up, weighed, the slots of each token."""
         _, experts, seats, features = ops.shape(slots)
         weighed = slots * ops.cast(self.plan.gate, slots.dtype)[..., None]
         weighed = ops.reshape(weighed, (-1, experts * seats, features))

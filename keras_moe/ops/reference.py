@@ -31,7 +31,7 @@ def prepare(plan, dtype):
 
 @dataclasses.dataclass(frozen=True)
 class DenseDispatcher(Dispatcher):
-    """Two arrays (G,T,E,S): who reads how much of whom."""
+    """Two arrays (G,T,E,S): how much of a token a slot reads, and back."""
 
     to_slots: Any
     to_tokens: Any

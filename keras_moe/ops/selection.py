@@ -176,18 +176,18 @@ def select(
             `"auto"` only, in the layers whose plans it serves.
 
     Raises:
-        ValueError: if what was asked for does not run on this backend, on this
+        ValueError: if the requested name does not run on this backend, on this
             device or for this plan, or if `requested` or `environment` names
             nothing that exists.
     """
-    kind, asked_by = facts.kind, "implementation"
+    kind, source = facts.kind, "implementation"
     if requested == "auto" and environment not in (None, "", "auto"):
         _check_known(ENVIRONMENT, environment)
         if kind in IMPLEMENTATIONS[environment].plans:
-            asked_by, requested = ENVIRONMENT, environment
+            source, requested = ENVIRONMENT, environment
     if requested != "auto":
-        _check_known(asked_by, requested)
-        _check_serves(asked_by, requested, facts, backend)
+        _check_known(source, requested)
+        _check_serves(source, requested, facts, backend)
         return requested
     for name in AUTOMATIC[kind, backend, facts.device]:
         one = IMPLEMENTATIONS[name]
@@ -197,15 +197,13 @@ def select(
     raise AssertionError(f"nothing serves {facts}")
 
 
-def _check_known(asked_by, name):
+def _check_known(source, name):
     if name not in IMPLEMENTATIONS:
         known = ", ".join(repr(n) for n in ("auto", *IMPLEMENTATIONS))
-        raise ValueError(
-            f"{asked_by} must be one of {known}; received {name!r}."
-        )
+        raise ValueError(f"{source} must be one of {known}; received {name!r}.")
 
 
-def _check_serves(asked_by, name, facts, backend):
+def _check_serves(source, name, facts, backend):
     kind, one = facts.kind, IMPLEMENTATIONS[name]
     if kind not in one.plans or backend not in one.backends:
         reason = (
@@ -223,7 +221,7 @@ def _check_serves(asked_by, name, facts, backend):
         or backend in IMPLEMENTATIONS[n].backends
         and serves(IMPLEMENTATIONS[n], facts)
     )
-    raise ValueError(f"{asked_by}={name!r} {reason} choose one of {others}.")
+    raise ValueError(f"{source}={name!r} {reason} choose one of {others}.")
 
 
 def make_dispatcher(plan, dtype, name: str):
