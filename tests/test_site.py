@@ -307,3 +307,15 @@ def test_readme_figures_are_those_of_the_records():
             if row["of"].startswith("capacity"):
                 found.append(float(row["/KerasHub"]))
     assert said == (f"{min(found):.3f}", f"{max(found):.3f}")
+    (said,) = re.findall(
+        r"capacity_factor=None\)`, 1,024 .* \| (\d\.\d+) to (\d+\.\d+); "
+        r"KerasHub's Qwen3 block (\d\.\d+) to (\d+\.\d+) \|",
+        results,
+    )
+    found = {"dropless": [], "KerasHub": []}
+    for path in RESULTS.glob("grouped-*.csv"):
+        for row in csv.DictReader(path.read_text().splitlines()):
+            if row["of"] in found and row["tokens"] == "1024":
+                found[row["of"]].append(float(row["/dense MLP"]))
+    ends = [f(found[of]) for of in ("dropless", "KerasHub") for f in (min, max)]
+    assert said == tuple(f"{end:.3f}" for end in ends)
