@@ -1,5 +1,7 @@
 """Texts made ready for `MoTCausalLM`, and its ids made texts."""
 
+import threading
+
 import keras
 import keras_hub
 
@@ -10,6 +12,8 @@ from keras_moe.models import task_inputs
 from keras_moe.models.language_model import MoTBackbone
 from keras_moe.models.tokenizer import MoTTokenizer
 from keras_moe.models.tokenizer import beginning
+
+_BUILDING = threading.RLock()
 
 
 @keras.saving.register_keras_serializable(package="keras_moe")
@@ -100,8 +104,9 @@ class MoTCausalLMPreprocessor(
         """
         task_inputs.check_texts("x", x, one=True)
         checks.optional_integer("sequence_length", sequence_length)
-        if not self.built:
-            self.build(None)
+        with _BUILDING:  # one thread builds, the others find it built
+            if not self.built:
+                self.build(None)
         x = beginning(
             self.tokenizer, x, sequence_length or self.sequence_length
         )
