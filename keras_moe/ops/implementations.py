@@ -145,7 +145,7 @@ IMPLEMENTATIONS |= {
 # Soft plans on CPUs, measured. The whole layer with "cpu" against the plain
 # formulas, outputs and gradients: tests/benchmarks/results/soft_moe_layers-*,
 # rows SoftMoE; its routing alone: soft_routing-*, rows cpu and shared_exp.
-# TensorFlow has no "cpu": what was tuned there gained less than 1.15x.
+# TensorFlow has no "cpu".
 # Soft plans on GPUs and TPUs, compiled, not run: shared_exp, which needs a
 # bound, and logsumexp take the least memory in training and on TPUs the fewest
 # cycles: tests/benchmarks/results/soft_routing_compiled-jax-*, all rows.

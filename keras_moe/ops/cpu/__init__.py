@@ -6,7 +6,7 @@ the program reads `scale` and takes one or the other, and gradients are written
 by hand: of all arrays (T,N) only P, or L, is kept for them.
 
 Records: tests/benchmarks/results/soft_moe_layers-*.csv. TensorFlow has no
-module here, as what was tuned for it gained less than 1.15x.
+module here.
 """
 
 import dataclasses
