@@ -13,7 +13,7 @@ FORM = ".npz file of numpy.savez"
 
 
 class _Arrays:
-    """Arrays of an open file by name, each read when it is asked for.
+    """Arrays of an open file by name, each read on access.
 
     Attributes:
         names: set of their names.

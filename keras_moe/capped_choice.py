@@ -71,13 +71,9 @@ def assign_capped(gates, capacity, max_experts_per_token, mask=None):
 
 
 def _on_jax(gates):
-    import jax
+    from keras_moe.ops import jax_programs
 
-    # What traces a program may replace operators of JAX, as exporters do; no
-    # such trace may stay behind for eager calls.
-    if isinstance(gates, jax.core.Tracer):
-        return _assign
-    return _compiled(jax.jit, static_argnums=(2, 3, 4))
+    return _compiled(jax_programs.compiled, static_argnums=(2, 3, 4))
 
 
 def _on_tensorflow(gates):

@@ -319,3 +319,45 @@ def test_readme_figures_are_those_of_the_records():
                 found[row["of"]].append(float(row["/dense MLP"]))
     ends = [f(found[of]) for of in ("dropless", "KerasHub") for f in (min, max)]
     assert said == tuple(f"{end:.3f}" for end in ends)
+
+
+def ratios(name, column, **sizes):
+    """The ratios of records, by the competitor and the backend."""
+    found = {}
+    for path in RESULTS.glob(f"{name}-*.csv"):
+        backend = path.stem.split("-")[1]
+        for row in csv.DictReader(path.read_text().splitlines()):
+            if all(row[key] == value for key, value in sizes.items()):
+                ends = found.setdefault((row["of"], backend), [])
+                ends.append(float(row[column]))
+    return found
+
+
+def test_benchmarks_page_says_what_the_records_say():
+    text = " ".join((PAGES / "benchmarks.md").read_text().split())
+    many = ratios("grouped", "/dense MLP", tokens="1024")
+    one = ratios("grouped", "/dense MLP", tokens="1", experts="128", mode="F")
+
+    def ends(found, of):
+        values = [
+            v for (name, _), vs in found.items() if name == of for v in vs
+        ]
+        return min(values), max(values)
+
+    least, most = ends(many, "dropless")
+    assert f"1,024 tokens it takes {least:.1f} to {most:.1f} times" in text
+    least, most = ends(many, "KerasHub")
+    assert f"computes every expert, {least:.1f} to {most:.0f} times" in text
+    least, most = ends(one, "KerasHub")
+    assert f"the block {least:.0f} to {most:.0f} times" in text
+    assert all(1.5 < end < 2.5 for end in ends(one, "dropless"))  # "twice"
+    layers = ratios("soft_moe_layers", "/plain")
+    for backend, said in (
+        ("jax", "It takes {} to {} of the time of the plain formulas on JAX"),
+        ("tensorflow", "and {} to {} on TensorFlow"),
+        ("torch", "and {} to {} on PyTorch"),
+    ):
+        values = layers["SoftMoE", backend]
+        pair = (f"{min(values):.2f}", f"{max(values):.2f}")
+        said = said.format(*(end.removeprefix("0") for end in pair))
+        assert said in text

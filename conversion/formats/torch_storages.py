@@ -45,7 +45,7 @@ class _Inert:
         pass
 
 
-# The one in C makes room for as many objects as the pickle says it will name.
+# The one in C allocates as many objects as the pickle says it will name.
 class _Sizes(pickle._Unpickler):
     """Notes {key of a storage: its bytes}; imports and runs nothing."""
 

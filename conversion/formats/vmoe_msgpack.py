@@ -191,7 +191,7 @@ def _places(file):
         file, "whole shard of a vmoe checkpoint", ConversionError
     ):
         with open(file, "rb") as stream:
-            # No key is a list, for which there would be made room here.
+            # No key is a list, which would be allocated here.
             unpacker = msgpack.Unpacker(
                 stream,
                 max_buffer_size=MAX_BUFFER,

@@ -3,8 +3,6 @@
 Tokens are flattened as KerasHub flattens them: (T,D), one group.
 """
 
-import os
-
 import keras
 from keras import ops
 
@@ -54,13 +52,9 @@ def apply_experts(
         diagnostics.record(layer, plan)
     spread = keras.distribution.distribution() is not None
     traits = ("spread_experts",) if spread else ()
-    name = moe_ops.select(
-        moe_ops.facts(plan, tokens.dtype, traits),
-        implementation,
-        keras.backend.backend(),
-        os.environ.get(moe_ops.ENVIRONMENT),
+    dispatcher = moe_ops.choose_dispatcher(
+        plan, tokens.dtype, implementation, traits
     )
-    dispatcher = moe_ops.make_dispatcher(plan, tokens.dtype, name)
     rows, restore = by_expert(dispatcher.dispatch(tokens[None]))
     weights = [
         (

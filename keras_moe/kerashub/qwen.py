@@ -10,67 +10,98 @@ from keras_moe.kerashub import products
 from keras_moe.kerashub.family import Family
 
 
-def call_qwen(
-    layer, implementation, hidden_states, attention_mask=None, training=None
-):
-    tokens, restore = products.flatten(layer, hidden_states)
-    logits = layer._sparse_feedforward_gate_dense(tokens)
-    activation = layer.expert_bank.activation
-    outputs = _routed(
-        layer, implementation, tokens, logits, layer.norm_top_k_prob, activation
+def call_qwen(layer, implementation, *inputs, **options):
+    return _call(
+        QWEN,
+        layer,
+        implementation,
+        layer._sparse_feedforward_gate_dense,
+        layer.norm_top_k_prob,
+        layer.expert_bank.activation,
+        (layer.shared_expert_dense, layer.shared_expert_gate_dense),
+        *inputs,
+        **options,
     )
-    shared = layer.shared_expert_dense(tokens)
-    share = ops.sigmoid(layer.shared_expert_gate_dense(tokens))
-    outputs = outputs + shared * share
-    _add_loss(QWEN, layer, logits, attention_mask, training)
-    return restore(outputs), logits
 
 
-def call_qwen3(
-    layer, implementation, hidden_states, attention_mask=None, training=None
-):
-    tokens, restore = products.flatten(layer, hidden_states)
-    logits = layer._sparse_feedforward_gate_dense(tokens)
-    activation = layer.expert_bank.activation
-    outputs = _routed(
-        layer, implementation, tokens, logits, layer.norm_top_k_prob, activation
+def call_qwen3(layer, implementation, *inputs, **options):
+    return _call(
+        QWEN3,
+        layer,
+        implementation,
+        layer._sparse_feedforward_gate_dense,
+        layer.norm_top_k_prob,
+        layer.expert_bank.activation,
+        None,
+        *inputs,
+        **options,
     )
-    _add_loss(QWEN3, layer, logits, attention_mask, training)
-    return restore(outputs), logits
 
 
-def call_qwen3_5(
-    layer, implementation, hidden_states, attention_mask=None, training=None
+def call_qwen3_5(layer, implementation, *inputs, **options):
+    return _call(
+        QWEN3_5,
+        layer,
+        implementation,
+        layer._router_gate,
+        True,
+        products.in_float32(ops.silu),
+        (layer.shared_expert, layer._shared_expert_gate),
+        *inputs,
+        **options,
+    )
+
+
+def _call(
+    family,
+    layer,
+    implementation,
+    router,
+    normalize,
+    activation,
+    shared,
+    hidden_states,
+    attention_mask=None,
+    training=None,
 ):
+    """The block of a family: its outputs and its router logits.
+
+    Args:
+        family: of the block.
+        layer: the block.
+        implementation: of the experts' products.
+        router: the layer that makes router logits of tokens.
+        normalize: whether gates sum to one.
+        activation: of the experts' gates.
+        shared: layers of the expert of all tokens and of its gate, or `None`.
+        hidden_states: (B,N,D), and the block's further inputs.
+        attention_mask: for the auxiliary loss.
+        training: whether there is one.
+    """
     tokens, restore = products.flatten(layer, hidden_states)
-    shared = layer.shared_expert(tokens)
-    share = ops.sigmoid(layer._shared_expert_gate(tokens))
-    logits = layer._router_gate(tokens)
-    activation = products.in_float32(ops.silu)
-    outputs = _routed(layer, implementation, tokens, logits, True, activation)
-    outputs = outputs + share * shared
-    _add_loss(QWEN3_5, layer, logits, attention_mask, training)
-    return restore(outputs), logits
-
-
-def _routed(layer, implementation, tokens, logits, normalize, activation):
-    """What the chosen experts make of tokens, (T,D) -> (T,D)."""
+    logits = router(tokens)
     gate, expert = products.softmax_gates(logits, layer.top_k, normalize)
     bank = layer.expert_bank
     weights = (
         (bank._expert_feedforward_gate_dense, None),
         (bank._expert_feedforward_output_dense, None),
     )
-    activation = products.side_by_side(activation)
-    return products.apply_experts(
-        layer, implementation, tokens, gate, expert, weights, activation
+    outputs = products.apply_experts(
+        layer,
+        implementation,
+        tokens,
+        gate,
+        expert,
+        weights,
+        products.side_by_side(activation),
     )
-
-
-def _add_loss(family, layer, logits, mask, training):
+    if shared is not None:
+        mlp, share = shared
+        outputs = outputs + mlp(tokens) * ops.sigmoid(share(tokens))
     if training:
-        loss = family.balance_loss(layer, logits, mask)
+        loss = family.balance_loss(layer, logits, attention_mask)
         layer.add_loss(layer.router_aux_loss_coefficient * loss)
+    return restore(outputs), logits
 
 
 QWEN = Family(

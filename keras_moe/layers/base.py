@@ -1,7 +1,5 @@
 """What the four layers share: one straight path from tokens to tokens."""
 
-import os
-
 import keras
 from keras import ops
 
@@ -63,16 +61,10 @@ class MoELayer(ConfiguredLayer):
 
     def dispatcher(self, plan, dtype):
         """Build the dispatcher of a plan, for tokens of this dtype."""
-        traits = ()
-        if self.plan_kind == "grouped":
-            traits = self.experts.traits()
-        name = moe_ops.select(
-            moe_ops.facts(plan, dtype, traits),
-            self.implementation,
-            keras.backend.backend(),
-            os.environ.get(moe_ops.ENVIRONMENT),
+        traits = self.experts.traits() if self.plan_kind == "grouped" else ()
+        return moe_ops.choose_dispatcher(
+            plan, dtype, self.implementation, traits
         )
-        return moe_ops.make_dispatcher(plan, dtype, name)
 
     def logits(self, tokens):
         """Router logits tokens · router_kernel, in the routing dtype."""

@@ -1,19 +1,16 @@
 """Texts made ready for `MoTCausalLM`, and its ids made texts."""
 
-import threading
-
 import keras
 import keras_hub
 
 from keras_moe import checks
+from keras_moe.models import building
 from keras_moe.models import language_task
 from keras_moe.models import presets
 from keras_moe.models import task_inputs
 from keras_moe.models.language_model import MoTBackbone
 from keras_moe.models.tokenizer import MoTTokenizer
 from keras_moe.models.tokenizer import beginning
-
-_BUILDING = threading.RLock()
 
 
 @keras.saving.register_keras_serializable(package="keras_moe")
@@ -95,6 +92,10 @@ class MoTCausalLMPreprocessor(
         )
         return super().call(x, y, sample_weight, sequence_length)
 
+    @building.once
+    def build(self, input_shape):
+        super().build(input_shape)
+
     def generate_preprocess(self, x, sequence_length: int | None = None):
         """`token_ids` and `padding_mask` of prompts, without an end.
 
@@ -104,9 +105,8 @@ class MoTCausalLMPreprocessor(
         """
         task_inputs.check_texts("x", x, one=True)
         checks.optional_integer("sequence_length", sequence_length)
-        with _BUILDING:  # one thread builds, the others find it built
-            if not self.built:
-                self.build(None)
+        if not self.built:
+            self.build(None)
         x = beginning(
             self.tokenizer, x, sequence_length or self.sequence_length
         )

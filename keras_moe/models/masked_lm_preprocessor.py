@@ -4,6 +4,7 @@ import keras
 import keras_hub
 
 from keras_moe import checks
+from keras_moe.models import building
 from keras_moe.models import language_task
 from keras_moe.models import presets
 from keras_moe.models import task_inputs
@@ -104,6 +105,7 @@ class MoTMaskedLMPreprocessor(
             **kwargs,
         )
 
+    @building.once
     def build(self, input_shape):
         super().build(input_shape)
         # KerasHub's packer says what is padding by its id, which here is the

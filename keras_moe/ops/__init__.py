@@ -16,6 +16,7 @@ from keras_moe.ops.implementations import STREAMING_BYTES as STREAMING_BYTES
 from keras_moe.ops.implementations import Implementation as Implementation
 from keras_moe.ops.selection import ENVIRONMENT as ENVIRONMENT
 from keras_moe.ops.selection import Facts as Facts
+from keras_moe.ops.selection import choose_dispatcher as choose_dispatcher
 from keras_moe.ops.selection import facts as facts
 from keras_moe.ops.selection import make_dispatcher as make_dispatcher
 from keras_moe.ops.selection import names as names

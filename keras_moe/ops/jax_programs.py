@@ -5,14 +5,14 @@ import functools
 import jax
 
 
-def compiled(function):
+def compiled(function, **options):
     """Compile a function where it is called by itself.
 
     Within another program it is a part of that, not one that JAX keeps for
     later calls: exporters put operations of their own in place of JAX's while
     they trace, and what was kept would run nowhere else.
     """
-    program = jax.jit(function)
+    program = jax.jit(function, **options)
 
     @functools.wraps(function)
     def call(*arrays):

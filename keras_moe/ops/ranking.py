@@ -3,6 +3,9 @@
 import keras
 from keras import ops
 
+from keras_moe.scalars import keep
+from keras_moe.scalars import scalar
+
 NONE = -1e30  # no entry
 HALVINGS = 26  # of the interval in which a value is searched
 PASSES = 8  # up to so many maxima are quicker than a ranking
@@ -119,14 +122,12 @@ def total(entries, axis=-1):
 
 
 def either(condition, one, other):
-    """`ops.where` of an array and a number that is not sent to the device."""
+    """`ops.where` of an array and a number, on either side."""
     if isinstance(one, (int, float)):
-        one = ops.zeros_like(other) + one
-    else:
-        other = ops.zeros_like(one) + other
-    return ops.where(condition, one, other)
+        return ops.where(condition, scalar(one, other.dtype), other)
+    return keep(condition, one, other)
 
 
 def at_most(values, bound):
-    """The smaller of an array and a number that is not sent to the device."""
-    return ops.minimum(values, ops.zeros_like(values) + bound)
+    """The smaller of an array and a number."""
+    return ops.minimum(values, scalar(bound, values.dtype))

@@ -1,6 +1,7 @@
 """Which implementation runs: a pure choice from what is known statically."""
 
 import math
+import os
 from typing import NamedTuple
 
 import keras
@@ -240,3 +241,24 @@ def make_dispatcher(plan, dtype, name: str):
         `"grouped"` has rows (P,D), sorted by expert, in the place of slots.
     """
     return IMPLEMENTATIONS[name].prepare(plan, dtype)
+
+
+def choose_dispatcher(plan, dtype, requested: str, experts=()):
+    """Select the implementation for a plan, and prepare the plan for it.
+
+    Args:
+        plan: a `SoftPlan`, a `HardPlan` or a `GroupedPlan`.
+        dtype: of the tokens that will be dispatched.
+        requested: `"auto"` or a name; `KERAS_MOE_IMPLEMENTATION` stands in for
+            `"auto"`.
+        experts: names in `implementations.TRAITS` that hold of the experts.
+
+    Returns:
+        What `make_dispatcher` returns.
+
+    Raises:
+        ValueError: as `select` does.
+    """
+    known = facts(plan, dtype, experts)
+    name = select(known, requested, _BACKEND, os.environ.get(ENVIRONMENT))
+    return make_dispatcher(plan, dtype, name)

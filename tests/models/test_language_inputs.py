@@ -169,3 +169,28 @@ def test_generate_in_several_threads():
     for thread in threads:
         thread.join()
     assert found == {p: model.generate(p, max_length=8) for p in prompts}
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_preprocessors_are_built_by_one_thread(masked):
+    tokenizer = models.MoTTokenizer.byte_level(
+        mask_token="[MASK]" if masked else None
+    )
+    cls = models.MoTMaskedLMPreprocessor
+    cls = cls if masked else models.MoTCausalLMPreprocessor
+    preprocessor = cls(tokenizer, sequence_length=8)
+    start, errors = threading.Barrier(4), []
+
+    def build():
+        start.wait()
+        try:
+            preprocessor.build(None)
+        except ValueError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=build) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == [] and preprocessor.built

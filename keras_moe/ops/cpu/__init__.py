@@ -5,8 +5,8 @@ beyond, there are two, exp(L - c) and exp(L - r) with logsumexps c and r. Here
 the program reads `scale` and takes one or the other, and gradients are written
 by hand: of all arrays (T,N) only P, or L, is kept for them.
 
-Records: tests/benchmarks/results/soft_moe_layers-*.csv. TensorFlow has no
-module here.
+Records: tests/benchmarks/results/soft_moe_layers-*.csv. TensorFlow has
+no module here.
 """
 
 import dataclasses
