@@ -27,11 +27,12 @@ test: $(TEST)/ready
 	done
 
 # Layers and ops alone, on the backend that starts quickest.
-QUICK := $(patsubst %,--ignore tests/%,models conversion zoo hub kerashub \
-  test_guides.py test_site.py test_wheel.py test_export_layers.py \
-  test_distribution.py test_quantised_files.py test_keras_own.py \
-  test_contract_files.py test_contract_training.py test_imports.py \
-  test_replicas.py test_starting.py test_transforms.py)
+QUICK := $(patsubst %,--ignore tests/%,models upcycling conversion zoo hub \
+  kerashub test_guides.py test_imports.py test_keras_own.py test_site.py \
+  test_starting.py test_wheel.py) \
+  $(patsubst %,--ignore tests/layers/test_%.py,contract_files \
+  contract_training distribution export_layers quantised_files replicas \
+  transforms)
 
 quick: $(TEST)/ready
 	KERAS_BACKEND=torch OMP_NUM_THREADS=1 TF_CPP_MIN_LOG_LEVEL=3 \

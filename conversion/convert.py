@@ -11,10 +11,10 @@ from conversion.formats import orbax
 from conversion.formats import vmoe_msgpack
 from conversion.vmoe_names import source_name
 from keras_moe import files
-from keras_moe.models import architectures
-from keras_moe.models import foreign_weights
-from keras_moe.models import presets
 from keras_moe.models import resize_positions
+from keras_moe.models.checkpoints import foreign_weights
+from keras_moe.models.presets import manifest
+from keras_moe.models.vision import architectures
 
 POSITIONS = "positions/positions"
 
@@ -161,7 +161,7 @@ def _resized(table, backbone):
 def _record(source, checkpoint, options, plan, licence, used):
     return {
         "source": pathlib.Path(source).name,
-        "files": {f.name: presets.digest(f) for f in _files(checkpoint)},
+        "files": {f.name: manifest.digest(f) for f in _files(checkpoint)},
         "options": {k: v for k, v in vars(options).items() if v},
         "deduced": plan.notes,
         "arrays": len(used),

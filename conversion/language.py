@@ -4,8 +4,8 @@ from conversion import streaming
 from conversion import verify as verification
 from keras_moe.models import MoTBackbone
 from keras_moe.models import MoTCausalLM
-from keras_moe.models import architectures
-from keras_moe.models import foreign_weights
+from keras_moe.models.checkpoints import foreign_weights
+from keras_moe.models.vision import architectures
 
 # Small, with every variable of the model; an even head_dim for rotary places.
 # As many ids and places as the model, which the preprocessor is checked for.

@@ -8,7 +8,7 @@ from conversion.formats import torch_file
 from conversion.llm_random_plan import Options
 from conversion.llm_random_plan import deduce
 from keras_moe import files
-from keras_moe.models import presets
+from keras_moe.models.presets import manifest
 
 
 class _Weights:
@@ -72,7 +72,7 @@ def _convert(source, out, options, verify, tolerance, licence, say):
     weights = _Weights(checkpoint, plan.left_out)
     record = {
         "source": checkpoint.file.name,
-        "files": {checkpoint.file.name: presets.digest(checkpoint.file)},
+        "files": {checkpoint.file.name: manifest.digest(checkpoint.file)},
         "prefix": checkpoint.prefix,
         "options": {k: v for k, v in vars(options).items() if v is not None},
         "deduced": plan.notes,

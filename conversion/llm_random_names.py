@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from keras_moe.models.foreign_weights import Source
+from keras_moe.models.checkpoints.foreign_weights import Source
 
 TOKENS = "embedding_layer.layers.0.weight"
 POSITIONS = "embedding_layer.layers.1.layer.weight"

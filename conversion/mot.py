@@ -8,8 +8,10 @@ from conversion import verify as verification
 from conversion.errors import ConversionError
 from keras_moe import files
 from keras_moe.models import MoTCausalLM
-from keras_moe.models import mot_format
-from keras_moe.models import presets
+from keras_moe.models.checkpoints import mot
+from keras_moe.models.presets import finding
+from keras_moe.models.presets import hub
+from keras_moe.models.presets import manifest
 
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.json")
 
@@ -45,7 +47,7 @@ def convert_mot(
 
 
 def _convert(source, folder, out, verify, tolerance, licence, say):
-    found = mot_format.Folder(folder)
+    found = mot.Folder(folder)
     preprocessor = MoTCausalLM.published_preprocessor(folder, found.backbone)
     for name, value in found.backbone.items():
         say(f"{name}: {value}")
@@ -60,7 +62,7 @@ def _convert(source, folder, out, verify, tolerance, licence, say):
         "source": str(source) if _on_hub(source) else folder.name,
         "revision": _revision(folder) if _on_hub(source) else None,
         "files": {
-            file.name: presets.digest(file) for file in _files(folder, found)
+            file.name: manifest.digest(file) for file in _files(folder, found)
         },
         "options": {},
         "deduced": found.backbone,
@@ -91,13 +93,13 @@ def fetch(source) -> pathlib.Path:
             )
         return pathlib.Path(source).absolute()
     try:
-        return pathlib.Path(presets.resolve(source))
+        return pathlib.Path(finding.resolve(source))
     except (OSError, ValueError) as error:
         raise ConversionError(f"{source} cannot be fetched: {error}") from error
 
 
 def _on_hub(source):
-    return str(source).startswith(presets.HUB)
+    return str(source).startswith(hub.SCHEME)
 
 
 def _revision(folder):

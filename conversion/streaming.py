@@ -15,13 +15,15 @@ from tqdm import tqdm
 import keras_moe
 from conversion.errors import ConversionError
 from keras_moe import files
-from keras_moe.models import presets
+from keras_moe.models.checkpoints import weight_files
+from keras_moe.models.presets import folders
+from keras_moe.models.presets import manifest
 
 
 def check_out(out):
     """The folder to write to, if a preset may be put there."""
     try:
-        presets.check_target(out)
+        folders.check_target(out)
     except ValueError as error:
         raise ConversionError(str(error)) from error
     return pathlib.Path(out)
@@ -46,7 +48,7 @@ def write_preset(
     """
     total = sum(np.prod(shape, dtype=int) for shape in variables.values())
     files.check_space(out, int(total))
-    with presets.replacing(out) as preset:
+    with folders.replacing(out) as preset:
         numbers = write_twin(make_twin(), preset, edits)
         with tqdm(total=total, unit="value", unit_scale=True) as bar:
 
@@ -62,8 +64,8 @@ def write_preset(
             "date": datetime.date.today().isoformat(),
             "keras_moe": keras_moe.__version__,
         }
-        presets.write_json(preset / "conversion.json", record)
-        presets.write_manifest(preset)
+        manifest.write_json(preset / "conversion.json", record)
+        manifest.write_manifest(preset)
         if check is not None:
             say(check(preset))
     say(f"{total:,} parameters written to {out}")
@@ -80,7 +82,7 @@ def write_twin(twin, folder, edits):
         path = pathlib.Path(folder) / name
         config = files.read_json(path)
         edit(config["config"])
-        presets.write_json(path, config)
+        manifest.write_json(path, config)
     return numbers
 
 
@@ -104,7 +106,7 @@ def fill(folder, numbers, read):
             def copy(name, item, twin=twin, real=real, file=file):
                 if isinstance(item, h5py.Group):
                     made = real.require_group(name)
-                elif not presets.is_weight(name):
+                elif not weight_files.is_weight(name):
                     made = real.create_dataset(name, data=item[()])
                 else:
                     number = int(np.asarray(item).flat[0])
@@ -130,4 +132,4 @@ def note_parameters(folder, count):
     path = pathlib.Path(folder) / "metadata.json"
     metadata = files.read_json(path)
     metadata["parameter_count"] = count
-    presets.write_json(path, metadata)
+    manifest.write_json(path, metadata)

@@ -7,7 +7,7 @@ import re
 from conversion.errors import ConversionError
 from conversion.options import VmoeOptions as Options
 from conversion.options import flag
-from keras_moe.models import architectures
+from keras_moe.models.vision import architectures
 
 __all__ = ["Options", "Plan", "deduce", "parameters"]
 

@@ -39,7 +39,7 @@ from tqdm import tqdm  # noqa: E402
 
 import keras_moe  # noqa: E402
 from keras_moe import models  # noqa: E402
-from keras_moe.models import router_conversion  # noqa: E402
+from keras_moe.upcycling import weights  # noqa: E402
 
 BATCH, PARTS, EXPERTS = 64, 4, 8
 DENSE = {
@@ -113,7 +113,7 @@ def distances(dense, sparse, images):
         tokens = tokens + block.attention(block.attention_norm(tokens))
         tokens = block.mlp_norm(tokens)
         new = sparse.backbone.blocks[index].mlp
-        found.append(router_conversion.distance(new(tokens), block.mlp(tokens)))
+        found.append(weights.distance(new(tokens), block.mlp(tokens)))
     return ", ".join(f"{distance:.2f}" for distance in found)
 
 

@@ -76,7 +76,7 @@ def main(arguments=None):
 
 def presets(arguments):
     """The table of presets."""
-    from keras_moe.models import catalogue
+    from keras_moe.models.presets import catalogue
 
     return catalogue.table()
 

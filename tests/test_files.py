@@ -116,7 +116,7 @@ def test_a_short_path_is_no_part_of_a_word():
 # Where json reads anything but a file that someone else may have written.
 OWN_JSON = {
     "keras_moe/files.py": "the reader itself",
-    "keras_moe/models/preset_bounds.py": "what json.dumps has just made",
+    "keras_moe/models/presets/bounds.py": "what json.dumps has just made",
     "guides/site/hooks.py": "committed results; the package is not there",
 }
 

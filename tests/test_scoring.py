@@ -6,7 +6,7 @@ from keras import ops
 
 from keras_moe import scoring
 from tests import support
-from tests.test_errors import raises
+from tests.layers.test_errors import raises
 
 G, T, E = 2, 5, 8
 LOGITS = np.random.default_rng(0).normal(size=(G, T, E)).astype("float32")

@@ -3,10 +3,10 @@
 import argparse
 
 from keras_moe import commands as running
-from zoo import arguments as shared
-from zoo import hub_commands
 from zoo import recipe as recipes
-from zoo import transition_commands
+from zoo.commands import arguments as shared
+from zoo.commands import hub
+from zoo.commands import transition
 
 
 def parser():
@@ -67,8 +67,8 @@ def parser():
         shared.add_seed(command)
     for command in (train, evaluate, pack, variants):
         shared.add_data(command)
-    transition_commands.add(commands)
-    hub_commands.add(commands)
+    transition.add(commands)
+    hub.add(commands)
     return root
 
 
@@ -99,7 +99,7 @@ def _folders(arguments):
 
 
 def _train(arguments):
-    from zoo import train
+    from zoo.training import train
 
     recipe, folder = recipes.load(arguments.name), shared.run_of(arguments)
     train.train(
@@ -111,9 +111,9 @@ def _train(arguments):
 def _evaluate(arguments):
     import statistics
 
-    from zoo import evaluate
-    from zoo.runs import preset_of
-    from zoo.train import task_of
+    from zoo.measure import evaluate
+    from zoo.training.runs import preset_of
+    from zoo.training.train import task_of
 
     recipe, runs = _folders(arguments)
     folder = shared.run_of(arguments)
@@ -139,10 +139,10 @@ def _evaluate(arguments):
 
 
 def _pack(arguments):
-    from zoo import pack
-    from zoo import results
-    from zoo import runs as places
-    from zoo import table
+    from zoo.measure import results
+    from zoo.publish import pack
+    from zoo.publish import table
+    from zoo.training import runs as places
 
     recipe, runs = _folders(arguments)
     preset = places.PRESET
@@ -163,8 +163,8 @@ def _pack(arguments):
 
 
 def _record(arguments):
-    from zoo import results
-    from zoo import table
+    from zoo.measure import results
+    from zoo.publish import table
 
     recipe, runs = _folders(arguments)
     result = results.record(recipe, runs)
@@ -173,9 +173,9 @@ def _record(arguments):
 
 
 def _step_time(arguments):
-    from keras_moe.models.presets import write_json
-    from zoo import results
-    from zoo import step_time
+    from keras_moe.models.presets.manifest import write_json
+    from zoo.measure import results
+    from zoo.measure import step_time
 
     recipe = recipes.load(arguments.name)
     if recipe.twin is None:
@@ -191,8 +191,8 @@ def _step_time(arguments):
 
 
 def _compare(arguments):
-    from zoo import compare
-    from zoo import table
+    from zoo.measure import compare
+    from zoo.publish import table
 
     recipe = recipes.load(arguments.name)
     found = compare.write(recipe, arguments.runs)
@@ -207,8 +207,8 @@ def _compare(arguments):
 
 
 def _variants(arguments):
-    from zoo import table
-    from zoo import variants
+    from zoo.publish import table
+    from zoo.training import variants
 
     recipe = recipes.load(arguments.name)
     found = variants.run(recipe, arguments.runs, arguments.data)
@@ -225,8 +225,8 @@ COMMANDS = {
     "step-time": _step_time,
     "compare": _compare,
     "variants": _variants,
-    **transition_commands.COMMANDS,
-    **hub_commands.COMMANDS,
+    **transition.COMMANDS,
+    **hub.COMMANDS,
 }
 
 

@@ -18,7 +18,7 @@ class Recipe:
     Args:
         name: of the preset.
         title: one line for tables and cards.
-        data: name of the data set, a key of `zoo.data.DATASETS`.
+        data: name of the data set, a key of `zoo.data.datasets.DATASETS`.
         backbone: arguments of the backbone.
         epochs: number of epochs.
         batch_size: examples of a step.

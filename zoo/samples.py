@@ -3,7 +3,7 @@
 import numpy as np
 
 from keras_moe import samples
-from zoo import data as datasets
+from zoo.data import datasets
 
 EACH = 30  # images of each class
 

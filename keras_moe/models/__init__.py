@@ -7,21 +7,27 @@ try:
 except ImportError as error:
     raise extras.missing("KerasHub", "models", "keras_moe.models") from error
 
-from keras_moe.models.architectures import ARCHITECTURES
-from keras_moe.models.architectures import weight_shapes
-from keras_moe.models.catalogue import list_presets
-from keras_moe.models.causal_lm import MoTCausalLM
-from keras_moe.models.causal_lm_preprocessor import MoTCausalLMPreprocessor
-from keras_moe.models.language_model import MoTBackbone
-from keras_moe.models.masked_lm import MoTMaskedLM
-from keras_moe.models.masked_lm_preprocessor import MoTMaskedLMPreprocessor
-from keras_moe.models.positions import resize_positions
-from keras_moe.models.tokenizer import MoTTokenizer
-from keras_moe.models.vit import MoEViTBackbone
-from keras_moe.models.vit_classifier import MoEViTImageClassifier
-from keras_moe.models.vit_classifier import MoEViTImageClassifierPreprocessor
-from keras_moe.models.vit_classifier import MoEViTImageConverter
-from keras_moe.models.vit_classifier import image_converter
+from keras_moe.models.language.backbone import MoTBackbone
+from keras_moe.models.language.causal_lm import MoTCausalLM
+from keras_moe.models.language.causal_lm_preprocessor import (
+    MoTCausalLMPreprocessor,
+)
+from keras_moe.models.language.masked_lm import MoTMaskedLM
+from keras_moe.models.language.masked_lm_preprocessor import (
+    MoTMaskedLMPreprocessor,
+)
+from keras_moe.models.language.tokenizer import MoTTokenizer
+from keras_moe.models.presets.catalogue import list_presets
+from keras_moe.models.vision.architectures import ARCHITECTURES
+from keras_moe.models.vision.architectures import weight_shapes
+from keras_moe.models.vision.backbone import MoEViTBackbone
+from keras_moe.models.vision.classifier import MoEViTImageClassifier
+from keras_moe.models.vision.positions import resize_positions
+from keras_moe.models.vision.preprocessing import (
+    MoEViTImageClassifierPreprocessor,
+)
+from keras_moe.models.vision.preprocessing import MoEViTImageConverter
+from keras_moe.models.vision.preprocessing import image_converter
 
 __all__ = [
     "ARCHITECTURES",

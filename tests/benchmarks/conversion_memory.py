@@ -19,8 +19,8 @@ import numpy as np
 from conversion.vmoe_names import source_name
 from keras_moe.models import MoEViTBackbone
 from keras_moe.models import MoEViTImageClassifier
-from keras_moe.models import architectures
 from keras_moe.models import weight_shapes
+from keras_moe.models.vision import architectures
 from tests.conversion import writer
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "conversion.csv"

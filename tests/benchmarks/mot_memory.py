@@ -16,7 +16,7 @@ import tempfile
 import keras
 import numpy as np
 
-from keras_moe.models import mot_format
+from keras_moe.models.checkpoints import mot
 from tests.benchmarks import conversion_memory
 from tests.conversion import texts
 
@@ -52,7 +52,7 @@ def shapes():
     """{name: shape} of all tensors."""
     features, experts = CONFIG["n_embd"], CONFIG["n_expert"]
     found = {
-        mot_format.EMBEDDING: (CONFIG["vocab_size"], features),
+        mot.EMBEDDING: (CONFIG["vocab_size"], features),
         "transformer.wpe.weight": (CONFIG["n_positions"], features),
         "transformer.ln_f.weight": (features,),
         "transformer.ln_f.bias": (features,),

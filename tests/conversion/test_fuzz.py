@@ -15,7 +15,8 @@ import pytest
 from conversion.errors import ConversionError
 from keras_moe import files
 from keras_moe import models
-from keras_moe.models import presets
+from keras_moe.models.presets import finding
+from keras_moe.models.presets import manifest
 from tests.conversion import mutations
 from tests.conversion import tiny
 
@@ -201,7 +202,7 @@ def test_configurations(kind, saved, tmp_path, monkeypatch, bounded_memory):
     monkeypatch.setattr("tests.conversion.test_fuzz.COUNT", COUNT // 2)
     good = tmp_path / "good"
     shutil.copytree(saved / kind, good)
-    (good / presets.MANIFEST).unlink()
+    (good / manifest.MANIFEST).unlink()
     names = sorted(
         path.relative_to(good).as_posix()
         for path in good.rglob("*")
@@ -230,18 +231,18 @@ def test_manifests(saved, tmp_path, bounded_memory):
 
     Which of a file and its check sum is damaged cannot be known.
     """
-    names = sorted(presets.read_manifest(saved / "image"))
+    names = sorted(manifest.read_manifest(saved / "image"))
 
     def read(folder, name):
-        presets.find(folder)
-        if name == presets.MANIFEST:
+        finding.find(folder)
+        if name == manifest.MANIFEST:
             return {}
         return {name: np.frombuffer((folder / name).read_bytes(), "uint8")}
 
     fuzz(
         saved / "image",
         tmp_path / "work",
-        [name for other in names for name in (presets.MANIFEST, other)],
+        [name for other in names for name in (manifest.MANIFEST, other)],
         in_values,
         read,
         lambda folder, name: [name, *names],
@@ -257,7 +258,7 @@ def test_weights(saved, tmp_path, bounded_memory):
     """
     good = tmp_path / "good"
     shutil.copytree(saved / "image", good)
-    (good / presets.MANIFEST).unlink()
+    (good / manifest.MANIFEST).unlink()
     model = CLASSES["image"].from_preset(good)
 
     def read(folder, name):

@@ -13,7 +13,7 @@ from conversion import streaming
 from conversion.__main__ import main
 from keras_moe.models import MoTBackbone
 from keras_moe.models import MoTCausalLM
-from keras_moe.models import presets
+from keras_moe.models.presets import manifest
 from tests.conversion import texts
 
 FOLDER = texts.GOLDEN / "mot"
@@ -176,7 +176,7 @@ def test_head_of_its_own_and_half_precision(plain, tmp_path, capsys):
     record = json.loads((tmp_path / "out" / "conversion.json").read_text())
     assert record["licence"] == "mine" and record["arrays"] == len(half)
     assert record["files"] == {
-        path.name: presets.digest(path) for path in source.iterdir()
+        path.name: manifest.digest(path) for path in source.iterdir()
     }
 
 

@@ -14,8 +14,8 @@ from conversion.formats import orbax
 from conversion.formats import vmoe_msgpack
 from keras_moe import layers
 from keras_moe.models import MoEViTImageClassifier
-from keras_moe.models import presets
 from keras_moe.models import resize_positions
+from keras_moe.models.presets import manifest
 from tests.conversion import writer
 from tests.conversion.test_vmoe_goldens import load
 from tests.conversion.test_vmoe_goldens import logits
@@ -65,7 +65,7 @@ def test_checkpoint_to_preset(folder, tmp_path, capsys):
     files = {p.name for p in CKPT.glob(f"{folder}/**/*") if p.is_file()}
     assert set(record["files"]) <= files and record["files"]
     for file in (CKPT / folder).rglob(next(iter(record["files"]))):
-        assert presets.digest(file) == record["files"][file.name]
+        assert manifest.digest(file) == record["files"][file.name]
     metadata = json.loads((out / "metadata.json").read_text())
     assert metadata["parameter_count"] == loaded.backbone.count_params()
 

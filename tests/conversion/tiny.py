@@ -27,8 +27,8 @@ from keras_moe.models import MoTBackbone
 from keras_moe.models import MoTCausalLM
 from keras_moe.models import MoTCausalLMPreprocessor
 from keras_moe.models import MoTTokenizer
-from keras_moe.models import architectures
 from keras_moe.models import image_converter
+from keras_moe.models.vision import architectures
 from tests.conversion import texts
 from tests.conversion import writer
 

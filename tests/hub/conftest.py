@@ -30,8 +30,8 @@ def hub(tmp_path, monkeypatch):
 @pytest.fixture
 def records(tmp_path, monkeypatch):
     """An empty folder of results, and other files for the lists of presets."""
-    from zoo import results
-    from zoo import table
+    from zoo.measure import results
+    from zoo.publish import table
 
     folder = tmp_path / "results"
     monkeypatch.setattr(results, "FOLDER", folder)

@@ -2,9 +2,9 @@
 
 import pytest
 
-from keras_moe.models import presets
-from zoo import picture
+from keras_moe.models.presets import manifest
 from zoo import recipe as recipes
+from zoo.publish import picture
 
 REPO = "someone/mot"
 TEXT = recipes.load("mot_tiny_shakespeare")
@@ -16,7 +16,7 @@ MIXING = {
 
 
 def record_of(recipe, metric, value):
-    """A record in the form that `zoo.results` writes."""
+    """A record in the form that `zoo.measure.results` writes."""
     training = {"epochs": 8, "seconds": 600, "backend": "jax"}
     if recipe is TEXT:  # not in the first records
         training["steps"] = 2000
@@ -49,6 +49,6 @@ def recorded(records, monkeypatch):
         (VISION, "accuracy", 0.91),
     ):
         content = record_of(recipe, metric, value)
-        presets.write_json(folder / f"{recipe.name}.json", content)
-    presets.write_json(folder / f"mixing_{TEXT.name}.json", MIXING)
+        manifest.write_json(folder / f"{recipe.name}.json", content)
+    manifest.write_json(folder / f"mixing_{TEXT.name}.json", MIXING)
     return folder

@@ -6,7 +6,7 @@ import pytest
 from huggingface_hub import constants
 
 from keras_moe.addresses import redact
-from keras_moe.models import presets
+from keras_moe.models.presets import finding
 from tests.hub.server import Fault
 from tests.hub.test_loading import HANDLE
 
@@ -34,7 +34,7 @@ def everything(folder):
 
 def refused(handle=HANDLE, error=ValueError):
     with pytest.raises(error) as raised:
-        presets.find(handle)
+        finding.find(handle)
     return raised.value
 
 
@@ -49,7 +49,7 @@ def test_a_checksum_that_leads_out_of_the_cache(name, form, repo, tmp_path):
     left = everything(tmp_path)
     assert not [p for p in left if p.read_bytes() == b"taken"], left
     repo.faults = []
-    presets.find(HANDLE)
+    finding.find(HANDLE)
 
 
 @pytest.mark.parametrize("name", NAMES)

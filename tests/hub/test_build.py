@@ -8,12 +8,12 @@ import pytest
 from huggingface_hub import ModelCard
 
 from keras_moe.models import MoTBackbone
-from keras_moe.models import presets
+from keras_moe.models.presets import manifest
 from tests.conversion import texts
 from tests.hub.server import Fault
-from zoo import sources
-from zoo import table
 from zoo.__main__ import main
+from zoo.publish import sources
+from zoo.publish import table
 
 MOT = sources.SOURCES["mixture_of_tokens_573m"]
 VMOE = sources.SOURCES["vmoe_s32_last2_imagenet_384"]
@@ -54,7 +54,7 @@ def test_mixture_of_tokens(published, build, tmp_path, capsys):
     hub, folder = published
     out = build(MOT, **FIELDS)
     assert "parameters, from hf://someone/mot" in capsys.readouterr().out
-    presets.check_manifest(out)
+    manifest.check_manifest(out)
     texts.equal(MoTBackbone.from_preset(out), MoTBackbone.from_preset(folder))
     record = json.loads((out / "conversion.json").read_text())
     assert record["licence"] == "apache-2.0"
@@ -136,11 +136,11 @@ def test_a_converted_preset_is_published(published, build, capsys, records):
     record = json.loads(path.read_text())
     for key in ("licence", "address"):
         path.write_text(json.dumps({**record, key: "not stated"}))
-        presets.write_manifest(out)
+        manifest.write_manifest(out)
         with pytest.raises(SystemExit, match=f"error: {key} in .*not stated"):
             main(["publish", *given, "--yes"])
     path.unlink()
-    presets.write_manifest(out)
+    manifest.write_manifest(out)
     with pytest.raises(SystemExit, match="has no conversion.json"):
         main(["publish", *given, "--yes"])
     assert len(hub.repos["else/mot"]) == 2

@@ -8,10 +8,10 @@ from tests.hub.records import REPO
 from tests.hub.records import TEXT
 from tests.hub.records import VISION
 from tests.hub.records import recorded as recorded
-from zoo import card as cards
-from zoo import picture
-from zoo import table
 from zoo.__main__ import main
+from zoo.publish import card as cards
+from zoo.publish import picture
+from zoo.publish import table
 
 pytestmark = pytest.mark.once
 

@@ -13,10 +13,10 @@ from tests.hub.records import recorded as recorded
 from tests.hub.server import Fault
 from tests.hub.test_publish import folder as folder
 from tests.hub.test_publish import run as run
-from zoo import card as cards
-from zoo import publish
 from zoo.__main__ import main as zoo
 from zoo.errors import PublishError
+from zoo.publish import card as cards
+from zoo.publish import hub as publish
 
 pytestmark = pytest.mark.once
 SECRETS = ("someuser", "p1ss", "signature")

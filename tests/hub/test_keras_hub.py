@@ -9,7 +9,7 @@ from tests.hub.test_end_to_end import arrays_of
 from tests.hub.test_end_to_end import equal
 from tests.models import language_support
 from tests.models import support
-from tests.models.test_masked_lm import make_masked
+from tests.models.language.test_masked_lm import make_masked
 
 HANDLE = "hf://someone/tiny"
 HEAD = "task.weights.h5"

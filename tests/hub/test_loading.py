@@ -7,9 +7,10 @@ from concurrent import futures
 import pytest
 from huggingface_hub import constants
 
-from keras_moe.models import catalogue
-from keras_moe.models import hub as downloads
-from keras_moe.models import presets
+from keras_moe.models.presets import catalogue
+from keras_moe.models.presets import finding
+from keras_moe.models.presets import hub as downloads
+from keras_moe.models.presets import manifest as manifests
 from tests.hub.server import Fault
 
 pytestmark = pytest.mark.once
@@ -22,7 +23,7 @@ CONTENT = {
     "task.weights.h5": bytes(range(255, -1, -1)) * 3,
     "assets/tokenizer/vocabulary.json": b'{"a": 0}',
 }
-FILES = [*CONTENT, presets.MANIFEST]
+FILES = [*CONTENT, manifests.MANIFEST]
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +33,8 @@ def whole(tmp_path_factory):
     for name, content in CONTENT.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
-    presets.write_manifest(folder)
-    return {**CONTENT, presets.MANIFEST: (folder / FILES[-1]).read_bytes()}
+    manifests.write_manifest(folder)
+    return {**CONTENT, manifests.MANIFEST: (folder / FILES[-1]).read_bytes()}
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def repo(hub, whole):
 
 def found(handle=HANDLE):
     """The files that a preset would be read from, after all checks."""
-    folder = pathlib.Path(presets.find(handle))
+    folder = pathlib.Path(finding.find(handle))
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in folder.rglob("*")
@@ -54,7 +55,7 @@ def found(handle=HANDLE):
 
 def refused(*texts, handle=HANDLE, error=(OSError, ValueError)):
     with pytest.raises(error) as raised:
-        presets.find(handle)
+        finding.find(handle)
     for text in texts:
         assert text in str(raised.value), str(raised.value)
 
@@ -161,7 +162,7 @@ def test_offline_before_and_after_caching(how, repo, whole, monkeypatch):
 
 def cached(name):
     """Where the cache keeps the content of a file."""
-    return (pathlib.Path(presets.resolve(HANDLE)) / name).resolve()
+    return (pathlib.Path(finding.resolve(HANDLE)) / name).resolve()
 
 
 SPOILT = {
@@ -181,7 +182,7 @@ def test_a_spoilt_cache_is_said_once_and_mended(name, how, repo, whole):
 
 
 def test_a_file_lost_from_the_cache_is_fetched(repo, whole, monkeypatch):
-    folder = pathlib.Path(presets.find(HANDLE))
+    folder = pathlib.Path(finding.find(HANDLE))
     (folder / "task.weights.h5").unlink()
     with monkeypatch.context() as patch:
         patch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -200,7 +201,7 @@ def test_without_a_manifest_the_checksums_of_the_hub_count(hub):
     hub.faults = [Fault("/task.json", alter=True)]
     cached("task.json").unlink()
     refused("task.json", "checksum that the Hub", error=ValueError)
-    large = blob.with_name(presets.digest(blob))
+    large = blob.with_name(manifests.digest(blob))
     assert not downloads._altered(blob.rename(large))
     large.write_bytes(b"others")
     assert downloads._altered(large)
@@ -222,10 +223,10 @@ def test_names_outside_of_the_folder(name, repo, whole, tmp_path):
 
 @pytest.mark.parametrize("name", ["../a", "/etc/passwd", "a/../../b", "c:\\d"])
 def test_a_manifest_of_files_elsewhere(name, hub, whole):
-    manifest = json.loads(whole[presets.MANIFEST])
+    manifest = json.loads(whole[manifests.MANIFEST])
     manifest["files"][name] = {"bytes": 3, "sha256": "0" * 64}
     content = json.dumps(manifest).encode()
-    hub.push("someone/tiny", {**whole, presets.MANIFEST: content})
+    hub.push("someone/tiny", {**whole, manifests.MANIFEST: content})
     refused(repr(name), "its own folder", error=ValueError)
 
 
@@ -239,9 +240,9 @@ def test_an_index_of_weights_elsewhere(name, listed, hub, tmp_path):
     if listed:
         for path, content in files.items():
             (tmp_path / path).write_bytes(content)
-        presets.write_manifest(tmp_path)
-        manifest = (tmp_path / presets.MANIFEST).read_bytes()
-        files[presets.MANIFEST] = manifest
+        manifests.write_manifest(tmp_path)
+        manifest = (tmp_path / manifests.MANIFEST).read_bytes()
+        files[manifests.MANIFEST] = manifest
     hub.push("someone/tiny", files)
     refused(name, error=ValueError)
     hub.push("someone/tiny", {"model.weights.json": b"[]"})
@@ -255,7 +256,7 @@ def test_links(repo, tmp_path, whole):
     refused("model.weights.h5", "it has 15", error=ValueError)
     repo.push("someone/tiny", whole)
     (tmp_path / "secret").write_bytes(whole["task.json"])
-    path = pathlib.Path(presets.find(HANDLE)) / "task.json"
+    path = pathlib.Path(finding.find(HANDLE)) / "task.json"
     path.unlink()
     path.symlink_to(tmp_path / "secret")
     refused("task.json", "outside of the download", error=ValueError)
@@ -273,7 +274,7 @@ def test_a_weight_file_too_many(hub, whole):
 
 
 def test_a_newer_format(hub, whole):
-    manifest = {**json.loads(whole[presets.MANIFEST]), "format": 2}
+    manifest = {**json.loads(whole[manifests.MANIFEST]), "format": 2}
     content = json.dumps(manifest).encode()
-    hub.push("someone/tiny", {**whole, presets.MANIFEST: content})
+    hub.push("someone/tiny", {**whole, manifests.MANIFEST: content})
     refused("has format 2", "Upgrade keras-moe", error=ValueError)

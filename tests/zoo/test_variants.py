@@ -6,10 +6,10 @@ import pytest
 
 from tests.zoo.test_text import plays as plays
 from zoo import recipe as recipes
-from zoo import results
-from zoo import table
-from zoo import train
-from zoo import variants
+from zoo.measure import results
+from zoo.publish import table
+from zoo.training import train
+from zoo.training import variants
 
 pytestmark = pytest.mark.once
 

@@ -1,0 +1,1 @@
+"""Files of weights: formats, checks, and the names of each weight."""

@@ -1,0 +1,1 @@
+"""Language models with mixtures of experts, and their tasks."""

@@ -1,0 +1,1 @@
+"""Layers and options that vision and language models share."""

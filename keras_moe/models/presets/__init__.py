@@ -1,0 +1,1 @@
+"""Presets: folders that hold a model, found by name, checked when read."""

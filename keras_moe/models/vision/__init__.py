@@ -1,0 +1,1 @@
+"""Vision transformers with mixtures of experts, and image classification."""

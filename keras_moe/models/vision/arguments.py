@@ -1,0 +1,96 @@
+"""Arguments of `MoEViTBackbone`: checked, and brought into one form."""
+
+import numbers
+import pathlib
+
+from keras_moe import checks
+from keras_moe import files
+from keras_moe.models.layers import router_arguments
+from keras_moe.models.layers.router_arguments import sequence
+from keras_moe.models.vision.block import ROUTERS
+
+
+def patch(patch_size):
+    expected = "an integer or (height, width)"
+    if isinstance(patch_size, numbers.Integral):
+        patch_size = (patch_size, patch_size)
+    pair = sequence("patch_size", patch_size, expected)
+    if len(pair) != 2:
+        raise ValueError(
+            f"patch_size must be {expected}; received {patch_size!r}."
+        )
+    return tuple(checks.integer("patch_size", side) for side in pair)
+
+
+def grid(image_shape, patch, data_format):
+    """(rows, columns) of patches, and the image's shape as a tuple."""
+    axes = (
+        "(height, width, channels)"
+        if data_format == "channels_last"
+        else "(channels, height, width)"
+    )
+    shape = sequence("image_shape", image_shape, f"three integers, {axes}")
+    if len(shape) != 3 or None in shape:
+        raise ValueError(
+            f"image_shape must be three integers, {axes}; received "
+            f"{image_shape!r}."
+        )
+    shape = tuple(checks.integer("image_shape", side) for side in shape)
+    sides = shape[:2] if data_format == "channels_last" else shape[1:]
+    if sides[0] % patch[0] or sides[1] % patch[1]:
+        raise ValueError(
+            f"image_shape must be a multiple of patch_size, {patch}, in "
+            f"height and width; received {shape}."
+        )
+    return (sides[0] // patch[0], sides[1] // patch[1]), shape
+
+
+def check_channels(folder, arguments) -> None:
+    """Raise an error if a preset's weights read images of other channels.
+
+    Args:
+        folder: of the preset.
+        arguments: of `from_preset`.
+    """
+    path = pathlib.Path(folder) / "config.json"
+    given = arguments.get("image_shape")
+    if not isinstance(given, (list, tuple)) or not path.is_file():
+        return
+    saved = files.read_json(path, finite=False).get("config", {})
+    shape = saved.get("image_shape")
+    if shape is None or len(shape) != 3 or len(given) != 3:
+        return
+    axis, other = (
+        0 if form == "channels_first" else -1
+        for form in (
+            saved.get("data_format"),
+            arguments.get("data_format", saved.get("data_format")),
+        )
+    )
+    if given[other] != shape[axis]:
+        raise ValueError(
+            f"image_shape must have {shape[axis]} channels, as the weights of "
+            f"the preset have; received {tuple(given)}."
+        )
+
+
+def moe_layers(router, moe_layers, num_layers):
+    if router is not None:
+        checks.choice("router", router, ROUTERS)
+    elif moe_layers:
+        raise router_arguments.no_moe_layers(moe_layers)
+    else:
+        return ()
+    if moe_layers is None:
+        return tuple(range(num_layers - num_layers // 2, num_layers))
+    return router_arguments.block_indices(moe_layers, num_layers)
+
+
+def router_options(router, options):
+    options = router_arguments.options_of(router, options)
+    if router is not None:
+        more = ("group_size",) if router == "soft" else ()
+        router_arguments.check_known(router, ROUTERS[router], options, more)
+    if router == "soft":
+        checks.optional_integer("group_size", options.get("group_size"))
+    return options

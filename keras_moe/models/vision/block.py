@@ -1,0 +1,134 @@
+"""Blocks of a transformer whose MLP may be any of the four layers."""
+
+import keras
+
+from keras_moe import activations
+from keras_moe import grouping
+from keras_moe import layers as moe_layers
+from keras_moe.models.layers.attention import Attention
+from keras_moe.models.layers.attention import FeedForward
+
+PACKAGE = "keras_moe"
+
+ROUTERS = {
+    "soft": moe_layers.SoftMoE,
+    "expert_choice": moe_layers.ExpertChoiceMoE,
+    "token_choice": moe_layers.TokenChoiceMoE,
+}
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class TransformerBlock(keras.layers.Layer):
+    """Adds to each token what attention, and then an MLP or MoE, makes of it.
+
+    x = x + attention(norm(x)), x = x + mlp(norm(x)), as in vmoe/nn/vit_moe.py.
+
+    Args:
+        num_heads: heads of the attention.
+        mlp_dim: hidden features of the MLP, or of each expert.
+        router: `None` (an MLP), `"soft"`, `"expert_choice"` or
+            `"token_choice"`.
+        router_options: arguments of that layer. `intermediate_dim`,
+            `activation` and `dropout` are the block's unless given. `"soft"`
+            takes `group_size` too, tokens that are mixed with each other:
+            runs of the whole batch's tokens.
+        qk_norm: whether queries and keys are normalised.
+        activation: of hidden features.
+        dropout: rate of dropout on both branches and on hidden features.
+        attention_dropout: rate of dropout on attention weights.
+        epsilon: of the norms.
+    """
+
+    def __init__(
+        self,
+        num_heads,
+        mlp_dim,
+        router=None,
+        router_options=None,
+        qk_norm=False,
+        activation="gelu_tanh",
+        dropout=0.0,
+        attention_dropout=0.0,
+        epsilon=1e-6,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self.mlp_dim = mlp_dim
+        self.router = router
+        self.router_options = dict(router_options or {})
+        self.qk_norm = qk_norm
+        self.activation = activations.get(activation)
+        self.dropout = dropout
+        self.attention_dropout = attention_dropout
+        self.epsilon = epsilon
+
+    def build(self, input_shape):
+        common = {"dtype": self.dtype_policy}
+        norm = {"epsilon": self.epsilon, **common}
+        self.attention_norm = keras.layers.LayerNormalization(
+            name="attention_norm", **norm
+        )
+        self.attention = Attention(
+            self.num_heads,
+            qk_norm=self.qk_norm,
+            dropout=self.attention_dropout,
+            epsilon=self.epsilon,
+            name="attention",
+            **common,
+        )
+        self.mlp_norm = keras.layers.LayerNormalization(name="mlp_norm", **norm)
+        self.mlp = self._make_mlp()
+        self.branch_dropout = keras.layers.Dropout(
+            self.dropout, name="branch_dropout", **common
+        )
+        for layer in (
+            self.attention_norm,
+            self.attention,
+            self.mlp_norm,
+            self.mlp,
+        ):
+            layer.build(input_shape)
+        self.built = True
+
+    def _make_mlp(self):
+        place = {"name": "mlp", "dtype": self.dtype_policy}
+        shared = {"activation": self.activation, "dropout": self.dropout}
+        if self.router is None:
+            return FeedForward(self.mlp_dim, **shared, **place)
+        options = {"intermediate_dim": self.mlp_dim, **shared}
+        options.update(self.router_options, **place | {"name": "moe"})
+        if self.router == "soft":
+            options.pop("group_size", None)
+        return ROUTERS[self.router](**options)
+
+    def call(self, tokens, training=None):
+        branch = self.attention(self.attention_norm(tokens), training=training)
+        tokens = tokens + self.branch_dropout(branch, training=training)
+        branch = self._mlp(self.mlp_norm(tokens), training)
+        return tokens + self.branch_dropout(branch, training=training)
+
+    def _mlp(self, tokens, training):
+        size = self.router_options.get("group_size")
+        if self.router != "soft" or size is None:
+            return self.mlp(tokens, training=training)
+        grouped, _, ungroup = grouping.runs(tokens, None, size)
+        return ungroup(self.mlp(grouped, training=training))
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(
+            num_heads=self.num_heads,
+            mlp_dim=self.mlp_dim,
+            router=self.router,
+            router_options=self.router_options,
+            qk_norm=self.qk_norm,
+            activation=activations.serialize(self.activation),
+            dropout=self.dropout,
+            attention_dropout=self.attention_dropout,
+            epsilon=self.epsilon,
+        )
+        return config

@@ -1,0 +1,130 @@
+"""The presets that ship: small, whole, as good as recorded, exportable."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+
+from keras_moe import __main__ as command
+from keras_moe import samples
+from keras_moe.models import MoEViTImageClassifier
+from keras_moe.models import MoTCausalLM
+from keras_moe.models import list_presets
+from keras_moe.models.presets import catalogue
+from keras_moe.models.presets import manifest
+from tests.support import BACKEND
+from tests.test_guides import load
+from zoo.measure import results
+from zoo.publish import pack
+
+VISION, TEXT = "soft_moe_vit_tiny_fashion_mnist", "mot_tiny_shakespeare"
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    return MoEViTImageClassifier.from_preset(VISION)
+
+
+@pytest.fixture(scope="module")
+def language_model():
+    return MoTCausalLM.from_preset(TEXT)
+
+
+def test_together_they_are_small():
+    assert set(catalogue.embedded()) >= {VISION, TEXT}
+    assert set(list_presets()) >= set(catalogue.embedded())
+    assert pack.size_of(catalogue.FOLDER) < pack.LIMIT
+
+
+@pytest.mark.parametrize("name", [VISION, TEXT])
+def test_they_are_what_was_measured(name):
+    manifest.check_manifest(catalogue.FOLDER / name)
+    recorded = results.load(name)["preset"]
+    assert pack.size_of(catalogue.FOLDER / name) == recorded["bytes"]
+
+
+def test_classifier_is_as_good_as_recorded(classifier):
+    assert classifier.compute_dtype == "float32"
+    images, labels, _ = samples.fashion_mnist()
+    logits = classifier.predict(images, batch_size=100, verbose=0)
+    accuracy = (logits.argmax(-1) == labels).mean()
+    recorded = results.load(VISION)["preset"]["accuracy"]
+    # 300 images: three standard deviations of such a share are 5 points.
+    assert accuracy == pytest.approx(recorded, abs=0.05)
+
+
+def test_demo(classifier, tmp_path, capsys):
+    demo = load("demo")
+    picture = tmp_path / "slots.png"
+    accuracy = demo.main(["--picture", str(picture)])
+    assert f"accuracy {accuracy:.1%} on 300" in capsys.readouterr().out
+    assert picture.stat().st_size > 10_000
+
+
+# ONNX from TensorFlow cannot hold the exact "gelu", which this preset has.
+EXPORTS = {
+    "jax": ("tf_saved_model", "onnx"),
+    "tensorflow": ("tf_saved_model",),
+    "torch": ("onnx",),
+}
+
+
+@pytest.mark.parametrize("export", EXPORTS[BACKEND])
+def test_exported_classifier_says_the_same(classifier, export, tmp_path):
+    images, _, _ = samples.fashion_mnist()
+    ready = keras.ops.convert_to_numpy(classifier.preprocessor(images))
+    wanted = classifier.predict(images, batch_size=100, verbose=0)
+    # PyTorch's exporter fixes the size of the batch.
+    batch = len(images) if BACKEND == "torch" else None
+    signature = [keras.InputSpec(dtype="float32", shape=(batch, 28, 28, 1))]
+    if export == "onnx":
+        import onnxruntime
+
+        path = str(tmp_path / "classifier.onnx")
+        classifier.export(
+            path, "onnx", verbose=False, input_signature=signature
+        )
+        session = onnxruntime.InferenceSession(path)
+        (name,) = (given.name for given in session.get_inputs())
+        (found,) = session.run(None, {name: ready})
+    else:
+        import tensorflow as tf
+
+        path = str(tmp_path / "classifier")
+        classifier.export(
+            path, export, verbose=False, input_signature=signature
+        )
+        loaded = tf.saved_model.load(path)  # its function does not hold it
+        found = loaded.serve(ready).numpy()
+    np.testing.assert_array_equal(found.argmax(-1), wanted.argmax(-1))
+
+
+@pytest.mark.once
+def test_generate_command(capsys):
+    command.main(["presets"])
+    listed = capsys.readouterr().out
+    assert re.search(rf"{TEXT} +MoTCausalLM +[\d,]+ +in the package", listed)
+    assert "to be made of gs://vmoe_checkpoints/vmoe_b16" in listed
+    wanted = ["generate", "To be, or ", "--max-length", "24"]
+    command.main(wanted)
+    first = capsys.readouterr().out
+    assert first.startswith("To be, or ") and len(first) > 14
+    command.main([*wanted, "--sampler", "greedy"])
+    assert capsys.readouterr().out.startswith("To be, or ")
+    with pytest.raises(SystemExit, match="2"):
+        command.main([*wanted, "--temperature", "0"])
+    assert "argument --temperature: must be" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="preset must be one of"):
+        command.main([*wanted, "--preset", "no_such_preset"])
+
+
+def test_modes_agree_without_batch_mates(language_model):
+    """What `inference_mixing` the preset has, rows do not disturb rows."""
+    assert language_model.inference_mixing != "group"
+    language_model.compile(sampler="greedy")
+    one = language_model.generate("The king", max_length=24)
+    rows = language_model.generate(
+        ["The king", "What, has this thing"], max_length=24
+    )
+    assert rows[0] == one

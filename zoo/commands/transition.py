@@ -1,0 +1,181 @@
+"""Commands of `python -m zoo` for what is trained already."""
+
+import argparse
+
+from keras_moe import commands as running
+from keras_moe import files
+from zoo import recipe as recipes
+from zoo.commands import arguments as shared
+
+
+def options(text: str) -> dict:
+    """The arguments of a router from JSON, for argparse."""
+    try:
+        value = files.parse_json(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"must be JSON; received {text!r}: {error}"
+        ) from error
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(
+            f"must be an object of JSON, {{...}}; received {text!r}"
+        )
+    return value
+
+
+def add(commands) -> None:
+    """Add the commands' parsers."""
+    mixing = commands.add_parser(
+        "mixing", help="measure each inference_mixing of a Mixture of Tokens"
+    )
+    mixing.add_argument(
+        "--preset", help="name or folder of a preset, instead of NAME"
+    )
+    tune = commands.add_parser(
+        "tune", help="tune a Mixture of Tokens for one inference_mixing"
+    )
+    tune.add_argument(
+        "--mode",
+        choices=("self", "argmax"),
+        default="self",
+        help="the inference_mixing to tune for (self)",
+    )
+    turn = commands.add_parser(
+        "turn",
+        help="turn the packaged preset's router into another one, and tune",
+    )
+    turn.add_argument(
+        "--router",
+        choices=("expert_choice", "token_choice"),
+        required=True,
+        help="the new router",
+    )
+    turn.add_argument(
+        "--options",
+        type=options,
+        default={},
+        help="arguments of the new router, as JSON ({})",
+    )
+    further = commands.add_parser(
+        "further", help="train a run's preset on, from a lower learning rate"
+    )
+    further.add_argument(
+        "--epochs",
+        type=running.positive,
+        default=6,
+        help="further epochs (6)",
+    )
+    further.add_argument(
+        "--preset", help="name or folder of a preset to start from"
+    )
+    for command in (tune, turn):
+        command.add_argument(
+            "--steps",
+            type=running.positive,
+            default=200,
+            help="steps of tuning (200)",
+        )
+    for command in (mixing, tune, turn, further):
+        shared.add_name(command)
+        shared.add_data(command)
+    for command in (tune, turn, further):
+        command.add_argument(
+            "--learning-rate",
+            type=running.positive_real,
+            default=5e-4,
+            help="largest learning rate (5e-4)",
+        )
+        shared.add_seed(command)
+        shared.add_runs(command)
+
+
+def _mixture(name):
+    recipe = recipes.load(name)
+    if recipe.backbone.get("router") != "mixture_of_tokens":
+        raise recipes.RecipeError(
+            f"NAME must be a Mixture of Tokens; {recipe.name} is none."
+        )
+    return recipe
+
+
+def _tune(arguments):
+    from zoo.training import transition
+
+    recipe = _mixture(arguments.name)
+    tuned = transition.tune(
+        recipe,
+        shared.run_of(arguments),
+        arguments.mode,
+        arguments.steps,
+        arguments.learning_rate,
+        arguments.seed,
+        arguments.data,
+    )
+    print(f"Preset: {tuned}")
+
+
+def _further(arguments):
+    from zoo.training import transition
+
+    recipe = recipes.load(arguments.name)
+    preset = transition.further(
+        recipe,
+        shared.run_of(arguments),
+        arguments.epochs,
+        arguments.learning_rate,
+        arguments.seed,
+        arguments.data,
+        arguments.preset,
+    )
+    print(f"Preset: {preset}")
+
+
+def _turn(arguments):
+    from keras_moe.models.presets.manifest import write_json
+    from zoo.measure import results
+    from zoo.training import transition
+
+    recipe = recipes.load(arguments.name)
+    found = transition.turn(
+        recipe,
+        recipe.name,
+        arguments.router,
+        arguments.options,
+        arguments.runs / recipe.name / f"turned-{arguments.router}",
+        arguments.steps,
+        arguments.learning_rate,
+        seed=arguments.seed,
+        data_folder=arguments.data,
+    )
+    write_json(
+        results.path_of(f"turned_{recipe.name}_{arguments.router}"), found
+    )
+    print(
+        f"{found['metric'].replace('_', ' ')}: {found['before']:.4f} before, "
+        f"{found['turned']:.4f} turned, {found['tuned']:.4f} tuned"
+    )
+
+
+def _mixing(arguments):
+    from keras_moe.models.presets.manifest import write_json
+    from zoo.measure import mixing
+    from zoo.measure import results
+
+    recipe = _mixture(arguments.name)
+    found = mixing.compare(
+        recipe, arguments.preset or recipe.name, arguments.data
+    )
+    write_json(results.path_of(f"mixing_{recipe.name}"), found)
+    for mode, row in found.items():
+        print(
+            f"{mode:<8} {row['bits_per_byte']:.3f} bits per byte, "
+            f"{row['time']:.2f} times the time"
+        )
+
+
+COMMANDS = {
+    "mixing": _mixing,
+    "tune": _tune,
+    "turn": _turn,
+    "further": _further,
+}

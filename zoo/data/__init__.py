@@ -1,0 +1,1 @@
+"""Data sets of recipes, and batches that follow from a seed."""

@@ -1,0 +1,1 @@
+"""Measurements of trained presets, and their records."""

@@ -1,0 +1,82 @@
+"""What was measured of a recipe, kept in `zoo/results` as JSON."""
+
+import pathlib
+import statistics
+
+import zoo
+from keras_moe import files
+from keras_moe.models.presets import manifest
+from zoo.errors import ResultError as ResultError
+from zoo.measure import evaluate
+from zoo.training import runs as folders
+from zoo.training.train import task_of
+
+FOLDER = pathlib.Path(zoo.__file__).parent / "results"
+
+
+def path_of(name):
+    return FOLDER / f"{name}.json"
+
+
+def load(name):
+    """The recorded results of a recipe, `None` if there are none."""
+    path = path_of(name)
+    return files.read_json(path, finite=False) if path.is_file() else None
+
+
+def evaluated(recipe, runs) -> dict:
+    """{seed: what was measured} of a recipe's runs in their folder.
+
+    Raises:
+        ResultError: if there is none.
+    """
+    found = evaluate.evaluations(runs)
+    if not found:
+        raise ResultError(
+            f"no evaluated run of {recipe.name} lies in {runs}; run "
+            f"{folders.evaluation_of(recipe, runs)} first."
+        )
+    return found
+
+
+def deviation(values) -> float | None:
+    """The standard deviation of figures, `None` of a single one."""
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def record(recipe, runs, preset=None):
+    """Gather what the runs of a recipe measured into one file.
+
+    Args:
+        recipe: what was trained.
+        runs: folder of its runs, with `seed-…/evaluation.json`.
+        preset: what was measured of the preset that ships, or `None` to keep
+            what is recorded of it.
+
+    Returns:
+        The record.
+    """
+    task = task_of(recipe)
+    measured = evaluated(recipe, runs)
+    seeds = {str(seed): one[task.METRIC] for seed, one in measured.items()}
+    values = list(seeds.values())
+    trained = {}
+    for seed in measured:
+        path = pathlib.Path(runs) / f"seed-{seed}" / "training.json"
+        trained[str(seed)] = files.read_json(path)
+    one = next(iter(measured.values()))
+    before = load(recipe.name) or {}
+    result = {
+        "recipe": recipe.name,
+        "data": recipe.data,
+        "metric": task.METRIC,
+        "test_examples": one.get("images", one.get("bytes")),
+        "parameters": one["parameters"],
+        "seeds": seeds,
+        "mean": statistics.mean(values),
+        "standard_deviation": deviation(values),
+        "training": trained,
+        "preset": preset or before.get("preset"),
+    }
+    manifest.write_json(path_of(recipe.name), result)
+    return result

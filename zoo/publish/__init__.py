@@ -1,0 +1,1 @@
+"""Presets in the package and on the Hub, with their cards."""

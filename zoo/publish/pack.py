@@ -1,0 +1,96 @@
+"""The preset of a run as it ships: half precision, equally good."""
+
+import pathlib
+
+from keras_moe import files
+from keras_moe.models.presets import catalogue
+from keras_moe.models.presets import folders
+from zoo.errors import ResultError
+from zoo.measure.evaluate import evaluate
+from zoo.training.runs import FURTHER
+from zoo.training.runs import PRESET
+from zoo.training.runs import preset_of
+from zoo.training.train import task_of
+
+# How much worse than the run's own figure the preset in half precision may
+# be: a hundredth of a percentage point, or of a bit per byte.
+TOLERANCE = 1e-4
+LIMIT = 15e6  # bytes of all presets of the package together
+
+
+def pack(
+    recipe,
+    run,
+    data_folder=None,
+    target=catalogue.FOLDER,
+    preset=PRESET,
+    mixing=None,
+):
+    """Put the preset of a run into the package, in half precision.
+
+    Args:
+        recipe: what was trained.
+        run: folder of the run, trained and evaluated.
+        data_folder: where the data set lies, see `zoo.data.datasets`.
+        target: folder of the presets that ship.
+        preset: which folder of the run holds it.
+        mixing: `inference_mixing` that it is to have, of a Mixture of Tokens.
+
+    Returns:
+        What was measured of the written preset.
+
+    Raises:
+        ResultError: where half precision makes it worse, or the presets of
+            the package would take more than 15 MB; nothing is written then.
+    """
+    task = task_of(recipe)
+    run, target = pathlib.Path(run), pathlib.Path(target)
+    source = preset_of(recipe, run, preset)
+    whole = evaluate(recipe, source, data_folder, mixing=mixing)
+    with folders.replacing(target / recipe.name) as part:
+        half = task.CLASS.from_preset(str(source), dtype="float16")
+        if mixing is not None:
+            half.inference_mixing = mixing
+        half.save_to_preset(part)
+        packed = evaluate(recipe, part, data_folder)
+        loss = whole[task.METRIC] - packed[task.METRIC]
+        loss = loss if task.HIGHER_IS_BETTER else -loss
+        if loss > TOLERANCE:
+            raise ResultError(
+                f"{recipe.name} in half precision has {task.METRIC_TITLE} "
+                f"{packed[task.METRIC]:.5f}, with all bits "
+                f"{whole[task.METRIC]:.5f}."
+            )
+        others = sum(
+            size_of(folder)
+            for folder in target.iterdir()
+            if folder.is_dir()
+            and not folder.name.startswith(".")
+            and folder.name != recipe.name
+        )
+        size = size_of(part)
+        if others + size > LIMIT:
+            raise ResultError(
+                f"the presets of the package may take {LIMIT / 1e6:.0f} MB "
+                f"together; with {recipe.name} they would take "
+                f"{(others + size) / 1e6:.1f} MB."
+            )
+    return {
+        "seed": int(run.name.removeprefix("seed-")),
+        task.METRIC: packed[task.METRIC],
+        "of": preset,
+        "further": _further(run) if preset.startswith(FURTHER) else None,
+        "inference_mixing": mixing,
+        "with_all_bits": whole[task.METRIC],
+        "bytes": size,
+    }
+
+
+def _further(run):
+    """What the run was trained further by."""
+    return files.read_json(run / FURTHER / "training.json")
+
+
+def size_of(folder):
+    """Bytes of all files of a folder."""
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())

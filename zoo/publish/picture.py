@@ -1,0 +1,95 @@
+"""Pictures of what a preset's routers do, for its card."""
+
+import io
+
+import keras
+import numpy as np
+
+from keras_moe import diagnostics
+from keras_moe import samples
+from keras_moe import visualize
+from zoo.training.train import task_of
+
+NAME = "routing.png"
+CLASSES = (0, 1, 5, 7, 8, 9)  # an image of each is shown
+LINE = "To be, or not to be, that is the question:"
+CAPTIONS = {
+    "vision": "Images that it was not trained on, and in red what the most "
+    "used slots of its last mixture read of them.",
+    "text": "The expert that each letter has the largest router weight for, "
+    "in each of the layers with a mixture; letters of one colour share an "
+    'expert there. That is how `inference_mixing="argmax"` routes; `"group"` '
+    "mixes by the same weights.",
+}
+
+
+def draw(recipe, preset) -> bytes | None:
+    """The picture of a preset as a PNG, the same bytes each time.
+
+    Args:
+        recipe: what was trained.
+        preset: name or folder.
+
+    Returns:
+        `None` for a model without routers.
+    """
+    if recipe.backbone.get("router") is None:
+        return None
+    model = task_of(recipe).CLASS.from_preset(str(preset))
+    figure = {"vision": _regions, "text": _letters}[recipe.task](model)
+    return png(figure)
+
+
+def png(figure) -> bytes:
+    """A figure as a PNG, equal ones as equal bytes."""
+    file = io.BytesIO()
+    # Without the version that drew it.
+    figure.savefig(file, format="png", dpi=100, metadata={"Software": None})
+    return file.getvalue()
+
+
+def _regions(classifier):
+    """Samples that ship, and what the slots of the last mixture read."""
+    images, labels, classes = samples.fashion_mnist()
+    shown = [np.flatnonzero(labels == k)[0] for k in CLASSES]
+    plans = _plans(classifier, classifier.preprocessor(images[shown]))
+    return visualize.slot_regions(
+        images[shown],
+        list(plans.values())[-1],
+        classifier.backbone.grid,
+        titles=[classes[k] for k in CLASSES],
+    )
+
+
+def _letters(model):
+    """The expert of each letter of a line, for each layer with a mixture."""
+    from matplotlib.figure import Figure
+
+    model.inference_mixing = "argmax"
+    ids = np.asarray([list(LINE.encode())], "int32")
+    plans = _plans(model, {"token_ids": ids, "padding_mask": ids * 0 + 1})
+    experts = []
+    for plan in plans.values():
+        read, _ = plan.weights()  # (tokens,1,E,1), as each stands alone
+        read = keras.ops.convert_to_numpy(read)
+        experts.append(read.reshape(len(LINE), -1).argmax(-1))
+    experts = np.stack(experts)  # (layers,tokens)
+    count = read.shape[2]
+    figure = Figure(figsize=(0.24 * len(LINE) + 1, 0.5 * len(experts) + 0.8))
+    axis = figure.subplots()
+    axis.imshow(experts, cmap="hsv", vmin=0, vmax=count, alpha=0.5)
+    axis.set_aspect("auto")
+    axis.set_xticks(range(len(LINE)), LINE, family="monospace")
+    layers = [path.split("/")[0] for path in plans]
+    axis.set_yticks(range(len(layers)), layers)
+    for (row, column), expert in np.ndenumerate(experts):
+        axis.text(column, row, expert, ha="center", va="center", fontsize=6)
+    axis.set_title(f"number of the expert, of {count}", fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
+def _plans(model, inputs):
+    with diagnostics.capture() as plans:
+        model.backbone(inputs, training=False)
+    return plans

@@ -1,0 +1,288 @@
+"""The lists of presets, from what is on record.
+
+A table for readers, `zoo/README.md`, and what
+`keras_moe.models.list_presets()` gives, `keras_moe/presets/catalogue.json`.
+"""
+
+import json
+import pathlib
+
+import zoo
+from keras_moe.models.presets import catalogue
+from keras_moe.models.presets import hub
+from keras_moe.models.presets import manifest
+from keras_moe.models.presets.manifest import write_text
+from zoo import recipe as recipes
+from zoo.measure import compare
+from zoo.measure import results
+from zoo.publish import card as cards
+from zoo.publish import source_card
+from zoo.publish.sources import SOURCES
+from zoo.training import variants
+from zoo.training.train import task_of
+
+PATH = pathlib.Path(zoo.__file__).parent / "README.md"
+CATALOGUE = catalogue.PATH
+HUB = "hub"  # the record of what was published: {name: "organisation/name"}
+TEXT = """\
+# The zoo
+
+Written by `python -m zoo table` from the recipes in `zoo/recipes`, what was
+measured of them, in `zoo/results`, and `zoo/publish/sources.py`; do not edit it
+by hand.
+
+## Trained here
+
+{trained}
+
+Figures are of test data that was not trained on, as mean ± standard deviation
+of the seeds. "Preset" is the model that ships with the package, in half
+precision: `from_preset("NAME")`.
+
+`python -m zoo card NAME` renders its model card. `python -m zoo publish NAME
+--repo ORGANISATION/NAME` measures the preset again, holds it to the record and
+shows what the repository would get; with `--yes` it uploads card, picture and
+files in one commit, and notes here where they are. `python -m zoo verify NAME
+--repo ORGANISATION/NAME` loads it back.
+
+{comparisons}## From checkpoints of others
+
+{sources}
+
+`python -m zoo build NAME` fetches the checkpoint, converts it (with the extra
+`conversion`), and writes nothing unless it has exactly these parameters. It is
+published like the others, with `--preset NAME` for the folder.
+"""
+COMPARISONS = """\
+## Beside their dense twins
+
+{table}
+
+Same recipe, data and steps; the twin's depth or width is chosen for an equal
+step time. Step time and FLOPs (of a forward pass) are multiples of the twin's.
+At equal steps: mean ± standard deviation of the seeds, on test
+data. At equal time: what validation data says when the faster one is through.
+Margins are positive where the mixture of experts is better.
+
+"""
+REASONS = """\
+Neither mixture is better than its twin by more than the spread of seeds. More
+parameters do not help yet, as far as these trainings tell.
+
+The image classifiers are short of steps: in its last epoch Soft MoE knows no
+more of the training images than of others (accuracy 0.904 and 0.902, seed 2),
+so there is nothing that more parameters would have to hold. Six further epochs
+bring what ships to {further}.
+
+The language models are short of text. Smaller ones were trained for 3,000 steps
+of 32 texts with other routers, experts costing what the dense MLPs cost
+(`python -m zoo variants mot_tiny_shakespeare`, one seed):
+
+{variants}
+
+Mixing costs least in groups of 8 with sharp routing: there the training text is
+learned as well as by the dense model, and the play held out is not. Nor does it
+help in full size: with temperatures learned from .3 and .5 instead of 1, the
+validation text takes 2.538 and 2.526 bits per byte (one seed each); the recipe
+as it is takes 2.518 and 2.504 (two seeds), its dense twin 2.465 and 2.475.
+
+"""
+HEAD_OF_VARIANTS = (
+    "router",
+    "parameters",
+    "bits per byte, training",
+    "validation",
+)
+HEAD_OF_COMPARISONS = (
+    "name",
+    "step time",
+    "FLOPs",
+    "metric",
+    "equal steps",
+    "its twin",
+    "margin",
+    "margin at equal time",
+)
+HEAD = ("name", "what it is", "parameters", "metric", "seeds", "figure")
+HEAD_OF_SOURCES = ("name", "what it is", "parameters", "licence", "preset")
+
+
+def render() -> str:
+    """The whole text of `zoo/README.md`."""
+    trained = [_row(recipes.load(name)) for name in recipes.names()]
+    sources = [
+        (
+            f"`{source.name}`",
+            source.title,
+            f"{source.parameters:,}",
+            source.licence,
+            "; ".join(_places(source.name, f"made of `{source.address}`")),
+        )
+        for source in SOURCES.values()
+    ]
+    return TEXT.format(
+        comparisons=_comparisons(),
+        trained=_markdown((*HEAD, "preset"), trained),
+        sources=_markdown(HEAD_OF_SOURCES, sources),
+    )
+
+
+def render_catalogue() -> str:
+    """The text of `catalogue.json`: what there is and where it lives."""
+    entries = {}
+    for name in recipes.names():
+        recipe, record = recipes.load(name), results.load(name)
+        places = _where(name, embedded=name)
+        if name not in catalogue.embedded():
+            del places["embedded"]
+        if record and places:  # others are yet to be trained
+            entries[name] = _entry(
+                recipe.title,
+                record["parameters"],
+                cards.LICENCE,
+                task_of(recipe).CLASS,
+                places,
+            )
+    for source in SOURCES.values():
+        entries[source.name] = _entry(
+            source.title,
+            source.parameters,
+            source.licence,
+            source_card.KINDS[source.format][0],
+            _where(source.name, convertible=source.address),
+        )
+    return json.dumps(entries, indent=2) + "\n"
+
+
+def published() -> dict[str, str]:
+    """{name: "organisation/name"} of what is on the Hub."""
+    return results.load(HUB) or {}
+
+
+def note_published(name, repo) -> None:
+    """Record the repository that a preset was published to."""
+    noted = dict(sorted({**published(), name: repo}.items()))
+    manifest.write_json(results.path_of(HUB), noted)
+    write()
+
+
+def write() -> bool:
+    """Write both lists, each whole or not at all; tells if one changed."""
+    stale = _stale()
+    for path, text in stale.items():
+        write_text(path, text)
+    return bool(stale)
+
+
+def is_current() -> bool:
+    """Whether the files are what would be written."""
+    return not _stale()
+
+
+def _stale():
+    """{path: text} of the files that are not what they should be."""
+    wanted = {PATH: render(), CATALOGUE: render_catalogue()}
+    return {
+        path: text
+        for path, text in wanted.items()
+        if not path.is_file() or path.read_text() != text
+    }
+
+
+def _entry(title, parameters, licence, model, places):
+    return {
+        "metadata": {
+            "description": title,
+            "params": parameters,
+            "licence": licence,
+        },
+        "model": model.__name__,
+        "backbone": model.backbone_cls.__name__,
+        "places": places,
+    }
+
+
+def _where(name, **places):
+    """Places of a preset, with the Hub's."""
+    repo = published().get(name)
+    return {**places, "hub": hub.SCHEME + repo} if repo else places
+
+
+def _places(name, *others):
+    """What a table says of where a preset is."""
+    handle = _where(name).get("hub")
+    return [*others, f"`{handle}`"] if handle else list(others)
+
+
+def _comparisons():
+    compared = (recipes.load(name) for name in recipes.names())
+    found = [results.load(compare.name_of(one)) for one in compared]
+    found = [one for one in found if one is not None]
+    if not found:
+        return ""
+    rows = [
+        (
+            f"`{one['recipe']}`",
+            f"{one['step_time_ratio']:.2f}",
+            f"{one['flops'] / one['twin_flops']:.2f}",
+            task_of(recipes.load(one["recipe"])).METRIC_TITLE,
+            cards.spread(one["equal_steps"]),
+            cards.spread(one["equal_steps"], "twin_"),
+            f"{one['equal_steps']['margin']:+.4f}",
+            f"{one['equal_time']['margin']:+.4f}",
+        )
+        for one in found
+    ]
+    text = COMPARISONS.format(table=_markdown(HEAD_OF_COMPARISONS, rows))
+    pictures = (
+        f"![Validation curves of {one['recipe']} and its twin]"
+        f"(figures/{one['recipe']}.png)\n\n"
+        for one in found
+    )
+    return text + "".join(pictures) + reasons()
+
+
+def reasons() -> str:
+    """Why no mixture beats its twin, as far as is known."""
+    soft = results.load("soft_moe_vit_tiny_fashion_mnist")
+    tried = results.load(variants.name_of(recipes.load("mot_tiny_shakespeare")))
+    if soft is None or tried is None:
+        return ""
+    rows = [
+        (
+            name,
+            f"{one['parameters']:,}",
+            f"{one['training'][-1]:.4f}",
+            f"{one['validation'][-1]:.4f}",
+        )
+        for name, one in tried.items()
+    ]
+    return REASONS.format(
+        further=f"{soft['preset']['accuracy']:.4f}",
+        variants=_markdown(HEAD_OF_VARIANTS, rows),
+    )
+
+
+def _markdown(head, rows):
+    rows = [head, ("---",) * len(head), *rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _row(recipe):
+    record = results.load(recipe.name)
+    if record is None:
+        return (f"`{recipe.name}`", recipe.title, "not measured", *["–"] * 4)
+    preset = record.get("preset")
+    ships = []
+    if preset and recipe.name in catalogue.embedded():
+        figure = preset[record["metric"]]
+        ships = [f"{figure:.4f}, {preset['bytes'] / 1e6:.1f} MB"]
+    return (
+        f"`{recipe.name}`",
+        recipe.title,
+        f"{record['parameters']:,}",
+        task_of(recipe).METRIC_TITLE,
+        str(len(record["seeds"])),
+        cards.spread(record),
+        "; ".join(_places(recipe.name, *ships)) or "none",
+    )

@@ -1,0 +1,1 @@
+"""Tasks of recipes: models, batches and metrics of images and of text."""

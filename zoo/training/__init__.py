@@ -1,0 +1,1 @@
+"""Training of recipes: runs, their states, and what follows them."""
