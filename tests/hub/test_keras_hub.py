@@ -4,6 +4,7 @@ import keras_hub
 import pytest
 
 from keras_moe import models
+from keras_moe.models.presets import manifest
 from tests.hub.server import Fault
 from tests.hub.test_end_to_end import arrays_of
 from tests.hub.test_end_to_end import equal
@@ -141,7 +142,7 @@ def again(cls, handle):
     """Load a preset; once more where something is to be fetched anew."""
     try:
         return cls.from_preset(handle)
-    except models.presets.DamagedFile as error:
+    except manifest.DamagedFile as error:
         assert "deleted from the cache" in str(error)
         return cls.from_preset(handle)
 
