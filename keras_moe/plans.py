@@ -10,9 +10,8 @@ from typing import Any
 from keras import ops
 
 from keras_moe import indexing
+from keras_moe.scalars import MASKED
 from keras_moe.scalars import keep
-
-MASKED = -1e30  # a logit that no softmax sees; finite, so are its gradients
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from keras import ops
 
+MASKED = -1e30  # a logit that no softmax sees; finite, so are its gradients
+
 
 def scalar(value, dtype):
     """Make a tensor () of a number where other tensors are made.

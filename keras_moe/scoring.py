@@ -11,8 +11,8 @@ from typing import NamedTuple
 from keras import ops
 
 from keras_moe import indexing
-from keras_moe.plans import MASKED
 from keras_moe.plans import softmax
+from keras_moe.scalars import MASKED
 from keras_moe.scalars import keep
 from keras_moe.sorting import largest
 

@@ -112,8 +112,8 @@ def _evaluate(arguments):
     import statistics
 
     from zoo.measure import evaluate
+    from zoo.tasks import task_of
     from zoo.training.runs import preset_of
-    from zoo.training.train import task_of
 
     recipe, runs = _folders(arguments)
     folder = shared.run_of(arguments)
@@ -126,10 +126,10 @@ def _evaluate(arguments):
         None if given else folder / "evaluation.json",
     )
     print(
-        f"{task.METRIC_TITLE} {result[task.METRIC]:.4f} on test data, "
+        f"{task.metric_title} {result[task.metric]:.4f} on test data, "
         f"{result['parameters']:,} parameters"
     )
-    seeds = evaluate.summary(runs, task.METRIC)
+    seeds = evaluate.summary(runs, task.metric)
     if not given and len(seeds) > 1:
         values = list(seeds.values())
         print(

@@ -13,10 +13,10 @@ from typing import Any
 from keras import ops
 
 from keras_moe.ops.reference import Dispatcher
+from keras_moe.scalars import MASKED as MASKED
 from keras_moe.scalars import keep
 from keras_moe.scalars import scalar
 
-MASKED = -1e30  # what a masked logit is
 LOWEST = -1e29  # the least logsumexp: exp(MASKED - LOWEST) is zero
 
 

@@ -2,10 +2,9 @@
 
 from keras_moe import checks
 from keras_moe.models.language.backbone import MoTBackbone
-from keras_moe.models.language.block import ROUTERS as LANGUAGE_ROUTERS
 from keras_moe.models.layers import router_arguments
+from keras_moe.models.layers import routers
 from keras_moe.models.vision import arguments as vit_arguments
-from keras_moe.models.vision.block import ROUTERS as VISION_ROUTERS
 from keras_moe.upcycling import weights
 
 LAYERS = ("second_half", "all")
@@ -61,10 +60,9 @@ def check_conversion(source, router, num_experts, layers, noise, calibration):
 def router_options(source, router, num_experts, given):
     """Arguments of the new router's layer."""
     arguments = source.arguments
-    known = dict(VISION_ROUTERS)
+    known = routers.VISION
     if source.cls is MoTBackbone:
-        known = dict(LANGUAGE_ROUTERS)
-        del known["batch_expert_choice"]
+        known = [r for r in routers.LANGUAGE if r != "batch_expert_choice"]
     checks.choice("router", router, known)
     given = router_arguments.options_of(router, given)
     fixed = ("num_experts", "expert", *weights.EXPERT_OPTIONS)

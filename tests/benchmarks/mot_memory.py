@@ -16,7 +16,6 @@ import tempfile
 import keras
 import numpy as np
 
-from keras_moe.models.checkpoints import mot
 from tests.benchmarks import conversion_memory
 from tests.conversion import texts
 
@@ -52,7 +51,7 @@ def shapes():
     """{name: shape} of all tensors."""
     features, experts = CONFIG["n_embd"], CONFIG["n_expert"]
     found = {
-        mot.EMBEDDING: (CONFIG["vocab_size"], features),
+        "transformer.wte.weight": (CONFIG["vocab_size"], features),
         "transformer.wpe.weight": (CONFIG["n_positions"], features),
         "transformer.ln_f.weight": (features,),
         "transformer.ln_f.bias": (features,),

@@ -10,7 +10,7 @@ import torch
 from conversion.__main__ import main
 from keras_moe.models import MoTBackbone
 from keras_moe.models import MoTCausalLM
-from keras_moe.models.language.batch_choice import BatchExpertChoice
+from keras_moe.models.layers.batch_choice import BatchExpertChoice
 from tests.conversion import texts
 
 CHECKPOINTS = sorted(p.name for p in (texts.GOLDEN / "llm_random").iterdir())

@@ -20,7 +20,7 @@ from zoo.publish import card as cards
 from zoo.publish import hub as publish
 from zoo.publish import picture
 from zoo.publish import table
-from zoo.training.train import task_of
+from zoo.tasks import task_of
 
 pytestmark = pytest.mark.once
 
@@ -99,7 +99,7 @@ def test_dry_run_and_one_commit(run, hub, folder, capsys):
 
 def test_verify(run, hub, folder, capsys, monkeypatch):
     run("--yes")
-    monkeypatch.setattr(task_of(TEXT), "CLASS", Loads)
+    monkeypatch.setattr(task_of(TEXT), "model_class", Loads)
     verify = ["verify", TEXT.name, "--repo", REPO, "--preset", str(folder)]
     main(verify)
     commit, _ = hub.find(REPO, "main")

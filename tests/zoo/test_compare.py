@@ -9,6 +9,7 @@ from zoo import recipe as recipes
 from zoo.measure import compare
 from zoo.measure import results
 from zoo.publish import table
+from zoo.tasks.vision import VISION
 
 pytestmark = pytest.mark.once
 
@@ -81,10 +82,9 @@ def test_equal_steps_record_picture_and_table(runs):
 
 
 def test_smaller_is_better_for_texts(runs, monkeypatch):
-    from zoo.tasks import vision
 
     put_ratio(1.0)
-    monkeypatch.setattr(vision, "HIGHER_IS_BETTER", False)
+    monkeypatch.setattr(VISION, "higher_is_better", False)
     found = compare.compare(SOFT, runs)
     assert found["equal_steps"]["margin"] == pytest.approx(-0.12)
 

@@ -14,7 +14,7 @@ from zoo.data import texts
 from zoo.errors import DataError
 from zoo.measure import evaluate
 from zoo.measure import mixing
-from zoo.tasks import text
+from zoo.tasks.text import TEXT
 from zoo.training import train
 from zoo.training import transition
 
@@ -71,7 +71,7 @@ def test_missing_plays(plays, tmp_path, monkeypatch):
 
 def test_windows_cover_the_text_once():
     content = np.arange(8 * 5 + 1, dtype="u1")
-    inputs, targets = text.examples(content, SMALL)
+    inputs, targets = TEXT.examples(content, SMALL)
     np.testing.assert_array_equal(inputs["token_ids"][:, 1:], targets[:, :-1])
     np.testing.assert_array_equal(np.sort(targets.reshape(-1)), content[1:])
 
@@ -84,7 +84,7 @@ def test_trains_and_is_measured(plays, tmp_path):
     result = evaluate.evaluate(SMALL, tmp_path / "run" / "preset", plays)
     assert 0 < result["bits_per_byte"] < 4
     # Equal windows of other rows change nothing but the figure's last digits.
-    again = text.evaluate(
+    again = TEXT.evaluate(
         model, datasets.load("shakespeare", plays)["test"], SMALL
     )
     assert again["bits_per_byte"] == pytest.approx(

@@ -15,7 +15,8 @@ from zoo.__main__ import main
 from zoo.data import datasets
 from zoo.measure import evaluate
 from zoo.measure import results
-from zoo.tasks import vision
+from zoo.tasks import task_of
+from zoo.tasks.vision import VISION
 from zoo.training import train
 
 SOFT = recipes.load("soft_moe_vit_tiny_fashion_mnist")
@@ -81,7 +82,7 @@ def test_every_recipe_makes_its_model():
     for name in recipes.names():
         recipe = recipes.load(name)
         assert recipe.name == name
-        made = train.task_of(recipe).build(recipe)
+        made = task_of(recipe).build(recipe)
         shapes[name] = made.count_params()
         outputs = {"vision": (None, 10), "text": (None, None, 257)}
         assert made.output_shape == outputs[recipe.task]
@@ -92,7 +93,7 @@ def test_every_recipe_makes_its_model():
 
 
 def test_scale_starts_where_the_recipe_says():
-    made = vision.build(dataclasses.replace(SMALL, initial_scale=6.0))
+    made = VISION.build(dataclasses.replace(SMALL, initial_scale=6.0))
     (scale,) = [w for w in made.weights if w.path.endswith("moe/scale")]
     assert float(keras.ops.convert_to_numpy(scale)) == 6.0
 
@@ -103,7 +104,7 @@ def test_batches_follow_from_seed_and_epoch():
     labels = np.arange(80) % 10
 
     def batch(seed, epoch, first=0):
-        batches = vision.Batches((images, labels), SMALL, seed, 5, first)
+        batches = VISION.batches((images, labels), SMALL, seed, 5, first)
         assert len(batches) == 2 * (5 - first)
         return batches[2 * (epoch - first) + 1]
 

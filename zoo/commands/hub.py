@@ -135,12 +135,12 @@ def _publish(arguments):
 def _verify(arguments):
     from zoo.publish import hub
     from zoo.publish import source_card
-    from zoo.training.train import task_of
+    from zoo.tasks import task_of
 
     if arguments.name in SOURCES:
         model = source_card.KINDS[SOURCES[arguments.name].format][0]
     else:
-        model = task_of(recipes.load(arguments.name)).CLASS
+        model = task_of(recipes.load(arguments.name)).model_class
     print(hub.verify(model, _folder(arguments), arguments.repo))
 
 

@@ -14,8 +14,8 @@ from keras_moe.models.presets.manifest import write_json
 from zoo import recipe as recipes
 from zoo.measure import results
 from zoo.publish import picture
+from zoo.tasks import task_of
 from zoo.training.train import HISTORY
-from zoo.training.train import task_of
 
 FIGURES = pathlib.Path(zoo.__file__).parent / "figures"
 
@@ -47,7 +47,7 @@ def compare(recipe, runs) -> dict:
     if recipe.twin is None:
         raise recipes.RecipeError(f"{recipe.name} has no twin.")
     task = task_of(recipe)
-    sign = 1 if task.HIGHER_IS_BETTER else -1
+    sign = 1 if task.higher_is_better else -1
     both = [recipe, recipes.load(recipe.twin)]
     tests = [_tests(one, pathlib.Path(runs) / one.name) for one in both]
     curves = [
@@ -65,7 +65,7 @@ def compare(recipe, runs) -> dict:
     return {
         "recipe": recipe.name,
         "twin": recipe.twin,
-        "metric": task.METRIC,
+        "metric": task.metric,
         "step_time_ratio": ratio,
         "flops": _flops(recipe),
         "twin_flops": _flops(both[1]),
@@ -127,7 +127,7 @@ def draw(found) -> bytes:
 
 
 def _tests(recipe, runs):
-    metric = task_of(recipe).METRIC
+    metric = task_of(recipe).metric
     found = results.evaluated(recipe, runs)
     return {str(seed): one[metric] for seed, one in found.items()}
 

@@ -8,7 +8,7 @@ import keras_moe
 from keras_moe import files
 from keras_moe.models.presets.manifest import write_json
 from zoo.data import datasets
-from zoo.training.train import task_of
+from zoo.tasks import task_of
 
 
 def evaluate(recipe, preset, data_folder=None, record=None, mixing=None):
@@ -25,7 +25,7 @@ def evaluate(recipe, preset, data_folder=None, record=None, mixing=None):
         A dictionary of what was measured.
     """
     task = task_of(recipe)
-    made = task.CLASS.from_preset(str(preset))
+    made = task.model_class.from_preset(str(preset))
     if mixing is not None:
         made.inference_mixing = mixing
     test = datasets.load(recipe.data, data_folder)["test"]

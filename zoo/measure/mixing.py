@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from keras_moe.models import MoTCausalLM
 from zoo.data import datasets
-from zoo.tasks import text
+from zoo.tasks.text import TEXT
 
 MODES = ("group", "self", "argmax")
 BATCH = 32
@@ -30,13 +30,13 @@ def compare(recipe, preset, data_folder=None):
     """
     test = datasets.load(recipe.data, data_folder)["test"]
     found, forwards = {}, {}
-    inputs, _ = text.examples(test, recipe)
+    inputs, _ = TEXT.examples(test, recipe)
     inputs = {key: value[:BATCH] for key, value in inputs.items()}
     for mode in MODES:
         model = MoTCausalLM.from_preset(str(preset))
         model.inference_mixing = mode
         found[mode] = {
-            "bits_per_byte": text.evaluate(model, test, recipe)["bits_per_byte"]
+            "bits_per_byte": TEXT.evaluate(model, test, recipe)["bits_per_byte"]
         }
         forwards[mode] = keras.Model(model.input, model.output)
     times = {mode: [] for mode in MODES}

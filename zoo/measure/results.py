@@ -8,8 +8,8 @@ from keras_moe import files
 from keras_moe.models.presets import manifest
 from zoo.errors import ResultError as ResultError
 from zoo.measure import evaluate
+from zoo.tasks import task_of
 from zoo.training import runs as folders
-from zoo.training.train import task_of
 
 FOLDER = pathlib.Path(zoo.__file__).parent / "results"
 
@@ -58,7 +58,7 @@ def record(recipe, runs, preset=None):
     """
     task = task_of(recipe)
     measured = evaluated(recipe, runs)
-    seeds = {str(seed): one[task.METRIC] for seed, one in measured.items()}
+    seeds = {str(seed): one[task.metric] for seed, one in measured.items()}
     values = list(seeds.values())
     trained = {}
     for seed in measured:
@@ -69,7 +69,7 @@ def record(recipe, runs, preset=None):
     result = {
         "recipe": recipe.name,
         "data": recipe.data,
-        "metric": task.METRIC,
+        "metric": task.metric,
         "test_examples": one.get("images", one.get("bytes")),
         "parameters": one["parameters"],
         "seeds": seeds,

@@ -8,8 +8,8 @@ import numpy as np
 from tqdm import tqdm
 
 from zoo import recipe as recipes
+from zoo.tasks import task_of
 from zoo.training.train import compiled
-from zoo.training.train import task_of
 
 WARM = 3
 
@@ -21,7 +21,7 @@ def stepper(recipe):
     made = task.build(recipe)
     model = compiled(task, recipe, made, steps=1000)
     part = task.noise(recipe, np.random.default_rng(0))
-    inputs, targets = task.Batches(part, recipe, 0, 1)[0]
+    inputs, targets = task.batches(part, recipe, 0, 1)[0]
     return lambda: model.train_on_batch(inputs, targets), made.count_params()
 
 

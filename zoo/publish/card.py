@@ -8,7 +8,7 @@ from zoo.data import datasets
 from zoo.measure import results
 from zoo.publish import picture
 from zoo.publish.papers import PAPERS
-from zoo.training.train import task_of
+from zoo.tasks import task_of
 
 TEMPLATE = pathlib.Path(__file__).parent / "card.md"
 LICENCE = "apache-2.0"  # of weights trained here
@@ -81,7 +81,7 @@ def render(recipe, record, repo=None, mixing=None, twin=None) -> str:
 
     preset = preset_of(recipe, record)
     task = task_of(recipe)
-    figure = preset[task.METRIC]
+    figure = preset[task.metric]
     pipeline = PIPELINES[recipe.task]
     router = recipe.backbone.get("router")
     metadata = ModelCardData(
@@ -91,7 +91,7 @@ def render(recipe, record, repo=None, mixing=None, twin=None) -> str:
         language="en" if recipe.task == "text" else None,
         tags=["keras", "keras_moe", "mixture-of-experts"],
         datasets=[recipe.data],
-        metrics=[task.METRIC],
+        metrics=[task.metric],
         model_name=recipe.name,
         eval_results=[
             EvalResult(
@@ -99,8 +99,8 @@ def render(recipe, record, repo=None, mixing=None, twin=None) -> str:
                 dataset_type=recipe.data,
                 dataset_name=DATA_TITLES[recipe.data],
                 dataset_split="test",
-                metric_type=task.METRIC,
-                metric_name=task.METRIC_TITLE,
+                metric_type=task.metric,
+                metric_name=task.metric_title,
                 metric_value=round(figure, 6),
             )
         ],
@@ -119,10 +119,10 @@ def render(recipe, record, repo=None, mixing=None, twin=None) -> str:
         megabytes=f"{preset['bytes'] / 1e6:.1f}",
         data_title=DATA_TITLES[recipe.data],
         examples=_examples(recipe, record),
-        metric=task.METRIC_TITLE,
+        metric=task.metric_title,
         rows=_rows(recipe, record, preset, task, twin),
-        class_name=task.CLASS.__name__,
-        base=base_of(task.CLASS) if repo else None,
+        class_name=task.model_class.__name__,
+        base=base_of(task.model_class) if repo else None,
         handle=handle_of(recipe, repo),
         example=EXAMPLES[recipe.task].format(*sizes),
         seed=preset["seed"],
@@ -203,7 +203,7 @@ def _rows(recipe, record, preset, task, twin):
     tuned = str(preset.get("of", "")).partition("tuned-")[2]
     kind = f", tuned for `{tuned}`" if tuned else ""
     kind = ", trained further" if preset.get("further") else kind
-    yield f"this preset, in half precision{kind}", f"{preset[task.METRIC]:.4f}"
+    yield f"this preset, in half precision{kind}", f"{preset[task.metric]:.4f}"
     yield f"{seeds} trained model{plural}, in float32", spread(record)
     if twin:
         yield f"`{recipe.twin}`, its dense twin", spread(twin)

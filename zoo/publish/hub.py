@@ -18,7 +18,7 @@ from zoo.errors import PublishError
 from zoo.measure.evaluate import evaluate as measure
 from zoo.publish import card as cards
 from zoo.publish import picture as pictures
-from zoo.training.train import task_of
+from zoo.tasks import task_of
 
 CARD = "README.md"
 # What the Hub itself puts into a repository.
@@ -88,7 +88,7 @@ def check(recipe, record, folder, evaluate=None, data_folder=None) -> None:
     """
     preset = cards.preset_of(recipe, record)
     check_whole(folder)
-    metric = task_of(recipe).METRIC
+    metric = task_of(recipe).metric
     found = (evaluate or measure)(recipe, str(folder), data_folder)[metric]
     if not abs(found - preset[metric]) <= TOLERANCE:
         raise PublishError(

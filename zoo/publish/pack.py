@@ -7,10 +7,10 @@ from keras_moe.models.presets import catalogue
 from keras_moe.models.presets import folders
 from zoo.errors import ResultError
 from zoo.measure.evaluate import evaluate
+from zoo.tasks import task_of
 from zoo.training.runs import FURTHER
 from zoo.training.runs import PRESET
 from zoo.training.runs import preset_of
-from zoo.training.train import task_of
 
 # How much worse than the run's own figure the preset in half precision may
 # be: a hundredth of a percentage point, or of a bit per byte.
@@ -48,18 +48,18 @@ def pack(
     source = preset_of(recipe, run, preset)
     whole = evaluate(recipe, source, data_folder, mixing=mixing)
     with folders.replacing(target / recipe.name) as part:
-        half = task.CLASS.from_preset(str(source), dtype="float16")
+        half = task.model_class.from_preset(str(source), dtype="float16")
         if mixing is not None:
             half.inference_mixing = mixing
         half.save_to_preset(part)
         packed = evaluate(recipe, part, data_folder)
-        loss = whole[task.METRIC] - packed[task.METRIC]
-        loss = loss if task.HIGHER_IS_BETTER else -loss
+        loss = whole[task.metric] - packed[task.metric]
+        loss = loss if task.higher_is_better else -loss
         if loss > TOLERANCE:
             raise ResultError(
-                f"{recipe.name} in half precision has {task.METRIC_TITLE} "
-                f"{packed[task.METRIC]:.5f}, with all bits "
-                f"{whole[task.METRIC]:.5f}."
+                f"{recipe.name} in half precision has {task.metric_title} "
+                f"{packed[task.metric]:.5f}, with all bits "
+                f"{whole[task.metric]:.5f}."
             )
         others = sum(
             size_of(folder)
@@ -77,11 +77,11 @@ def pack(
             )
     return {
         "seed": int(run.name.removeprefix("seed-")),
-        task.METRIC: packed[task.METRIC],
+        task.metric: packed[task.metric],
         "of": preset,
         "further": _further(run) if preset.startswith(FURTHER) else None,
         "inference_mixing": mixing,
-        "with_all_bits": whole[task.METRIC],
+        "with_all_bits": whole[task.metric],
         "bytes": size,
     }
 

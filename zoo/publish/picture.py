@@ -8,7 +8,7 @@ import numpy as np
 from keras_moe import diagnostics
 from keras_moe import samples
 from keras_moe import visualize
-from zoo.training.train import task_of
+from zoo.tasks import task_of
 
 NAME = "routing.png"
 CLASSES = (0, 1, 5, 7, 8, 9)  # an image of each is shown
@@ -35,7 +35,7 @@ def draw(recipe, preset) -> bytes | None:
     """
     if recipe.backbone.get("router") is None:
         return None
-    model = task_of(recipe).CLASS.from_preset(str(preset))
+    model = task_of(recipe).model_class.from_preset(str(preset))
     figure = {"vision": _regions, "text": _letters}[recipe.task](model)
     return png(figure)
 

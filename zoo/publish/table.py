@@ -18,8 +18,8 @@ from zoo.measure import results
 from zoo.publish import card as cards
 from zoo.publish import source_card
 from zoo.publish.sources import SOURCES
+from zoo.tasks import task_of
 from zoo.training import variants
-from zoo.training.train import task_of
 
 PATH = pathlib.Path(zoo.__file__).parent / "README.md"
 CATALOGUE = catalogue.PATH
@@ -140,7 +140,7 @@ def render_catalogue() -> str:
                 recipe.title,
                 record["parameters"],
                 cards.LICENCE,
-                task_of(recipe).CLASS,
+                task_of(recipe).model_class,
                 places,
             )
     for source in SOURCES.values():
@@ -225,7 +225,7 @@ def _comparisons():
             f"`{one['recipe']}`",
             f"{one['step_time_ratio']:.2f}",
             f"{one['flops'] / one['twin_flops']:.2f}",
-            task_of(recipes.load(one["recipe"])).METRIC_TITLE,
+            task_of(recipes.load(one["recipe"])).metric_title,
             cards.spread(one["equal_steps"]),
             cards.spread(one["equal_steps"], "twin_"),
             f"{one['equal_steps']['margin']:+.4f}",
@@ -281,7 +281,7 @@ def _row(recipe):
         f"`{recipe.name}`",
         recipe.title,
         f"{record['parameters']:,}",
-        task_of(recipe).METRIC_TITLE,
+        task_of(recipe).metric_title,
         str(len(record["seeds"])),
         cards.spread(record),
         "; ".join(_places(recipe.name, *ships)) or "none",

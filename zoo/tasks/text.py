@@ -11,35 +11,9 @@ from keras_moe.models import MoTCausalLM
 from keras_moe.models import MoTCausalLMPreprocessor
 from keras_moe.models import MoTTokenizer
 from zoo.data.batches import SeededBatches
+from zoo.tasks.task import Task
 
-CLASS = MoTCausalLM
-EVALUATION_BATCH = 64
-METRIC, METRIC_TITLE = "bits_per_byte", "bits per byte"
-HIGHER_IS_BETTER = False
 ORDER_SEED = 0  # of the windows that are measured together
-
-
-def validation_figure(entry):
-    """Bits per byte on validation data, of an entry of a run's history."""
-    return entry["val_loss"] / math.log(2)
-
-
-def build(recipe):
-    """The language model of a recipe, with new weights."""
-    tokenizer = MoTTokenizer.byte_level()
-    backbone = MoTBackbone(
-        vocabulary_size=tokenizer.vocabulary_size(),
-        max_sequence_length=recipe.sequence_length,
-        **recipe.backbone,
-    )
-    preprocessor = MoTCausalLMPreprocessor(
-        tokenizer, sequence_length=recipe.sequence_length
-    )
-    return MoTCausalLM(backbone, preprocessor)
-
-
-def loss(recipe):
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 def pairs(windows):
@@ -50,26 +24,6 @@ def pairs(windows):
         "padding_mask": np.ones_like(windows[:, :-1]),
     }
     return inputs, windows[:, 1:]
-
-
-def examples(text, recipe):
-    """Windows that cover a text once, in a fixed random order.
-
-    In that order, windows that a layer mixes with each other are not
-    neighbours in the text: nobody is told by a batch-mate how it goes on.
-    """
-    length = recipe.sequence_length
-    count = (len(text) - 1) // length
-    if count > EVALUATION_BATCH:  # so that all batches are alike
-        count -= count % EVALUATION_BATCH
-    starts = length * np.arange(count)
-    starts = np.random.default_rng(ORDER_SEED).permutation(starts)
-    return pairs(text[starts[:, None] + np.arange(length + 1)])
-
-
-def noise(recipe, rng):
-    """A text of random bytes."""
-    return rng.integers(0, 256, 100_000).astype("u1")
 
 
 class Batches(SeededBatches):
@@ -89,18 +43,72 @@ class Batches(SeededBatches):
         return pairs(self.text[starts[:, None] + np.arange(length + 1)])
 
 
-def evaluate(model, text, recipe):
-    """Bits that the model needs for a byte, knowing those before it."""
-    inputs, targets = examples(text, recipe)
-    scorer = keras.Model(model.input, model.output)
-    scorer.compile(loss=loss(recipe))
-    total = 0.0
-    for start in tqdm(range(0, len(targets), EVALUATION_BATCH), unit="batch"):
-        batch = slice(start, start + EVALUATION_BATCH)
-        part = {key: value[batch] for key, value in inputs.items()}
-        nats = scorer.test_on_batch(part, targets[batch])
-        total += float(nats) * targets[batch].size
-    return {
-        "bits_per_byte": total / targets.size / math.log(2),
-        "bytes": int(targets.size),
-    }
+class TextTask(Task):
+    """Language models of bytes, measured in bits per byte."""
+
+    model_class = MoTCausalLM
+    evaluation_batch = 64
+    metric, metric_title = "bits_per_byte", "bits per byte"
+    higher_is_better = False
+
+    def validation_figure(self, entry):
+        """Bits per byte on validation data, of an entry of a run's history."""
+        return entry["val_loss"] / math.log(2)
+
+    def build(self, recipe):
+        """The language model of a recipe, with new weights."""
+        tokenizer = MoTTokenizer.byte_level()
+        backbone = MoTBackbone(
+            vocabulary_size=tokenizer.vocabulary_size(),
+            max_sequence_length=recipe.sequence_length,
+            **recipe.backbone,
+        )
+        preprocessor = MoTCausalLMPreprocessor(
+            tokenizer, sequence_length=recipe.sequence_length
+        )
+        return MoTCausalLM(backbone, preprocessor)
+
+    def loss(self, recipe):
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+    def examples(self, text, recipe):
+        """Windows that cover a text once, in a fixed random order.
+
+        In that order, windows that a layer mixes with each other are not
+        neighbours in the text: nobody is told by a batch-mate how it goes on.
+        """
+        length = recipe.sequence_length
+        count = (len(text) - 1) // length
+        if count > self.evaluation_batch:  # so that all batches are alike
+            count -= count % self.evaluation_batch
+        starts = length * np.arange(count)
+        starts = np.random.default_rng(ORDER_SEED).permutation(starts)
+        return pairs(text[starts[:, None] + np.arange(length + 1)])
+
+    def noise(self, recipe, rng):
+        """A text of random bytes."""
+        return rng.integers(0, 256, 100_000).astype("u1")
+
+    def batches(self, part, recipe, seed, epochs, first_epoch=0):
+        return Batches(part, recipe, seed, epochs, first_epoch)
+
+    def evaluate(self, model, text, recipe):
+        """Bits that the model needs for a byte, knowing those before it."""
+        inputs, targets = self.examples(text, recipe)
+        scorer = keras.Model(model.input, model.output)
+        scorer.compile(loss=self.loss(recipe))
+        total = 0.0
+        for start in tqdm(
+            range(0, len(targets), self.evaluation_batch), unit="batch"
+        ):
+            batch = slice(start, start + self.evaluation_batch)
+            part = {key: value[batch] for key, value in inputs.items()}
+            nats = scorer.test_on_batch(part, targets[batch])
+            total += float(nats) * targets[batch].size
+        return {
+            "bits_per_byte": total / targets.size / math.log(2),
+            "bytes": int(targets.size),
+        }
+
+
+TEXT = TextTask()

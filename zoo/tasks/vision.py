@@ -10,32 +10,7 @@ from keras_moe.models import MoEViTImageClassifierPreprocessor
 from keras_moe.models import image_converter
 from zoo.data import datasets
 from zoo.data.batches import SeededBatches
-
-CLASS = MoEViTImageClassifier
-EVALUATION_BATCH = 250
-# What `evaluate` gives first, how it is called, and whether more is better.
-METRIC, METRIC_TITLE, HIGHER_IS_BETTER = "accuracy", "accuracy", True
-
-
-def validation_figure(entry):
-    """Accuracy on validation data, of an entry of a run's history."""
-    return entry["val_accuracy"]
-
-
-def build(recipe):
-    """The classifier of a recipe, with new weights."""
-    backbone = MoEViTBackbone(**recipe.backbone)
-    for weight in backbone.weights:
-        if weight.name == "scale" and weight.shape == ():  # of a SoftMoE
-            weight.assign(recipe.initial_scale)
-    converter = image_converter(backbone.image_shape)
-    return MoEViTImageClassifier(
-        backbone,
-        len(datasets.CLASSES[recipe.data]),
-        preprocessor=MoEViTImageClassifierPreprocessor(converter),
-        class_names=datasets.CLASSES[recipe.data],
-        **recipe.classifier,
-    )
+from zoo.tasks.task import Task
 
 
 def ready(images):
@@ -46,25 +21,6 @@ def ready(images):
 def one_hot(labels, recipe):
     classes = len(datasets.CLASSES[recipe.data])
     return np.eye(classes, dtype="float32")[labels]
-
-
-def loss(recipe):
-    return keras.losses.CategoricalCrossentropy(
-        from_logits=True, label_smoothing=recipe.label_smoothing
-    )
-
-
-def examples(part, recipe):
-    """A part of the data as the model takes it."""
-    images, labels = part
-    return ready(images), one_hot(labels, recipe)
-
-
-def noise(recipe, rng):
-    """A part of data as large as a batch, of random pixels and labels."""
-    shape = (recipe.batch_size, *recipe.backbone["image_shape"])
-    images = rng.integers(0, 256, shape).astype("u1")
-    return images, rng.integers(0, 10, recipe.batch_size)
 
 
 class Batches(SeededBatches):
@@ -97,13 +53,64 @@ class Batches(SeededBatches):
         return ready(images), self.labels[chosen]
 
 
-def evaluate(classifier, part, recipe):
-    """The share of images whose largest logit is that of their label."""
-    images, labels = part
-    right = 0
-    for start in tqdm(range(0, len(images), EVALUATION_BATCH), unit="batch"):
-        batch = slice(start, start + EVALUATION_BATCH)
-        # Through the preprocessor, as users' images come.
-        logits = classifier.predict(images[batch], verbose=0)
-        right += int((np.argmax(logits, axis=-1) == labels[batch]).sum())
-    return {"accuracy": right / len(images), "images": len(images)}
+class VisionTask(Task):
+    """Image classifiers, measured by their accuracy."""
+
+    model_class = MoEViTImageClassifier
+    evaluation_batch = 250
+    metric, metric_title = "accuracy", "accuracy"
+    higher_is_better = True
+
+    def validation_figure(self, entry):
+        """Accuracy on validation data, of an entry of a run's history."""
+        return entry["val_accuracy"]
+
+    def build(self, recipe):
+        """The classifier of a recipe, with new weights."""
+        backbone = MoEViTBackbone(**recipe.backbone)
+        for weight in backbone.weights:
+            if weight.name == "scale" and weight.shape == ():  # of a SoftMoE
+                weight.assign(recipe.initial_scale)
+        converter = image_converter(backbone.image_shape)
+        return MoEViTImageClassifier(
+            backbone,
+            len(datasets.CLASSES[recipe.data]),
+            preprocessor=MoEViTImageClassifierPreprocessor(converter),
+            class_names=datasets.CLASSES[recipe.data],
+            **recipe.classifier,
+        )
+
+    def loss(self, recipe):
+        return keras.losses.CategoricalCrossentropy(
+            from_logits=True, label_smoothing=recipe.label_smoothing
+        )
+
+    def examples(self, part, recipe):
+        """A part of the data as the model takes it."""
+        images, labels = part
+        return ready(images), one_hot(labels, recipe)
+
+    def noise(self, recipe, rng):
+        """A part of data as large as a batch, of random pixels and labels."""
+        shape = (recipe.batch_size, *recipe.backbone["image_shape"])
+        images = rng.integers(0, 256, shape).astype("u1")
+        return images, rng.integers(0, 10, recipe.batch_size)
+
+    def batches(self, part, recipe, seed, epochs, first_epoch=0):
+        return Batches(part, recipe, seed, epochs, first_epoch)
+
+    def evaluate(self, classifier, part, recipe):
+        """The share of images whose largest logit is that of their label."""
+        images, labels = part
+        right = 0
+        for start in tqdm(
+            range(0, len(images), self.evaluation_batch), unit="batch"
+        ):
+            batch = slice(start, start + self.evaluation_batch)
+            # Through the preprocessor, as users' images come.
+            logits = classifier.predict(images[batch], verbose=0)
+            right += int((np.argmax(logits, axis=-1) == labels[batch]).sum())
+        return {"accuracy": right / len(images), "images": len(images)}
+
+
+VISION = VisionTask()

@@ -1,7 +1,6 @@
 """Training a preset: seeded, with a progress bar, resumable."""
 
 import contextlib
-import importlib
 import json
 import pathlib
 import platform
@@ -14,15 +13,11 @@ import keras_moe
 from keras_moe import files
 from keras_moe.models.presets.manifest import write_json
 from zoo.data import datasets
+from zoo.tasks import task_of
 from zoo.training.runs import PRESET
 from zoo.training.states import States
 
 HISTORY = "history of a training run"
-
-
-def task_of(recipe):
-    """The module that makes, feeds and measures models of a recipe's kind."""
-    return importlib.import_module(f"zoo.tasks.{recipe.task}")
 
 
 class Progress(keras.callbacks.Callback):
@@ -133,9 +128,9 @@ def train(recipe, folder, seed=0, data_folder=None, epochs=None, start=None):
     if start is None:
         made = task.build(recipe)
     else:
-        made = task.CLASS.from_preset(str(start))
+        made = task.model_class.from_preset(str(start))
     history = History(folder / "history.json")
-    batches = task.Batches(
+    batches = task.batches(
         parts["train"], recipe, seed, epochs, first_epoch=len(history)
     )
     steps, done = (batches.steps * e for e in (epochs, len(history)))
@@ -153,7 +148,7 @@ def train(recipe, folder, seed=0, data_folder=None, epochs=None, start=None):
                 shuffle=False,  # the order is that of `Batches`
                 verbose=0,
                 validation_data=task.examples(parts["validation"], recipe),
-                validation_batch_size=task.EVALUATION_BATCH,
+                validation_batch_size=task.evaluation_batch,
                 callbacks=[states, bar],  # the history follows the state
             )
     made.save_to_preset(folder / PRESET)

@@ -17,13 +17,13 @@ import keras_moe
 from keras_moe.models import MoTCausalLM
 from keras_moe.models.presets.manifest import write_json
 from zoo.data import datasets
-from zoo.tasks import text
+from zoo.tasks import task_of
+from zoo.tasks.text import TEXT
 from zoo.training.runs import FURTHER
 from zoo.training.runs import preset_of
 from zoo.training.train import History
 from zoo.training.train import Progress
 from zoo.training.train import compiled
-from zoo.training.train import task_of
 from zoo.training.train import train
 
 # Added to the seed: other examples than in the training before.
@@ -60,16 +60,16 @@ def tune(recipe, run, mode, steps, learning_rate, seed=0, data_folder=None):
     parts = datasets.load(recipe.data, data_folder)
     model = MoTCausalLM.from_preset(str(preset))
     model.inference_mixing = mode
-    batches = text.Batches(parts["train"], recipe, TUNING + seed, 1)
+    batches = TEXT.batches(parts["train"], recipe, TUNING + seed, 1)
     folder = run / f"tuned-{mode}"
     _fit(
-        compiled(text, recipe, model, steps, AsAtInference),
+        compiled(TEXT, recipe, model, steps, AsAtInference),
         batches,
         steps,
         f"{recipe.name} tuned for {mode}",
         run / f"tuned-{mode}.json",
-        validation_data=text.examples(parts["validation"], recipe),
-        validation_batch_size=text.EVALUATION_BATCH,
+        validation_data=TEXT.examples(parts["validation"], recipe),
+        validation_batch_size=TEXT.evaluation_batch,
     )
     model.save_to_preset(folder)
     write_json(
@@ -164,16 +164,16 @@ def turn(
     task = task_of(recipe)
     parts = datasets.load(recipe.data, data_folder)
     folder = pathlib.Path(folder)
-    model = task.CLASS.from_preset(str(preset))
+    model = task.model_class.from_preset(str(preset))
 
     def measured():
-        return task.evaluate(model, parts["test"], recipe)[task.METRIC]
+        return task.evaluate(model, parts["test"], recipe)[task.metric]
 
     figures = {"before": measured()}
     model = keras_moe.upcycle(model, router, router_options=options)
     figures["turned"] = measured()
     recipe = dataclasses.replace(recipe, learning_rate=learning_rate)
-    batches = task.Batches(parts["train"], recipe, TUNING + seed, 1)
+    batches = task.batches(parts["train"], recipe, TUNING + seed, 1)
     _fit(
         compiled(task, recipe, model, steps),
         batches,
@@ -189,7 +189,7 @@ def turn(
         "router_options": options,
         "steps": steps,
         "learning_rate": learning_rate,
-        "metric": task.METRIC,
+        "metric": task.metric,
         **figures,
         "backend": keras.backend.backend(),
         "keras_moe": keras_moe.__version__,

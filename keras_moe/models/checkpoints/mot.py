@@ -39,7 +39,6 @@ ACTIVATIONS = {
 }
 HEAD = "lm_head.weight"
 FRONT = "transformer."
-EMBEDDING = f"{FRONT}wte.weight"
 # Causal masks, which files of GPT-2's time hold beside the weights.
 BUFFERS = (".attn.bias", ".attn.masked_bias")
 

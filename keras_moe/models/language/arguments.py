@@ -6,8 +6,9 @@ import numpy as np
 from keras_moe import activations
 from keras_moe import checks
 from keras_moe.models.language.block import NORMS
-from keras_moe.models.language.block import ROUTERS
 from keras_moe.models.layers import router_arguments
+from keras_moe.models.layers.routers import LANGUAGE
+from keras_moe.models.layers.routers import ROUTERS
 
 INTEGERS = (
     "vocabulary_size",
@@ -57,7 +58,7 @@ def checked(arguments: dict) -> dict:
     right["head_dim"] = _head_dim(arguments["head_dim"], right)
     right["router"] = router = arguments["router"]
     if router is not None:
-        checks.choice("router", router, ROUTERS)
+        checks.choice("router", router, LANGUAGE)
     right["moe_layers"] = moe_layers(
         router, arguments["moe_layers"], right["num_layers"]
     )

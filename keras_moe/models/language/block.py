@@ -4,22 +4,13 @@ import keras
 from keras import ops
 
 from keras_moe import activations
-from keras_moe import layers as moe_layers
-from keras_moe.models.language.attention import CausalAttention
-from keras_moe.models.language.batch_choice import BatchExpertChoice
-from keras_moe.models.layers.attention import FeedForward
+from keras_moe.models.layers.attention import Attention
 from keras_moe.models.layers.attention import at_least_float32
-
-PACKAGE = "keras_moe"
-ROUTERS = {
-    "mixture_of_tokens": moe_layers.MixtureOfTokens,
-    "expert_choice": moe_layers.ExpertChoiceMoE,
-    "token_choice": moe_layers.TokenChoiceMoE,
-    "batch_expert_choice": BatchExpertChoice,
-}
+from keras_moe.models.layers.feed_forward import FeedForward
+from keras_moe.models.layers.routers import ROUTERS
 
 
-@keras.saving.register_keras_serializable(package=PACKAGE)
+@keras.saving.register_keras_serializable(package="keras_moe")
 class RMSNorm(keras.layers.Layer):
     """Scales each token to a root mean square of one, times γ, plus β.
 
@@ -60,7 +51,7 @@ class RMSNorm(keras.layers.Layer):
 NORMS = {"layer_norm": keras.layers.LayerNormalization, "rms_norm": RMSNorm}
 
 
-@keras.saving.register_keras_serializable(package=PACKAGE)
+@keras.saving.register_keras_serializable(package="keras_moe")
 class DecoderBlock(keras.layers.Layer):
     """Adds to each token what attention, and then an MLP or MoE, makes of it.
 
@@ -70,11 +61,12 @@ class DecoderBlock(keras.layers.Layer):
     Args:
         num_heads: heads of the attention.
         mlp_dim: hidden features of the MLP.
-        router: `None` (an MLP) or a key of `ROUTERS`.
+        router: `None` (an MLP) or one of `routers.LANGUAGE`.
         router_options: arguments of that layer.
         norm: a key of `NORMS`.
         norm_placement: `"pre"` or `"post"`.
-        attention_options: arguments of `CausalAttention` beside `num_heads`.
+        attention_options: arguments of `Attention` beside `num_heads`;
+            `causal` is `True` by default.
         activation: of hidden features.
         dropout: rate of dropout on both branches, in training.
         epsilon: of the norms.
@@ -108,8 +100,9 @@ class DecoderBlock(keras.layers.Layer):
 
     def build(self, input_shape):
         place = {"dtype": self.dtype_policy}
-        self.attention = CausalAttention(
-            self.num_heads, name="attention", **self.attention_options, **place
+        options = {"causal": True, **self.attention_options}
+        self.attention = Attention(
+            self.num_heads, name="attention", **options, **place
         )
         if self.router is None:
             self.mlp = FeedForward(

@@ -1,12 +1,11 @@
-"""Attention over tokens, the MLP, and pooling by attention."""
+"""Attention over tokens: masked, causal, rotary and cached where asked."""
 
 import keras
 from keras import ops
 
-from keras_moe import activations
 from keras_moe import policies
-
-PACKAGE = "keras_moe"
+from keras_moe.scalars import MASKED
+from keras_moe.scalars import keep
 
 
 def at_least_float32(tensor) -> str:
@@ -49,41 +48,80 @@ def add_projections(layer, features, head_dim, use_bias=True):
     add("out", "btnh,nhd->btd", "d", heads, tokens[1:])
 
 
-@keras.saving.register_keras_serializable(package=PACKAGE)
+def rotate(heads, positions, base=10_000.0):
+    """Rotary positions: turn pairs (x_i, x_{i+H/2}) of heads (B,T,N,H).
+
+    Args:
+        heads: (B,T,N,H).
+        positions: (T,) or (B,T), the place of each token.
+        base: of the wave lengths.
+    """
+    half = int(heads.shape[-1]) // 2  # a tensor under PyTorch's tracer
+    dtype = at_least_float32(heads)
+    steps = ops.arange(0, half, dtype=dtype) / half
+    omega = ops.power(ops.cast(base, dtype), -steps)  # (H/2,)
+    angles = ops.cast(positions, dtype)[..., None] * omega  # (…,T,H/2)
+    angles = ops.concatenate([angles, angles], axis=-1)[..., None, :]
+    wide = ops.cast(heads, dtype)
+    turned = ops.concatenate([-wide[..., half:], wide[..., :half]], axis=-1)
+    wide = wide * ops.cos(angles) + turned * ops.sin(angles)
+    return ops.cast(wide, heads.dtype)
+
+
+@keras.saving.register_keras_serializable(package="keras_moe")
 class Attention(keras.layers.Layer):
     """Lets each query read a mixture of the tokens, in several heads.
 
-    weights = softmax over tokens of norm(Q)·norm(K)/sqrt(head_dim), where the
-    norms, LayerNorm without bias over the features of a head, are there only
-    with `qk_norm`.
+    weights = softmax over tokens of norm(Q)·norm(K)·scale/sqrt(head_dim),
+    where the norms, LayerNorm without bias over the features of a head, are
+    there only with `qk_norm`.
 
     Args:
-        num_heads: number of heads, which must divide the features.
+        num_heads: number of heads.
+        head_dim: features of a head; by default features / num_heads.
+        causal: whether a query reads the tokens up to its own row alone.
+        rotary: whether queries and keys are rotated by their positions.
         qk_norm: whether queries and keys are normalised.
+        use_bias: whether the projections have biases.
+        scale: factor of the logits beside 1/sqrt(head_dim).
         dropout: rate of dropout on the weights, in training.
         epsilon: of the norms.
     """
 
     def __init__(
-        self, num_heads, qk_norm=False, dropout=0.0, epsilon=1e-6, **kwargs
+        self,
+        num_heads,
+        head_dim=None,
+        causal=False,
+        rotary=False,
+        qk_norm=False,
+        use_bias=True,
+        scale=1.0,
+        dropout=0.0,
+        epsilon=1e-6,
+        **kwargs,
     ):
         super().__init__(**kwargs)
         self.num_heads = num_heads
+        self.head_dim = head_dim
+        self.causal = causal
+        self.rotary = rotary
         self.qk_norm = qk_norm
+        self.use_bias = use_bias
+        self.scale = scale
         self.dropout = dropout
         self.epsilon = epsilon
 
     def build(self, query_shape, tokens_shape=None):
         features = query_shape[-1]
-        if features % self.num_heads:
+        if self.head_dim is None and features % self.num_heads:
             raise ValueError(
                 f"num_heads must divide the {features} features; received "
                 f"num_heads={self.num_heads}."
             )
-        head = features // self.num_heads
-        self.scale = head**-0.5
-        heads_shape = (None, None, self.num_heads, head)
-        add_projections(self, features, head)
+        head = self.head_dim or features // self.num_heads
+        self.logit_scale = self.scale * head**-0.5
+        add_projections(self, features, head, self.use_bias)
         self.query_norm = self.key_norm = None
         if self.qk_norm:
             for name in ("query_norm", "key_norm"):
@@ -93,33 +131,80 @@ class Attention(keras.layers.Layer):
                     dtype=self.dtype_policy,
                     name=name,
                 )
-                norm.build(heads_shape)
+                norm.build((None, None, self.num_heads, head))
                 setattr(self, name, norm)
         self.attention_dropout = keras.layers.Dropout(
             self.dropout, dtype=self.dtype_policy, name="attention_dropout"
         )
         self.built = True
 
-    def call(self, query, tokens=None, training=None):
+    def call(
+        self,
+        query,
+        tokens=None,
+        padding_mask=None,
+        cache=None,
+        index=None,
+        places=None,
+        training=None,
+    ):
+        """Return outputs (B,Q,D), and the cache if one is given.
+
+        Args:
+            query: (B,Q,D).
+            tokens: (B,T,D), what is read; `query` by default.
+            padding_mask: `None` or (B,T), 1 for tokens and 0 for padding.
+            cache: `None` or (B,2,T,N,H), keys and values of earlier calls.
+            index: with a cache, the row of it that the first query has.
+            places: (B,Q) or (Q,), the positions of `query`, without padding;
+                by default their rows.
+            training: whether dropout is applied.
+        """
         tokens = query if tokens is None else tokens
+        start = 0 if index is None else index
+        rows = start + ops.arange(0, ops.shape(query)[1], dtype="int32")
         queries = self.query(query)  # (B,Q,N,H)
         keys = self.key(tokens)  # (B,T,N,H)
         values = self.value(tokens)  # (B,T,N,H)
         if self.qk_norm:
             queries, keys = self.query_norm(queries), self.key_norm(keys)
-        if training and self.dropout > 0:
-            mixed = self._mix_with_dropout(queries, keys, values)
-        else:
-            mixed = ops.dot_product_attention(queries, keys, values)
-        return self.out(mixed)  # (B,Q,D)
+        if self.rotary:
+            places = rows if places is None else places
+            queries, keys = rotate(queries, places), rotate(keys, places)
+        if cache is not None:
+            at = [0, start, 0, 0]
+            keys = ops.slice_update(cache[:, 0], at, keys)
+            values = ops.slice_update(cache[:, 1], at, values)
+            cache = ops.stack([keys, values], axis=1)
+        visible = self._visible(rows, keys, padding_mask)
+        outputs = self.out(self._mix(queries, keys, values, visible, training))
+        return outputs if cache is None else (outputs, cache)
 
-    def _mix_with_dropout(self, queries, keys, values):
-        queries = queries * self.scale
+    def _visible(self, rows, keys, padding_mask):
+        """`None` or (B|1,1,Q|1,T), the keys that each query may read."""
+        visible = None
+        if self.causal:
+            columns = ops.arange(0, ops.shape(keys)[1], dtype="int32")
+            visible = (columns[None, :] <= rows[:, None])[None, None]
+        if padding_mask is not None:
+            tokens = ops.cast(padding_mask, "bool")[:, None, None, :]
+            visible = (
+                tokens if visible is None else ops.logical_and(visible, tokens)
+            )
+        return visible
+
+    def _mix(self, queries, keys, values, visible, training):
+        if visible is None and not (training and self.dropout > 0):
+            return ops.dot_product_attention(
+                queries, keys, values, scale=self.logit_scale
+            )
+        queries = queries * self.logit_scale
         logits = ops.einsum("bqnh,btnh->bnqt", queries, keys)
         logits = ops.cast(logits, at_least_float32(logits))
-        weights = ops.softmax(logits, axis=-1)
-        weights = ops.cast(weights, values.dtype)
-        weights = self.attention_dropout(weights, training=True)
+        if visible is not None:
+            logits = keep(visible, logits, MASKED)
+        weights = ops.cast(ops.softmax(logits, axis=-1), values.dtype)
+        weights = self.attention_dropout(weights, training=training)
         return ops.einsum("bnqt,btnh->bqnh", weights, values)
 
     def compute_output_shape(self, query_shape, tokens_shape=None):
@@ -129,140 +214,13 @@ class Attention(keras.layers.Layer):
         config = super().get_config()
         config.update(
             num_heads=self.num_heads,
+            head_dim=self.head_dim,
+            causal=self.causal,
+            rotary=self.rotary,
             qk_norm=self.qk_norm,
+            use_bias=self.use_bias,
+            scale=self.scale,
             dropout=self.dropout,
-            epsilon=self.epsilon,
-        )
-        return config
-
-
-@keras.saving.register_keras_serializable(package=PACKAGE)
-class FeedForward(keras.layers.Layer):
-    """Maps each token by itself: down(activation(up(x))).
-
-    Args:
-        intermediate_dim: hidden features.
-        activation: of the hidden features.
-        dropout: rate of dropout on the hidden features, in training.
-    """
-
-    def __init__(
-        self, intermediate_dim, activation="gelu_tanh", dropout=0.0, **kwargs
-    ):
-        super().__init__(**kwargs)
-        self.intermediate_dim = intermediate_dim
-        self.activation = activations.get(activation)
-        self.dropout = dropout
-
-    def build(self, input_shape):
-        features = input_shape[-1]
-        self.up = keras.layers.Dense(
-            self.intermediate_dim,
-            dtype=policies.within(self, "up"),
-            name="up",
-        )
-        self.up.build(input_shape)
-        self.hidden_dropout = keras.layers.Dropout(
-            self.dropout, dtype=self.dtype_policy, name="hidden_dropout"
-        )
-        self.down = keras.layers.Dense(
-            features, dtype=policies.within(self, "down"), name="down"
-        )
-        self.down.build((*input_shape[:-1], self.intermediate_dim))
-        self.built = True
-
-    def call(self, tokens, training=None):
-        activation = activations.exportable(self.activation)
-        hidden = activation(self.up(tokens))
-        hidden = self.hidden_dropout(hidden, training=training)
-        return self.down(hidden)
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
-
-    def get_config(self):
-        config = super().get_config()
-        config.update(
-            intermediate_dim=self.intermediate_dim,
-            activation=activations.serialize(self.activation),
-            dropout=self.dropout,
-        )
-        return config
-
-
-@keras.saving.register_keras_serializable(package=PACKAGE)
-class AttentionPooling(keras.layers.Layer):
-    """Reads a sequence (B,T,D) into one vector (B,D) by a learned query.
-
-    a = attention(probe, tokens); a + mlp(norm(a)), vmoe's `MapHead`.
-
-    Args:
-        num_heads: heads of the attention.
-        mlp_dim: hidden features of the MLP.
-        qk_norm: whether queries and keys are normalised.
-        activation: of hidden features.
-        epsilon: of the norms.
-    """
-
-    def __init__(
-        self,
-        num_heads,
-        mlp_dim,
-        qk_norm=False,
-        activation="gelu_tanh",
-        epsilon=1e-6,
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
-        self.num_heads = num_heads
-        self.mlp_dim = mlp_dim
-        self.qk_norm = qk_norm
-        self.activation = activations.get(activation)
-        self.epsilon = epsilon
-
-    def build(self, input_shape):
-        features = input_shape[-1]
-        one = (None, 1, features)
-        self.probe = self.add_weight(
-            name="probe",
-            shape=(1, 1, features),
-            initializer="glorot_uniform",
-        )
-        self.attention = Attention(
-            self.num_heads,
-            qk_norm=self.qk_norm,
-            epsilon=self.epsilon,
-            dtype=self.dtype_policy,
-            name="attention",
-        )
-        self.attention.build(one, input_shape)
-        self.norm = keras.layers.LayerNormalization(
-            epsilon=self.epsilon, dtype=self.dtype_policy, name="norm"
-        )
-        self.norm.build(one)
-        self.mlp = FeedForward(
-            self.mlp_dim, self.activation, dtype=self.dtype_policy, name="mlp"
-        )
-        self.mlp.build(one)
-        self.built = True
-
-    def call(self, tokens):
-        batch = ops.shape(tokens)[0]
-        probe = ops.broadcast_to(self.probe, (batch, 1, self.probe.shape[-1]))
-        pooled = self.attention(ops.cast(probe, tokens.dtype), tokens)
-        pooled = pooled + self.mlp(self.norm(pooled))
-        return ops.squeeze(pooled, axis=1)
-
-    def compute_output_shape(self, input_shape):
-        return input_shape[0], input_shape[-1]
-
-    def get_config(self):
-        config = super().get_config()
-        config.update(
-            num_heads=self.num_heads,
-            mlp_dim=self.mlp_dim,
-            qk_norm=self.qk_norm,
-            activation=activations.serialize(self.activation),
             epsilon=self.epsilon,
         )
         return config

@@ -7,7 +7,8 @@ from keras_moe import checks
 from keras_moe import files
 from keras_moe.models.layers import router_arguments
 from keras_moe.models.layers.router_arguments import sequence
-from keras_moe.models.vision.block import ROUTERS
+from keras_moe.models.layers.routers import ROUTERS
+from keras_moe.models.layers.routers import VISION
 
 
 def patch(patch_size):
@@ -76,7 +77,7 @@ def check_channels(folder, arguments) -> None:
 
 def moe_layers(router, moe_layers, num_layers):
     if router is not None:
-        checks.choice("router", router, ROUTERS)
+        checks.choice("router", router, VISION)
     elif moe_layers:
         raise router_arguments.no_moe_layers(moe_layers)
     else:

@@ -4,20 +4,12 @@ import keras
 
 from keras_moe import activations
 from keras_moe import grouping
-from keras_moe import layers as moe_layers
 from keras_moe.models.layers.attention import Attention
-from keras_moe.models.layers.attention import FeedForward
-
-PACKAGE = "keras_moe"
-
-ROUTERS = {
-    "soft": moe_layers.SoftMoE,
-    "expert_choice": moe_layers.ExpertChoiceMoE,
-    "token_choice": moe_layers.TokenChoiceMoE,
-}
+from keras_moe.models.layers.feed_forward import FeedForward
+from keras_moe.models.layers.routers import ROUTERS
 
 
-@keras.saving.register_keras_serializable(package=PACKAGE)
+@keras.saving.register_keras_serializable(package="keras_moe")
 class TransformerBlock(keras.layers.Layer):
     """Adds to each token what attention, and then an MLP or MoE, makes of it.
 

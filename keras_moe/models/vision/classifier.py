@@ -10,7 +10,7 @@ from keras_moe import checks
 from keras_moe import policies
 from keras_moe.models import task_inputs
 from keras_moe.models.checkpoints import torch_parameters
-from keras_moe.models.layers.attention import AttentionPooling
+from keras_moe.models.layers.pooling import AttentionPooling
 from keras_moe.models.presets import loading
 from keras_moe.models.vision import arguments
 from keras_moe.models.vision import class_names as class_names_of

@@ -4,8 +4,6 @@ import keras
 import numpy as np
 from keras import ops
 
-PACKAGE = "keras_moe"
-
 
 def resize_positions(
     positions, source, target, class_token, keep_class_token=True
@@ -104,7 +102,7 @@ def places_of(padding_mask):
     return ops.cumsum(counted, axis=-1) - counted
 
 
-@keras.saving.register_keras_serializable(package=PACKAGE)
+@keras.saving.register_keras_serializable(package="keras_moe")
 class ClassToken(keras.layers.Layer):
     """Puts one learned token in front of each sequence."""
 
@@ -126,7 +124,7 @@ class ClassToken(keras.layers.Layer):
         return batch, None if tokens is None else tokens + 1, features
 
 
-@keras.saving.register_keras_serializable(package=PACKAGE)
+@keras.saving.register_keras_serializable(package="keras_moe")
 class LearnedPositions(keras.layers.Layer):
     """Adds to each token a learned vector for its place.
 
@@ -175,7 +173,7 @@ class LearnedPositions(keras.layers.Layer):
         return config
 
 
-@keras.saving.register_keras_serializable(package=PACKAGE)
+@keras.saving.register_keras_serializable(package="keras_moe")
 class SinCos2DPositions(keras.layers.Layer):
     """Adds to each patch a fixed vector for its place; none to a class token.
 

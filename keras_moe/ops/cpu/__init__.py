@@ -17,9 +17,9 @@ import keras
 from keras import ops
 
 from keras_moe.ops.logsumexp import LOWEST as LOWEST
-from keras_moe.ops.logsumexp import MASKED as MASKED
 from keras_moe.ops.reference import Dispatcher
 from keras_moe.ops.shared_exp import LIMIT
+from keras_moe.scalars import MASKED as MASKED
 
 BACKENDS = ("jax", "torch")
 

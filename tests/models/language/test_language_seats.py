@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from keras_moe import models
-from keras_moe.models.language.attention import CausalAttention
 from keras_moe.models.language.block import RMSNorm
+from keras_moe.models.layers.attention import Attention
 from tests.models import support
 
 OPTIONS = {
@@ -76,7 +76,7 @@ def test_generate_refuses_tokens_that_compete_with_later_ones():
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: CausalAttention(2, rotary=True, dtype="float64"),
+        lambda: Attention(2, causal=True, rotary=True, dtype="float64"),
         lambda: RMSNorm(dtype="float64"),
     ],
     ids=["attention", "norm"],

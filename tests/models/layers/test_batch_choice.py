@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_moe.models.language.batch_choice import BatchExpertChoice
+from keras_moe.models.layers.batch_choice import BatchExpertChoice
 from tests import support
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "golden"

@@ -8,8 +8,8 @@ from keras import ops
 from keras_moe import checks
 from keras_moe import layers
 from keras_moe import routing
-from keras_moe.plans import MASKED
 from keras_moe.plans import softmax
+from keras_moe.scalars import MASKED
 from keras_moe.scalars import keep
 
 # Arguments of ExpertChoiceMoE that llm-random's layer has no like of.
