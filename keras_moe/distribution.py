@@ -53,7 +53,11 @@ def expert_parallel(
 
     A layer's routing runs where the tokens are. The slots of a row's devices
     are exchanged (an all-to-all), so that each device has those of its own
-    experts, and exchanged back.
+    experts, and exchanged back. No tokens and no weights are gathered.
+
+    Dropless token choice exchanges rows. A device has room for the case that
+    all tokens of its row choose its experts: T · min(top_k, its experts) rows
+    for T tokens of the row. It multiplies the rows that come.
 
     Args:
         expert_devices: length of `expert`, which must divide every layer's
@@ -67,10 +71,6 @@ def expert_parallel(
         `keras.distribution.set_distribution` or `with ….scope():`. The model
         is built under it. The size of a batch must be a multiple of the number
         of devices.
-
-    Layers that route by index (Expert Choice, token choice) gather the tokens
-    of all devices to each before they exchange. `implementation="reference"`
-    keeps them where they are, at the price of its products.
 
     Raises:
         ValueError: for an argument that does not fit, or another backend.
@@ -179,6 +179,14 @@ def batch_shards() -> int:
     return int(mesh.shape[mesh.axis_names.index(active.batch_dim_name)])
 
 
+def knows_layout() -> bool:
+    """Whether experts lie as `expert_parallel` has them, or are all whole."""
+    active = keras.distribution.distribution()
+    return isinstance(
+        active, (_ExpertParallel, keras.distribution.DataParallel)
+    )
+
+
 def exchange(layer, slots):
     """Bring slots (G,E,S,D) from where their tokens are to their experts.
 
@@ -191,6 +199,8 @@ def exchange(layer, slots):
             for them.
     """
     distribution = keras.distribution.distribution()
+    if len(slots.shape) == 2:  # rows of a grouped plan, which has brought them
+        return slots
     for name in ("slots", "experts/input"):
         layout = distribution.get_tensor_layout(f"{layer.path}/{name}")
         if layout is not None:

@@ -50,11 +50,7 @@ def apply_experts(
     plan = dropless.drop_none(choice, layer.num_experts)
     if diagnostics.open_blocks:
         diagnostics.record(layer, plan)
-    spread = keras.distribution.distribution() is not None
-    traits = ("spread_experts",) if spread else ()
-    dispatcher = moe_ops.choose_dispatcher(
-        plan, tokens.dtype, implementation, traits
-    )
+    dispatcher = moe_ops.choose_dispatcher(plan, tokens.dtype, implementation)
     rows, restore = by_expert(dispatcher.dispatch(tokens[None]))
     weights = [
         (

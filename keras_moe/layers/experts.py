@@ -106,7 +106,7 @@ class FeedForwardExperts(keras.layers.Layer):
 
     def call(self, slots, training=None, steps=reference.PLAIN):
         drop = functools.partial(self.dropout, training=training)
-        if self.spread:
+        if self.spread and len(slots.shape) > 2:
             return self._mlp(slots, drop)
         rows, restore = by_expert(slots)  # (E,N,D)
         weights = []
@@ -124,10 +124,8 @@ class FeedForwardExperts(keras.layers.Layer):
 
     def traits(self) -> set:
         """Names in `ops.implementations.TRAITS`, those that hold."""
-        traits = {"spread_experts"} if self.spread else set()
-        if any(p.quantization_mode for p in self._projections()):
-            traits.add("quantised_experts")
-        return traits
+        quantised = any(p.quantization_mode for p in self._projections())
+        return {"quantised_experts"} if quantised else set()
 
     def _mlp(self, rows, drop):
         """The MLP by Keras' own layers, of four axes."""

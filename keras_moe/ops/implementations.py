@@ -36,7 +36,8 @@ TRAITS = {
     "compiled": "the program is compiled as a whole",
     "meta": "the arrays have shapes and no values",
     "transformed": "a transform of torch.func is active",
-    "spread_experts": "experts are spread over several devices",
+    "uneven": "the devices cannot have equal numbers of tokens",
+    "other_layout": "weights are spread by another layout than expert_parallel",
     "quantised_experts": "its experts are quantised",
     "cloned_experts": "its experts are layers of their own (expert=…)",
 }
@@ -107,7 +108,7 @@ IMPLEMENTATIONS |= {
         ("grouped",),
         EVERYWHERE,
         obstacles=frozenset(
-            {"sharded", "spread_experts", "quantised_experts", "cloned_experts"}
+            {"uneven", "other_layout", "quantised_experts", "cloned_experts"}
         ),
     ),
     "logsumexp": Implementation(

@@ -51,8 +51,8 @@ def facts(plan, dtype, experts=()) -> Facts:
         experts: names in `implementations.TRAITS` that hold of the experts.
     """
     if isinstance(plan, GroupedPlan):
-        traits = {"sharded", *experts} if shards() > 1 else experts
-        return Facts("grouped", kind_of(plan.gate), None, frozenset(traits))
+        traits = frozenset(experts) | _grouped_traits(plan)
+        return Facts("grouped", kind_of(plan.gate), None, traits)
     if not isinstance(plan, SoftPlan):
         return Facts("hard", kind_of(plan.gate))
     tokens, merge = plan.tokens, plan.merge_temperature
@@ -81,6 +81,19 @@ def facts(plan, dtype, experts=()) -> Facts:
         frozenset(traits),
         weight_bytes // count,
     )
+
+
+def _grouped_traits(plan) -> set:
+    """Those of a plan whose pairs are spread over several devices."""
+    count, traits = shards(), set()
+    if keras.distribution.distribution() is None:
+        return traits
+    groups, length, _ = plan.gate.shape
+    if groups * length % count:
+        traits.add("uneven")
+    if not distribution.knows_layout():
+        traits.add("other_layout")
+    return traits
 
 
 def kind_of(array) -> str:

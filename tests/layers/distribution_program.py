@@ -1,4 +1,4 @@
-"""Train one step on 8 virtual devices of a CPU, and tell what happened.
+"""Train one step on 8 virtual devices of a CPU, and print what happened.
 
 Run by `test_distribution.py` in a process of its own: the devices must be there
 before JAX starts. Prints one line of JSON.
@@ -15,29 +15,71 @@ from keras_moe.distribution import expert_parallel
 from tests import exchanges
 
 EXPERTS, TOKENS, FEATURES, BATCH = 8, 4, 8, 16
+CROWDED = 5  # the expert that all tokens choose where one is to
 rng = np.random.default_rng(0)
 X = rng.normal(size=(BATCH, TOKENS, FEATURES)).astype("float32")
+X[..., 0] = 1.0
 Y = np.arange(BATCH) % 3
+OPTIONS = {"intermediate_dim": 16, "kernel_initializer": "he_normal"}
 
 
-def build():
+class Crowd(keras.initializers.Initializer):
+    """The router's kernel with which all tokens choose one expert first."""
+
+    def __call__(self, shape, dtype=None):
+        kernel = np.random.default_rng(1).normal(size=shape)
+        kernel[0, CROWDED] = 20.0
+        return keras.ops.convert_to_tensor(kernel, dtype)
+
+
+def soft():
+    return keras_moe.layers.SoftMoE(EXPERTS, 1, **OPTIONS)
+
+
+def expert_choice():
+    return keras_moe.layers.ExpertChoiceMoE(EXPERTS, 2, **OPTIONS)
+
+
+def token_choice(**options):
+    return keras_moe.layers.TokenChoiceMoE(EXPERTS, 2, **options, **OPTIONS)
+
+
+def mixture():
+    return keras_moe.layers.MixtureOfTokens(EXPERTS, 2, **OPTIONS)
+
+
+LAYERS = {
+    "soft": soft,
+    "expert_choice": expert_choice,
+    "mixture": mixture,
+    "capacity": token_choice,
+    "crowded": lambda: token_choice(
+        capacity_factor=4, router_initializer=Crowd()
+    ),
+    "dropless": lambda: token_choice(capacity_factor=None, gated=True),
+    "dropless_crowded": lambda: token_choice(
+        capacity_factor=None, router_initializer=Crowd()
+    ),
+}
+
+
+def build(make):
     keras.utils.set_random_seed(0)
     tokens = keras.Input((TOKENS, FEATURES))
-    branch = keras_moe.layers.SoftMoE(
-        EXPERTS, 1, intermediate_dim=16, kernel_initializer="he_normal"
-    )(tokens)
+    branch = make()(tokens)
     pooled = keras.layers.Flatten()(keras.layers.Add()([tokens, branch]))
     model = keras.Model(tokens, keras.layers.Dense(3)(pooled))
     model.compile(
-        keras.optimizers.Adam(0.01),
+        keras.optimizers.Adam(0.01, epsilon=1e-3),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
+    model.optimizer.build(model.trainable_variables)
     return model
 
 
-def programs(model, spread):
-    """The compiled forward pass and training step."""
-    step = jax.jit(model.train_step)
+def run(make, spread=None):
+    """Logits, and loss and weights after a training step."""
+    model = build(make)
     state = [
         [v.value for v in variables]
         for variables in (
@@ -47,29 +89,25 @@ def programs(model, spread):
             model.metrics_variables,
         )
     ]
-    x, y = (
-        jax.device_put(a, spread.get_data_layout(a.shape).backend_layout)
-        for a in (X, Y)
-    )
-    forward = jax.jit(lambda t, n, x: model.stateless_call(t, n, x)[0])
-    return (
-        forward.lower(*state[:2], x).compile(),
-        step.lower(tuple(state), (x, y)).compile(),
-    )
+    batch = (X, Y)
+    if spread is not None:
+        batch = tuple(
+            jax.device_put(a, spread.get_data_layout(a.shape).backend_layout)
+            for a in batch
+        )
 
+    def infer(trainable, others, x):
+        return model.stateless_call(trainable, others, x)[0]
 
-def run(spread=None):
-    """Logits, and loss and weights after a step of `fit`."""
-    model = build()
-    facts = {"logits": model.predict(X, batch_size=BATCH, verbose=0).tolist()}
-    history = model.fit(X, Y, batch_size=BATCH, verbose=0)
-    facts["loss"] = history.history["loss"][0]
-    facts["weights"] = {
-        w.path: np.asarray(w.value).tolist() for w in model.weights
-    }
+    arguments = (*state[:2], batch[0])
+    forward = jax.jit(infer).lower(*arguments).compile()
+    facts = {"logits": np.asarray(forward(*arguments)).tolist()}
+    step = jax.jit(model.train_step).lower(tuple(state), batch).compile()
+    logs, changed = step(tuple(state), batch)
+    facts["loss"] = float(logs["loss"])
+    facts["weights"] = [np.asarray(w).tolist() for w in changed[0]]
     if spread is None:
         return facts
-    forward, step = programs(model, spread)
     facts["forward"] = exchanges.found(forward.as_text())
     facts["step"] = exchanges.found(step.as_text())
     facts["bytes"] = {
@@ -79,16 +117,34 @@ def run(spread=None):
     return facts
 
 
+def trained(spread):
+    """The loss of one step of `fit`, and logits of `predict` before it."""
+    model = build(soft)
+    logits = model.predict(X, batch_size=BATCH, verbose=0)
+    history = model.fit(X, Y, batch_size=BATCH, verbose=0)
+    return {"logits": logits.tolist(), "loss": history.history["loss"][0]}
+
+
 def main():
-    facts = {"devices": len(jax.devices()), "alone": run()}
+    facts = {"devices": len(jax.devices())}
+    facts["alone"] = {name: run(make) for name, make in LAYERS.items()}
     for expert_devices in (8, 4):
         spread = expert_parallel(expert_devices)
-        facts[str(expert_devices)] = {
+        mesh = str(expert_devices)
+        facts[mesh] = {
             "mesh": spread.device_mesh.shape,
             "replicas": spread.num_model_replicas,
         }
         with spread.scope():
-            facts[str(expert_devices)] |= run(spread)
+            for name, make in LAYERS.items():
+                facts[mesh][name] = run(make, spread)
+            facts[mesh]["fit"] = trained(spread)
+    with keras.distribution.DataParallel().scope() as spread:
+        facts["data"] = {
+            "dropless": run(
+                LAYERS["dropless"], keras.distribution.distribution()
+            )
+        }
     try:
         expert_parallel(3)
     except ValueError as error:

@@ -1,6 +1,7 @@
 """Experts on many devices compute what they compute on one."""
 
 import json
+import math
 import os
 import pathlib
 import subprocess
@@ -22,7 +23,8 @@ def said_by(program):
         **os.environ,
         "KERAS_BACKEND": "jax",
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 "
+        "--xla_backend_optimization_level=0",
     }
     done = subprocess.run(
         [sys.executable, "-m", program],
@@ -42,44 +44,88 @@ def facts():
     return facts
 
 
+LAYERS = (
+    "soft",
+    "expert_choice",
+    "mixture",
+    "capacity",
+    "crowded",
+    "dropless",
+    "dropless_crowded",
+)
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+
+
+def assert_as_alone(spread, alone):
+    np.testing.assert_allclose(spread["logits"], alone["logits"], **CLOSE)
+    np.testing.assert_allclose(spread["loss"], alone["loss"], **CLOSE)
+
+
 @pytest.mark.once
 @pytest.mark.parametrize("mesh", ["8", "4"])
-def test_as_on_one_device(facts, mesh):
-    alone, spread = facts["alone"], facts[mesh]
-    close = {"rtol": 1e-4, "atol": 1e-5}
-    np.testing.assert_allclose(spread["logits"], alone["logits"], **close)
-    np.testing.assert_allclose(spread["loss"], alone["loss"], **close)
-    # The numbers in the layers' names go on from model to model.
-    pairs = zip(alone["weights"].values(), spread["weights"].values())
-    assert len(alone["weights"]) == len(spread["weights"]) == 8
-    for one, other in pairs:
-        np.testing.assert_allclose(other, one, **close)
+@pytest.mark.parametrize("layer", LAYERS)
+def test_as_on_one_device(facts, mesh, layer):
+    alone, spread = facts["alone"][layer], facts[mesh][layer]
+    assert_as_alone(spread, alone)
+    assert len(alone["weights"]) == len(spread["weights"]) >= 7
+    for one, other in zip(alone["weights"], spread["weights"]):
+        np.testing.assert_allclose(other, one, **CLOSE)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("mesh", ["8", "4"])
+def test_fit_and_predict(facts, mesh):
+    assert_as_alone(facts[mesh]["fit"], facts["alone"]["soft"])
 
 
 @pytest.mark.once
 @pytest.mark.parametrize("mesh, rows", [("8", 1), ("4", 2)])
-def test_slots_travel_and_weights_stay(facts, mesh, rows):
-    spread = facts[mesh]
-    assert spread["mesh"] == [rows, int(mesh)]
-    assert spread["replicas"] == 8
+@pytest.mark.parametrize("layer", LAYERS)
+def test_slots_are_exchanged_and_nothing_is_gathered(facts, mesh, rows, layer):
+    assert facts[mesh]["mesh"] == [rows, int(mesh)]
+    assert facts[mesh]["replicas"] == 8
+    spread = facts[mesh][layer]
+    # There and back. Dropless rows come after their numbers, E integers.
+    exchanges = 2 + layer.startswith("dropless")
     kinds = [kind for kind, _ in spread["forward"]]
-    assert kinds == 2 * ["all-to-all"]  # there and back
-    kinds = sorted(kind for kind, _ in spread["step"])
-    # Gradients: those of experts among the rows, all others everywhere.
-    assert kinds == rows * ["all-reduce"] + 4 * ["all-to-all"]
+    assert kinds == exchanges * ["all-to-all"]
+    kinds = [kind for kind, _ in spread["step"]]
+    # The gradients of experts are added up among the rows of the mesh (of
+    # dropless ones where there is one row, too), all others among all devices.
+    # Inputs need no gradient; the router may.
+    assert kinds.count("all-reduce") == max(rows, exchanges - 1)
+    assert exchanges < kinds.count("all-to-all") <= exchanges + 2
+    assert set(kinds) == {"all-to-all", "all-reduce"}
+    numbers = [
+        what
+        for _, arrays in spread["forward"]
+        for what in arrays
+        if what[0] != "f32"
+    ]
+    assert sum(math.prod(shape) for _, shape in numbers) <= 8
+
+
+@pytest.mark.once
+def test_dropless_tokens_stay_where_each_device_has_all_experts(facts):
+    spread = facts["data"]["dropless"]
+    assert_as_alone(spread, facts["alone"]["dropless"])
+    assert spread["forward"] == []
+    assert {kind for kind, _ in spread["step"]} == {"all-reduce"}
 
 
 @pytest.mark.once
 @pytest.mark.parametrize("mesh", ["8", "4"])
-def test_bytes_of_experts_are_shared_out(facts, mesh):
+@pytest.mark.parametrize("layer", ["soft", "dropless"])
+def test_bytes_of_experts_are_shared_out(facts, mesh, layer):
     experts = 0
-    for path, (whole, here) in facts[mesh]["bytes"].items():
+    for path, (whole, here) in facts[mesh][layer]["bytes"].items():
         if "experts" in path:
             assert here * int(mesh) == whole, path
             experts += 1
         else:
             assert here == whole, path
-    assert experts == 3 * 4  # weights and Adam's two moments
+    # Weights and Adam's two moments; gated experts have six.
+    assert experts == 3 * (4 if layer == "soft" else 6)
 
 
 @pytest.mark.once

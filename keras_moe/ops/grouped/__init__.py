@@ -23,7 +23,11 @@ backend = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
 
 
 def prepare(plan, dtype):
-    """Sort the pairs by expert."""
+    """Sort the pairs by expert; on each device its own, if there are many."""
+    if keras.distribution.distribution() is not None:
+        from keras_moe.ops.grouped import jax_devices
+
+        return jax_devices.prepare(plan, dtype)
     return GroupedDispatcher(plan, *backend.prepare(plan))
 
 

@@ -20,14 +20,18 @@ from keras_moe.ops.jax_gradients import with_gradient
 def prepare(plan):
     """The pair of each row, the row of each pair, and the experts' product."""
     order, bounds = plan.by_expert()
-    device = selection.kind_of(plan.gate)
-    if device == "tpu":
-        multiply = functools.partial(_on_tpu, bounds)
-    elif device == "gpu":
-        multiply = tiles.prepare(bounds, order.shape[0], plan.num_experts)
-    else:
-        multiply = functools.partial(jax_products.product, bounds=bounds)
+    multiply = multiplier(bounds, order.shape[0], plan.num_experts, plan.gate)
     return order, indexing.inverse(order), multiply
+
+
+def multiplier(bounds, rows, experts, array):
+    """The product for so many rows and experts on the device of the array."""
+    device = selection.kind_of(array)
+    if device == "tpu":
+        return functools.partial(_on_tpu, bounds)
+    if device == "gpu":
+        return tiles.prepare(bounds, rows, experts)
+    return functools.partial(jax_products.product, bounds=bounds)
 
 
 def _on_tpu(bounds, rows, kernels):
