@@ -12,8 +12,10 @@ import jax.numpy as jnp
 
 from keras_moe import indexing
 from keras_moe.ops import selection
+from keras_moe.ops.grouped import jax_made
 from keras_moe.ops.grouped import jax_products
 from keras_moe.ops.grouped import tiles
+from keras_moe.ops.grouped.made import MadeKernels
 from keras_moe.ops.jax_gradients import with_gradient
 
 
@@ -21,16 +23,24 @@ def prepare(plan):
     """The pair of each row, the row of each pair, and the experts' product."""
     order, bounds = plan.by_expert()
     device = selection.kind_of(plan.gate)
-    if device == "tpu":
-        multiply = functools.partial(_on_tpu, bounds)
-    elif device == "gpu":
-        multiply = tiles.prepare(bounds, order.shape[0], plan.num_experts)
+    if device == "cpu":
+        multiply = functools.partial(_on_cpu, bounds)
     else:
-        multiply = functools.partial(jax_products.product, bounds=bounds)
+        multiply = tiles.prepare(bounds, order.shape[0], plan.num_experts)
+        if device == "tpu":
+            multiply = functools.partial(_on_tpu, bounds, multiply)
     return order, indexing.inverse(order), multiply
 
 
-def _on_tpu(bounds, rows, kernels):
+def _on_cpu(bounds, rows, kernels):
+    if isinstance(kernels, MadeKernels):
+        return jax_made.product(rows, kernels, bounds)
+    return jax_products.product(rows, kernels, bounds)
+
+
+def _on_tpu(bounds, cut, rows, kernels):
+    if isinstance(kernels, MadeKernels):
+        return cut(rows, kernels)
     made = jax.lax.ragged_dot(rows, kernels, bounds[1:] - bounds[:-1])
     routed = jnp.arange(rows.shape[0], dtype=bounds.dtype) < bounds[-1]
     return jnp.where(routed[:, None], made, 0)
