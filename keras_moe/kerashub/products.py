@@ -3,7 +3,6 @@
 Tokens are flattened as KerasHub flattens them: (T,D), one group.
 """
 
-import keras
 from keras import ops
 
 from keras_moe import diagnostics

@@ -11,6 +11,8 @@ import itertools
 
 import torch
 
+from keras_moe.ops.grouped.made import MadeKernels
+
 
 def prepare(expert, experts):
     """The pair of each row, the row of each pair, and the experts' product."""
@@ -25,6 +27,8 @@ def prepare(expert, experts):
 
 def product(rows, kernels, bounds, turned=False):
     """The rows of each expert by its kernel, or by that turned."""
+    if isinstance(kernels, MadeKernels):
+        return _MadeProduct.apply(rows, kernels, bounds, turned)
     return _Product.apply(rows, kernels, bounds, turned)
 
 
@@ -37,19 +41,40 @@ def _present(bounds):
         begin = end
 
 
+def _multiply(rows, kernel_of, features, bounds, turned):
+    outputs = rows.new_empty((len(rows), features))
+    for expert, begin, end in _present(bounds):
+        kernel = kernel_of(expert)
+        if turned:
+            kernel = kernel.T
+        torch.mm(rows[begin:end], kernel, out=outputs[begin:end])
+    if bounds[-1] < len(rows):
+        outputs[bounds[-1] :] = 0
+    return outputs
+
+
+class _MadeProduct(torch.autograd.Function):
+    """Makes each kernel anew for the gradient, rather than keep them all."""
+
+    @staticmethod
+    def forward(ctx, rows, kernels, bounds, turned):
+        ctx.kernels, ctx.bounds, ctx.turned = kernels, bounds, turned
+        features = kernels.shape[1 if turned else 2]
+        return _multiply(rows, kernels.one, features, bounds, turned)
+
+    @staticmethod
+    def backward(ctx, grad):
+        by_rows = product(grad, ctx.kernels, ctx.bounds, not ctx.turned)
+        return by_rows, None, None, None
+
+
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows, kernels, bounds, turned):
         ctx.save_for_backward(rows, kernels)
         ctx.bounds, ctx.turned = bounds, turned
-        if turned:
-            kernels = kernels.mT
-        outputs = rows.new_empty((len(rows), kernels.shape[2]))
-        for expert, begin, end in _present(bounds):
-            torch.mm(rows[begin:end], kernels[expert], out=outputs[begin:end])
-        if bounds[-1] < len(rows):
-            outputs[bounds[-1] :] = 0
-        return outputs
+        features = kernels.shape[1 if turned else 2]
+        return _multiply(rows, kernels.__getitem__, features, bounds, turned)
 
     @staticmethod
     def backward(ctx, grad):

@@ -12,8 +12,10 @@ import jax.numpy as jnp
 
 from keras_moe import indexing
 from keras_moe.ops import selection
+from keras_moe.ops.grouped import jax_made
 from keras_moe.ops.grouped import jax_products
 from keras_moe.ops.grouped import tiles
+from keras_moe.ops.grouped.made import MadeKernels
 from keras_moe.ops.jax_gradients import with_gradient
 
 
@@ -27,14 +29,23 @@ def prepare(plan):
 def multiplier(bounds, rows, experts, array):
     """The product for so many rows and experts on the device of the array."""
     device = selection.kind_of(array)
+    if device == "cpu":
+        return functools.partial(_on_cpu, bounds)
+    multiply = tiles.prepare(bounds, rows, experts)
     if device == "tpu":
-        return functools.partial(_on_tpu, bounds)
-    if device == "gpu":
-        return tiles.prepare(bounds, rows, experts)
-    return functools.partial(jax_products.product, bounds=bounds)
+        multiply = functools.partial(_on_tpu, bounds, multiply)
+    return multiply
 
 
-def _on_tpu(bounds, rows, kernels):
+def _on_cpu(bounds, rows, kernels):
+    if isinstance(kernels, MadeKernels):
+        return jax_made.product(rows, kernels, bounds)
+    return jax_products.product(rows, kernels, bounds)
+
+
+def _on_tpu(bounds, cut, rows, kernels):
+    if isinstance(kernels, MadeKernels):
+        return cut(rows, kernels)
     made = jax.lax.ragged_dot(rows, kernels, bounds[1:] - bounds[:-1])
     routed = jnp.arange(rows.shape[0], dtype=bounds.dtype) < bounds[-1]
     return jnp.where(routed[:, None], made, 0)

@@ -24,6 +24,7 @@ from keras import ops
 from keras_moe import distribution
 from keras_moe import indexing
 from keras_moe.ops.grouped import jax as one_device
+from keras_moe.ops.grouped.made import MadeKernels
 from keras_moe.ops.reference import Dispatcher
 from keras_moe.plans import GroupedPlan
 
@@ -132,13 +133,15 @@ class DevicesDispatcher(Dispatcher):
         mesh = self.run.keywords["mesh"]
         return mesh.shape[self.axis] if self.axis else 1
 
+    @property
+    def _by_expert(self):
+        return PartitionSpec(self.axis) if self.axis else PartitionSpec()
+
     def _on_each(self, function, *arrays):
-        """Run a function of each device's arrays and routes."""
-        own = PartitionSpec(self.axis) if self.axis else PartitionSpec()
-        specs = [own if whole else self.everywhere for _, whole in arrays]
+        """Run a function of each device's routes, and of (array, spec)…"""
         return self.run(
             function,
-            in_specs=(self.everywhere, *specs),
+            in_specs=(self.everywhere, *(spec for _, spec in arrays)),
             out_specs=self.everywhere,
         )(self.routes, *(array for array, _ in arrays))
 
@@ -151,18 +154,36 @@ class DevicesDispatcher(Dispatcher):
             return rows[routes.order]
 
         flat = tokens.reshape(-1, tokens.shape[-1])
-        return self._on_each(local, (flat, False))
+        return self._on_each(local, (flat, self.everywhere))
 
     def product(self, rows, kernels):
         """The rows of each expert by its kernel, on the expert's device."""
+        made = isinstance(kernels, MadeKernels)
+        arrays = (*kernels.arrays, *kernels.shared) if made else (kernels,)
+        own = self.plan.num_experts // self._devices
 
-        def local(routes, rows, kernels):
+        def local(routes, rows, *arrays):
+            local_kernels = arrays[0]
+            if made:
+                count = len(kernels.arrays)
+                local_kernels = dataclasses.replace(
+                    kernels,
+                    arrays=arrays[:count],
+                    shared=arrays[count:],
+                    shape=(own, *kernels.shape[1:]),
+                )
             multiply = one_device.multiplier(
-                routes.bounds, rows.shape[0], kernels.shape[0], self.plan.gate
+                routes.bounds, rows.shape[0], own, self.plan.gate
             )
-            return multiply(rows, kernels)
+            return multiply(rows, local_kernels)
 
-        return self._on_each(local, (rows, False), (kernels, True))
+        sliced = len(kernels.arrays) if made else 1
+        return self._on_each(
+            local,
+            (rows, self.everywhere),
+            *((array, self._by_expert) for array in arrays[:sliced]),
+            *((array, PartitionSpec()) for array in arrays[sliced:]),
+        )
 
     def shift(self, rows, biases):
         """Add its expert's bias to each row: (…,F) + (E,1,F)."""
@@ -171,7 +192,9 @@ class DevicesDispatcher(Dispatcher):
             biases = biases[:, 0].astype(indexing.wide(rows.dtype))
             return rows + biases[routes.owner].astype(rows.dtype)
 
-        return self._on_each(local, (rows, False), (biases, True))
+        return self._on_each(
+            local, (rows, self.everywhere), (biases, self._by_expert)
+        )
 
     def combine(self, rows):
         """(n·m·R,D) -> (G,T,D): add up, weighed, the rows of each token."""
@@ -186,5 +209,7 @@ class DevicesDispatcher(Dispatcher):
 
         groups, length, choices = self.plan.gate.shape
         gate = ops.cast(self.plan.gate, rows.dtype).reshape(-1, choices)
-        tokens = self._on_each(local, (rows, False), (gate, False))
+        tokens = self._on_each(
+            local, (rows, self.everywhere), (gate, self.everywhere)
+        )
         return tokens.reshape(groups, length, rows.shape[-1])

@@ -105,7 +105,15 @@ def _write(array, values, first):
 
 
 def _multiply(rows, kernels, owner, starts, ends, turned, unique):
+    def kernel_of(m):
+        return jax.lax.dynamic_index_in_dim(kernels, owner[m], 0, False)
+
     features = kernels.shape[1 if turned else 2]
+    return by_segment(rows, kernel_of, features, starts, ends, turned)
+
+
+def by_segment(rows, kernel_of, features, starts, ends, turned):
+    """The rows of segment m by `kernel_of(m)`, or by that turned."""
     number = rows.shape[0]
     if isinstance(number, int) and number == 0:
         return jnp.zeros((0, features), rows.dtype)
@@ -114,7 +122,7 @@ def _multiply(rows, kernels, owner, starts, ends, turned, unique):
     contract = (((1,), (1 if turned else 0,)), ((), ()))
 
     def segment(m, outputs):
-        kernel = jax.lax.dynamic_index_in_dim(kernels, owner[m], 0, False)
+        kernel = kernel_of(m)
 
         def tile(first, inside, outputs):
             made = jax.lax.dot_general(
@@ -220,23 +228,23 @@ def _transpose_outer(grad, first, second, *segments, experts, unique):
     return None, by_second, *nothing
 
 
-def _first(array, axis, count):
+def first_axis(array, axis, count):
     """The mapped axis first; what is not mapped is repeated."""
     if axis is None:
         return jnp.broadcast_to(array, (count, *array.shape))
     return jnp.moveaxis(array, axis, 0)
 
 
-def _count(values, axes):
+def count_of(values, axes):
     mapped = ((v, a) for v, a in zip(values, axes) if a is not None)
     array, axis = next(mapped)
     return array.shape[axis]
 
 
-def _more_segments(segments, axes, count, rows, experts):
+def more_segments(segments, axes, count, rows, experts):
     """Those of all members of a batch, whose rows lie one behind another."""
     owner, starts, ends = (
-        _first(one, axis, count) for one, axis in zip(segments, axes)
+        first_axis(one, axis, count) for one, axis in zip(segments, axes)
     )
     member = jnp.arange(count, dtype=starts.dtype)[:, None]
     shifted = (owner + member * experts, starts + member * rows)
@@ -245,11 +253,11 @@ def _more_segments(segments, axes, count, rows, experts):
 
 def _batch_product(values, axes, turned, unique):
     rows, kernels, *segments = values
-    count = _count(values, axes)
-    rows = _first(rows, axes[0], count)
+    count = count_of(values, axes)
+    rows = first_axis(rows, axes[0], count)
     length, experts = rows.shape[1], 0
     if axes[1] is not None:
-        kernels = _first(kernels, axes[1], count)
+        kernels = first_axis(kernels, axes[1], count)
         experts = kernels.shape[1]
         kernels = kernels.reshape(-1, *kernels.shape[2:])
     else:
@@ -257,7 +265,7 @@ def _batch_product(values, axes, turned, unique):
     made = _product.bind(
         rows.reshape(-1, rows.shape[-1]),
         kernels,
-        *_more_segments(segments, axes[2:], count, length, experts),
+        *more_segments(segments, axes[2:], count, length, experts),
         turned=turned,
         unique=unique,
     )
@@ -266,15 +274,15 @@ def _batch_product(values, axes, turned, unique):
 
 def _batch_outer(values, axes, experts, unique):
     first, second, *segments = values
-    count = _count(values, axes)
+    count = count_of(values, axes)
     first, second = (
-        _first(first, axes[0], count),
-        _first(second, axes[1], count),
+        first_axis(first, axes[0], count),
+        first_axis(second, axes[1], count),
     )
     made = _outer.bind(
         first.reshape(-1, first.shape[-1]),
         second.reshape(-1, second.shape[-1]),
-        *_more_segments(segments, axes[2:], count, first.shape[1], experts),
+        *more_segments(segments, axes[2:], count, first.shape[1], experts),
         experts=count * experts,
         unique=unique,
     )

@@ -13,6 +13,7 @@ from tensorflow.python.ops import control_flow_util
 
 from keras_moe import indexing
 from keras_moe.ops.grouped import tiles
+from keras_moe.ops.grouped.made import MadeKernels
 
 
 def prepare(plan):
@@ -46,6 +47,8 @@ def _plain(*arrays):
 
 def product(rows, kernels, counts, experts, turned=False):
     """The rows of each expert by its kernel, or by that turned."""
+    if isinstance(kernels, MadeKernels):
+        return made_product(rows, kernels, counts, turned)
 
     @tf.custom_gradient
     def call(rows, kernels):
@@ -66,6 +69,41 @@ def product(rows, kernels, counts, experts, turned=False):
         return outputs, backward
 
     return call(*_plain(rows, kernels))
+
+
+def made_product(rows, kernels, counts, turned=False):
+    """The same for `MadeKernels`, in a loop over the experts that have rows."""
+    features = kernels.shape[1 if turned else 2]
+
+    @tf.custom_gradient
+    def call(rows):
+        ends = tf.cumsum(counts)
+        present = tf.cast(tf.where(counts[:-1] > 0)[:, 0], "int32")
+        number = tf.size(present)
+        parts = tf.TensorArray(
+            rows.dtype,
+            number + 1,
+            infer_shape=False,
+            element_shape=(None, features),
+        )
+
+        def segment(turn, parts):
+            expert = present[turn]
+            end = ends[expert]
+            own = rows[end - counts[expert] : end]
+            made = tf.matmul(own, kernels.one(expert), transpose_b=turned)
+            return turn + 1, parts.write(turn, made)
+
+        _, parts = tf.while_loop(
+            lambda turn, parts: turn < number, segment, (0, parts)
+        )
+        rest = tf.zeros((counts[-1], features), rows.dtype)
+        outputs = parts.write(number, rest).concat()
+        return outputs, lambda grad: made_product(
+            grad, kernels, counts, not turned
+        )
+
+    return call(*_plain(rows))
 
 
 def outer(first, second, counts, experts):

@@ -13,6 +13,7 @@ import keras
 from keras import ops
 
 from keras_moe import indexing
+from keras_moe.ops.grouped.made import MadeKernels
 from keras_moe.scalars import keep
 from keras_moe.scalars import scalar
 
@@ -42,13 +43,18 @@ class Tiles(NamedTuple):
         tiles = ops.take(rows, self.row, axis=0)
         tiles = ops.reshape(tiles, (-1, self.size, features))
         tiles = keep(self.filled[:, :, None], tiles)
-        # In 16 bits the gradient, a sum over tiles, would lose what each adds.
-        copies = ops.cast(kernels, indexing.wide(kernels.dtype))
-        copies = ops.take(copies, self.expert, axis=0)
-        made = tiles @ ops.cast(copies, kernels.dtype)  # (N,b,F)
+        made = tiles @ self._copies(kernels)  # (N,b,F)
         made = ops.reshape(made, (-1, outputs))
         made = ops.take(made, self.place, axis=0)
         return keep(self.routed[:, None], made)
+
+    def _copies(self, kernels):
+        """The kernel of each tile, (N,D,F)."""
+        if isinstance(kernels, MadeKernels):
+            return kernels.some(self.expert)
+        # In 16 bits the gradient, a sum over tiles, would lose what each adds.
+        copies = ops.cast(kernels, indexing.wide(kernels.dtype))
+        return ops.cast(ops.take(copies, self.expert, axis=0), kernels.dtype)
 
 
 def prepare(bounds, rows, experts) -> Tiles:

@@ -13,6 +13,7 @@ from keras_moe import indexing
 from keras_moe.ops import selection
 from keras_moe.ops.cpu import torch_grouped as loops
 from keras_moe.ops.grouped import tiles
+from keras_moe.ops.grouped.made import MadeKernels
 
 ALIGNMENT = 16  # bytes that a row must be a multiple of
 
@@ -37,6 +38,8 @@ def _on_gpu(bounds, cut, rows, kernels):
 
 def takes(rows, kernels) -> bool:
     """Whether `grouped_mm` takes these arrays, known without their values."""
+    if isinstance(kernels, MadeKernels):
+        return False
     features, outputs = kernels.shape[1:]
     return (
         hasattr(torch.nn.functional, "grouped_mm")
