@@ -61,8 +61,13 @@ class ExpertRouter(MoELayer):
                 aggregation="mean",
             )
 
+    def by_thresholds(self, training):
+        """Whether this call chooses by thresholds."""
+        then = self.selection == "top_k_then_threshold" and not training
+        return then or self.selection == "threshold"
+
     def group(self, tokens, mask, training):
-        if self.group_size is None:
+        if self.group_size is None or self.by_thresholds(training):
             return super().group(tokens, mask, training)
         return grouping.runs(tokens, mask, self.group_size)
 
@@ -75,13 +80,11 @@ class ExpertRouter(MoELayer):
             std = self.noise_std / self.num_experts
             logits = logits + self.noise(ops.shape(logits), std)
             gates = self.gates(logits, mask)
-        by_threshold = self.selection != "top_k"
-        if by_threshold:
+        if self.selection != "top_k":
             thresholds = ops.convert_to_tensor(self.thresholds)
             if training and self.trainable:
                 self._move_thresholds(thresholds, clean, mask)
-            by_threshold = self.selection == "threshold" or not training
-        if by_threshold:
+        if self.by_thresholds(training):
             return routing.threshold_choice(
                 gates,
                 thresholds,
