@@ -11,9 +11,7 @@ from tests.contract_table import TOKENS
 
 DROPLESS = [k for k in LAYERS if k.endswith("threshold") or "dropless" in k]
 HARD = [
-    k
-    for k in LAYERS
-    if k.startswith(("choice", "token")) and k not in DROPLESS
+    k for k in LAYERS if k.startswith(("choice", "token")) and k not in DROPLESS
 ]
 SOFT = [k for k in LAYERS if k not in HARD + DROPLESS]
 GROUPED = ["choice_grouped", "token_losses"]
