@@ -138,9 +138,9 @@ class GroupedPlan:
 
     Args:
         expert: int32 (G,T,k), the experts of each token, all different; E, the
-            number of experts, where the token is masked.
+            number of experts, where the token is masked or has fewer than k.
         gate: float32 (G,T,k), the weight of each of them in what the token
-            gets; 0 where the token is masked.
+            gets; 0 where there is none.
         num_experts: E, which the other two do not tell.
         mask: `None` or Boolean (G,T), which tokens there were to route.
     """
@@ -156,8 +156,8 @@ class GroupedPlan:
         Pair p = n·k + j is choice j of token n, counted through over groups.
 
         Returns:
-            `order`, int32 (P,), P = G·T·k: the pairs, sorted; those of masked
-            tokens come last. `bounds`, int32 (E+1,): the rows of expert e are
+            `order`, int32 (P,), P = G·T·k: the pairs, sorted; those of no
+            expert come last. `bounds`, int32 (E+1,): the rows of expert e are
             those from `bounds[e]` up to, not including, `bounds[e + 1]`.
         """
         flat = ops.reshape(self.expert, (-1,))

@@ -26,6 +26,8 @@ from keras_moe.scoring import Choice as Choice
 from keras_moe.scoring import choose_experts as choose_experts
 from keras_moe.sorting import ascending as ascending
 from keras_moe.sorting import descending as descending
+from keras_moe.thresholds import moved_thresholds as moved_thresholds
+from keras_moe.thresholds import threshold_choice as threshold_choice
 
 
 def unit(x, axis: int, epsilon: float = 1e-6):

@@ -82,6 +82,22 @@ LAYERS = {
     "choice_sequential": _row(
         layers.ExpertChoiceMoE, 2.0, expert=_sequential()
     ),
+    "choice_threshold": _row(
+        layers.ExpertChoiceMoE,
+        2.0,
+        selection="threshold",
+        threshold_momentum=0.9,
+        max_experts_per_token=3,
+        noise_std=0.1,
+        activation="relu",
+    ),
+    "choice_then_threshold": _row(
+        layers.ExpertChoiceMoE,
+        2.0,
+        selection="top_k_then_threshold",
+        group_size=16,
+        activation="silu",
+    ),
     "token": _row(layers.TokenChoiceMoE, 2, activation="relu"),
     "token_losses": _row(
         layers.TokenChoiceMoE,

@@ -9,8 +9,10 @@ from tests.contract_table import FEATURES
 from tests.contract_table import LAYERS
 from tests.contract_table import TOKENS
 
-HARD = [k for k in LAYERS if k.startswith(("choice", "token"))]
-DROPLESS = [k for k in LAYERS if k.startswith("dropless")]
+DROPLESS = [k for k in LAYERS if k.endswith("threshold") or "dropless" in k]
+HARD = [
+    k for k in LAYERS if k.startswith(("choice", "token")) and k not in DROPLESS
+]
 SOFT = [k for k in LAYERS if k not in HARD + DROPLESS]
 GROUPED = ["choice_grouped", "token_losses"]
 # Exporters to these take long, so that a few rows stand for the layers.
@@ -185,6 +187,8 @@ CLASSES = {
 VARIANTS = {
     "choice_grouped": "Expert Choice with `group_size`",
     "choice_capped": "Expert Choice with `max_experts_per_token`",
+    "choice_threshold": "Expert Choice by thresholds",
+    "choice_then_threshold": "Expert Choice trained by top-k, then thresholds",
     "token_losses": "token choice with `group_size` and `balance_loss`",
     "mixture_sequence": "Mixture of Tokens along the sequence",
 }

@@ -9,6 +9,7 @@ from keras_moe import distribution
 from keras_moe import grouping
 from keras_moe import ops as moe_ops
 from keras_moe.layers.arguments import ConfiguredLayer
+from keras_moe.plans import GroupedPlan
 from keras_moe.scalars import keep
 
 
@@ -61,7 +62,8 @@ class MoELayer(ConfiguredLayer):
 
     def dispatcher(self, plan, dtype):
         """Build the dispatcher of a plan, for tokens of this dtype."""
-        traits = self.experts.traits() if self.plan_kind == "grouped" else ()
+        grouped = isinstance(plan, GroupedPlan)
+        traits = self.experts.traits() if grouped else ()
         return moe_ops.choose_dispatcher(
             plan, dtype, self.implementation, traits
         )

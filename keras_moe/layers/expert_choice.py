@@ -1,17 +1,14 @@
 """Expert Choice: each expert takes the tokens it values most."""
 
 import keras
-from keras import ops
 
 from keras_moe import checks
-from keras_moe import grouping
-from keras_moe import routing
-from keras_moe.layers.base import MoELayer
-from keras_moe.plans import softmax
+from keras_moe.layers.expert_router import SELECTIONS
+from keras_moe.layers.expert_router import ExpertRouter
 
 
 @keras.saving.register_keras_serializable(package="keras_moe")
-class ExpertChoiceMoE(MoELayer):
+class ExpertChoiceMoE(ExpertRouter):
     """Gives each token to the experts that choose it: none, one or many.
 
     With X (T,D) the tokens of one group and S the capacity:
@@ -27,6 +24,17 @@ class ExpertChoiceMoE(MoELayer):
     causal; with `group_size` above the length of a sequence it depends on
     other examples of the batch.
 
+    With `selection="threshold"` (Expert Threshold routing) each expert keeps a
+    threshold instead, which follows the batches of training:
+
+        expert e takes the tokens with gates[t,e] > thresholds[e]
+
+    A token goes by itself, so the layer is causal and independent of
+    batch-mates, in training and after it. An expert takes
+    T · capacity_factor / E tokens on average, and any number of one batch, up
+    to all; none is dropped. `"top_k_then_threshold"` chooses as above in
+    training, and by thresholds outside of it.
+
     Args:
         num_experts: E, the number of experts.
         capacity_factor: how many experts take a token on average;
@@ -35,12 +43,20 @@ class ExpertChoiceMoE(MoELayer):
             batch's tokens, whose number it must divide. `None` makes each
             sequence a group.
         max_experts_per_token: the most experts that may take one token
-            (section 3.3 of the paper), or `None`.
+            (section 3.3 of the paper), or `None`. By thresholds, a token has
+            those of its largest gates; it also bounds the arrays, whose rows
+            are this, or E, times the tokens.
         noise_std: noise on the logits in training; its standard deviation is
             `noise_std / num_experts`.
         capacity_multiple_of: S is raised to a multiple of this.
         capacity_rounding: `"round"` (halves to even) or `"ceil"`.
         router_bias: whether the router has a bias.
+        selection: `"top_k"`, `"threshold"` or `"top_k_then_threshold"`.
+        threshold_momentum: m; each call in training moves the thresholds to
+            m · thresholds + (1 - m) · quantile, where k = N · capacity_factor
+            / E of the batch's N gates of an expert exceed its quantile. They
+            start at 0, which every gate exceeds, and the first such call sets
+            them to its quantile.
         intermediate_dim: F, hidden features of each expert's MLP. Exactly one
             of `intermediate_dim` and `expert` is given.
         expert: a layer that maps (batch, tokens, features) to the same shape.
@@ -63,8 +79,9 @@ class ExpertChoiceMoE(MoELayer):
         kernel_constraint: of the experts' kernels.
         bias_constraint: of the experts' biases.
         implementation: `"auto"` or the name of one way to dispatch and
-            combine: `"reference"` (one-hot
-            products) or `"gather"` (by index).
+            combine: `"reference"` (one-hot products), `"gather"` (by index;
+            `"top_k"` alone) or `"grouped"` (rows sorted by expert;
+            `"threshold"` alone).
         name: the layer's name.
         dtype: the layer's dtype or policy. The router computes in float32
             whatever the policy, the experts in the compute dtype.
@@ -76,11 +93,12 @@ class ExpertChoiceMoE(MoELayer):
 
     Mask: Boolean, the inputs' shape without features. A `False` token is
         never taken and its output is zero; slots left over stay empty. S
-        counts masked tokens as tokens.
+        counts masked tokens as tokens, quantiles do not.
 
     Weights: `router_kernel` (D,E) and, if `router_bias`, `router_bias` (E,),
-        in float32; `experts/up`, `experts/gate` if `gated`, `experts/down`,
-        each `kernel` (E, inputs, outputs) and `bias` (E,1,outputs).
+        and with thresholds `thresholds` (E,), not trained, in float32;
+        `experts/up`, `experts/gate` if `gated`, `experts/down`, each `kernel`
+        (E, inputs, outputs) and `bias` (E,1,outputs).
 
     Raises:
         ValueError: for any argument or input that does not fit; if S comes
@@ -92,6 +110,11 @@ class ExpertChoiceMoE(MoELayer):
         https://arxiv.org/abs/2202.09368), vmoe/nn/routing.py
         (NoisyTopItemsPerExpertRouter) and flaxformer's
         ExpertsChooseMaskedRouter, which may choose padding; this never does.
+        [Expert Threshold routing](https://arxiv.org/abs/2603.11535): the rule
+        and the moving average are the paper's. Its code compares logits,
+        corrects the average for its start, and in training bounds the tokens
+        of an expert; here gates are compared, as by `"top_k"`, and nothing
+        depends on other tokens.
 
     Example:
 
@@ -100,6 +123,10 @@ class ExpertChoiceMoE(MoELayer):
     ...     num_experts=8, capacity_factor=2.0, intermediate_dim=64)
     >>> outputs = layer(keras.random.normal((2, 16, 32)))
     >>> tuple(outputs.shape)
+    (2, 16, 32)
+    >>> causal = keras_moe.layers.ExpertChoiceMoE(
+    ...     8, 2.0, selection="threshold", intermediate_dim=64)
+    >>> tuple(causal(keras.random.normal((2, 16, 32)), training=True).shape)
     (2, 16, 32)
     """
 
@@ -116,6 +143,8 @@ class ExpertChoiceMoE(MoELayer):
         capacity_multiple_of: int = 1,
         capacity_rounding: str = "round",
         router_bias: bool = False,
+        selection: str = "top_k",
+        threshold_momentum: float = 0.99,
         intermediate_dim: int | None = None,
         expert: keras.layers.Layer | None = None,
         activation="gelu",
@@ -153,6 +182,7 @@ class ExpertChoiceMoE(MoELayer):
             name=name,
             dtype=dtype,
             trainable=trainable,
+            plan_kind="grouped" if selection == "threshold" else "hard",
         )
         self.capacity_factor = checks.real(
             "capacity_factor", capacity_factor, exclusive=True
@@ -169,61 +199,11 @@ class ExpertChoiceMoE(MoELayer):
             "capacity_rounding", capacity_rounding, ("round", "ceil")
         )
         self.router_bias = checks.flag("router_bias", router_bias)
-
-    def build_router(self, features):
-        self.router_kernel = self.add_router_weight(
-            "router_kernel",
-            (features, self.num_experts),
-            self.router_initializer,
+        self.selection = checks.choice("selection", selection, SELECTIONS)
+        self.threshold_momentum = checks.rate(
+            "threshold_momentum", threshold_momentum
         )
-        if self.router_bias:  # the flag; the weight has the public name
-            self.router_bias_weight = self.add_router_weight(
-                "router_bias", (self.num_experts,), "zeros"
-            )
-
-    def group(self, tokens, mask, training):
-        if self.group_size is None:
-            return super().group(tokens, mask, training)
-        return grouping.runs(tokens, mask, self.group_size)
-
-    def route(self, tokens, mask, training):
-        logits = self.logits(tokens)  # (G,T,E)
-        if self.router_bias:
-            logits = logits + self.router_bias_weight
-        if training and self.noise_std > 0:
-            std = self.noise_std / self.num_experts
-            logits = logits + self.noise(ops.shape(logits), std)
-        return routing.expert_choice(
-            self.gates(logits, mask),
-            self.capacity(ops.shape(tokens)[1]),
-            mask=mask,
-            max_experts_per_token=self.max_experts_per_token,
-        )
-
-    def gates(self, logits, mask):
-        """Gates (G,T,E); a masked token may have some, and gets no slot."""
-        return softmax(logits, axis=-1)
-
-    def capacity(self, num_tokens):
-        """S, the capacity slots of each expert, for groups of `num_tokens`."""
-        capacity = routing.expert_capacity(
-            num_tokens,
-            self.num_experts,
-            self.capacity_factor,
-            rounding=self.capacity_rounding,
-            multiple_of=self.capacity_multiple_of,
-        )
-        if not isinstance(num_tokens, int):
-            return capacity
-        cap = self.max_experts_per_token
-        if cap is not None and cap * num_tokens < capacity * self.num_experts:
-            raise ValueError(
-                "max_experts_per_token must leave enough tokens to fill the "
-                f"experts; received max_experts_per_token={cap}, and "
-                f"{num_tokens} tokens cannot fill {self.num_experts} experts "
-                f"of {capacity} capacity slots."
-            )
-        return capacity
+        self.check_selection()
 
     def get_config(self):
         config = super().get_config()
@@ -235,5 +215,7 @@ class ExpertChoiceMoE(MoELayer):
             capacity_multiple_of=self.capacity_multiple_of,
             capacity_rounding=self.capacity_rounding,
             router_bias=self.router_bias,
+            selection=self.selection,
+            threshold_momentum=self.threshold_momentum,
         )
         return config

@@ -243,6 +243,8 @@ def expected_weights(label):
             kernel["scale"] = ()
     if arguments.get("router_bias"):
         kernel["router_bias"] = (EXPERTS,)
+    if arguments.get("selection"):
+        kernel["thresholds"] = (EXPERTS,)
     if arguments.get("learn_temperature"):
         kernel.update(dict.fromkeys(temperatures, (EXPERTS,)))
     expected = kernel
@@ -272,4 +274,4 @@ def test_weight_names_and_shapes(label):
     else:
         assert found == expected_weights(label)
     trainable = {weight_name(layer, v) for v in layer.trainable_weights}
-    assert trainable == set(found)
+    assert trainable == set(found) - {"thresholds"}

@@ -1,4 +1,7 @@
-"""Models with token choice without drops: causal, independent, upcycled."""
+"""Models whose tokens are routed by themselves: causal, independent, upcycled.
+
+By token choice without drops, and by Expert Choice with thresholds.
+"""
 
 import keras
 import numpy as np
@@ -25,9 +28,25 @@ OPTIONS = {
 }
 
 
-@pytest.fixture(scope="module")
-def model():
-    return make_causal(router="token_choice", router_options=OPTIONS)
+BY_THRESHOLDS = {
+    "num_experts": 4,
+    "capacity_factor": 1.5,
+    "selection": "threshold",
+    "threshold_momentum": 0.5,
+}
+
+
+@pytest.fixture(scope="module", params=["token_choice", "expert_choice"])
+def model(request):
+    if request.param == "token_choice":
+        return make_causal(router="token_choice", router_options=OPTIONS)
+    model = make_causal(router="expert_choice", router_options=BY_THRESHOLDS)
+    ids = np.random.default_rng(1).integers(0, 258, (8, LENGTH))
+    inputs = {"token_ids": ids, "padding_mask": np.ones_like(ids)}
+    model.backbone(inputs, training=True)
+    (moved,) = [w for w in model.weights if w.name == "thresholds"]
+    assert (numpy(moved) > 0).all()
+    return model
 
 
 def test_cached_generation_is_the_argmax_of_all_logits(model):
@@ -63,7 +82,7 @@ def test_a_preset_keeps_the_router(model, tmp_path):
     np.testing.assert_allclose(
         logits_of(again, ids), logits_of(model, ids), rtol=1e-5, atol=1e-5
     )
-    assert again.backbone.router_options == OPTIONS
+    assert again.backbone.router_options == model.backbone.router_options
 
 
 @pytest.mark.once

@@ -45,9 +45,11 @@ class MoTCausalLM(task.LanguageTask, keras_hub.models.CausalLM):
     `padding_mask` (batch, tokens), integers. Output: (batch, tokens,
     vocabulary_size), logits of the next token in the compute dtype.
 
-    With `router="expert_choice"` tokens of a text compete, the later ones too,
-    so such a model is causal only where every expert takes all of them
-    (`capacity_factor` = E); otherwise `generate` refuses.
+    With `router="expert_choice"` tokens of a text compete, the later ones too.
+    Such a model is causal by thresholds (`"selection": "threshold"` in
+    `router_options`, or `"top_k_then_threshold"`, outside of training), or
+    where every expert takes all tokens (`capacity_factor` = E); otherwise
+    `generate` refuses.
 
     Raises:
         ValueError: for a backbone that is not causal, or a preprocessor of
@@ -202,8 +204,10 @@ class MoTCausalLM(task.LanguageTask, keras_hub.models.CausalLM):
                 self.backbone,
             )
         options = self.backbone.router_options
-        if self.backbone.router == "expert_choice" and (
-            options["capacity_factor"] < options["num_experts"]
+        if (
+            self.backbone.router == "expert_choice"
+            and options.get("selection", "top_k") == "top_k"
+            and options["capacity_factor"] < options["num_experts"]
         ):
             raise ValueError(
                 "generate needs a router that knows a token's experts before "
@@ -211,7 +215,8 @@ class MoTCausalLM(task.LanguageTask, keras_hub.models.CausalLM):
                 "'expert_choice', whose tokens compete, with "
                 f"capacity_factor={options['capacity_factor']} (all tokens "
                 "are taken only from num_experts, "
-                f"{options['num_experts']}, on). "
+                f"{options['num_experts']}, on). Models trained with "
+                "selection='threshold' or 'top_k_then_threshold' generate; "
                 "keras_moe.upcycle(model, 'token_choice') gives it another."
             )
         return super().generate(

@@ -21,6 +21,8 @@ NOT_OFFERED = (
     "capacity_multiple_of",
     "capacity_rounding",
     "router_bias",
+    "selection",
+    "threshold_momentum",
     "kernel_regularizer",
     "bias_regularizer",
     "kernel_constraint",
