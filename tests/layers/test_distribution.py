@@ -29,7 +29,7 @@ def said_by(program):
     done = subprocess.run(
         [sys.executable, "-m", program],
         env=environment,
-        cwd=PROGRAM.parent.parent,
+        cwd=PROGRAM.parents[2],
         capture_output=True,
         text=True,
         check=True,
@@ -39,7 +39,7 @@ def said_by(program):
 
 @pytest.fixture(scope="module")
 def facts():
-    facts = said_by("tests.distribution_program")
+    facts = said_by("tests.layers.distribution_program")
     assert facts["devices"] == 8
     return facts
 
@@ -165,6 +165,6 @@ def test_paths_of_weights():
 @pytest.mark.once
 def test_tokens_of_hard_plans_stay_with_their_group():
     """Where each device holds some groups, nothing is exchanged."""
-    facts = said_by("tests.gather_program")
+    facts = said_by("tests.layers.gather_program")
     assert facts["devices"] == 8
     assert facts["there_and_back"] == facts["gradients"] == []

@@ -14,7 +14,7 @@ import pytest
 def test_a_replica_that_the_last_batch_leaves_empty():
     environment = {**os.environ, "KERAS_BACKEND": "tensorflow"}
     done = subprocess.run(
-        [sys.executable, "-m", "tests.replicas_program"],
+        [sys.executable, "-m", "tests.layers.replicas_program"],
         env=environment,
         cwd=pathlib.Path(__file__).parents[2],
         capture_output=True,
