@@ -38,8 +38,22 @@ def __getattr__(name):
     raise AttributeError(f"module 'keras_moe' has no attribute {name!r}")
 
 
+__all__ = [
+    "activations",
+    "constraints",
+    "diagnostics",
+    "distribution",
+    "initializers",
+    "layers",
+    "losses",
+    "ops",
+    "routing",
+    "samples",
+]
+
+
 def __dir__():
-    return sorted({*globals(), *_LAZY, *_FUNCTIONS})
+    return sorted({*__all__, *_LAZY, *_FUNCTIONS, "__version__"})
 
 
 __version__ = "0.1.0"

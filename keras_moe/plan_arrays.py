@@ -39,8 +39,8 @@ def _soft_shares(plan):
 
 
 def _hard_shares(plan):
-    token = ops.convert_to_numpy(plan.token)
-    gate = ops.convert_to_numpy(plan.gate)
+    token = ops.convert_to_numpy(plan.token_index)
+    gate = ops.convert_to_numpy(plan.combine_weights)
     groups, experts, _ = token.shape
     seats = np.zeros((groups, int(plan.num_tokens), experts), "float32")
     gates = np.zeros_like(seats)
@@ -65,7 +65,7 @@ _KINDS = {
     ),
     HardPlan: Kind(
         hard=True,
-        of_groups=("token", "gate", "mask"),
+        of_groups=("token_index", "combine_weights", "mask"),
         of_layer=(),
         shares=_hard_shares,
     ),

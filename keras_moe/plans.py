@@ -10,6 +10,7 @@ from typing import Any
 from keras import ops
 
 from keras_moe import indexing
+from keras_moe.deprecation import renamed_fields
 from keras_moe.scalars import MASKED
 from keras_moe.scalars import keep
 
@@ -106,21 +107,25 @@ class SoftPlan:
         return weights
 
 
+@renamed_fields("0.2", token="token_index", gate="combine_weights")
 @dataclasses.dataclass(frozen=True)
 class HardPlan:
     """Every capacity slot of an expert holds one whole token, or is empty.
 
     Args:
-        token: int32 (G,E,S), the index inside its group of the token that
-            slot s of expert e holds.
-        gate: float32 (G,E,S), the weight of what the expert says of it;
-            0 is an empty slot.
+        token_index: int32 (G,E,S), the index inside its group of the token
+            that slot s of expert e holds.
+        combine_weights: float32 (G,E,S), the gate that multiplies the
+            expert's output for that token; 0 is an empty slot.
         num_tokens: T, which the other two do not tell.
         mask: `None` or Boolean (G,T), which tokens there were to dispatch.
+
+    `token` and `gate` are deprecated names of the first two; they warn and
+    will be removed in 0.2.
     """
 
-    token: Any
-    gate: Any
+    token_index: Any
+    combine_weights: Any
     num_tokens: Any
     mask: Any = None
 
@@ -224,7 +229,7 @@ def soften(plan: HardPlan):
         :, None, None
     ]  # (T,1,1)
     held = ops.logical_and(
-        plan.token[:, None] == tokens, plan.gate[:, None] != 0
+        plan.token_index[:, None] == tokens, plan.combine_weights[:, None] != 0
     )  # (G,T,E,S)
-    dispatch = ops.cast(held, plan.gate.dtype)
-    return dispatch, dispatch * plan.gate[:, None]
+    dispatch = ops.cast(held, plan.combine_weights.dtype)
+    return dispatch, dispatch * plan.combine_weights[:, None]

@@ -24,7 +24,7 @@ def choose(capacity, cap):
         plan = routing.expert_choice(
             gates, capacity, mask=mask, max_experts_per_token=cap
         )
-        return plan.token, plan.gate
+        return plan.token_index, plan.combine_weights
 
     return support.compiled(seats)
 
@@ -145,7 +145,10 @@ def test_gradients_pass_to_the_gates_of_the_seats_alone():
 
     def total(gates):
         plan = routing.expert_choice(gates, 3, max_experts_per_token=1)
-        return ops.sum(plan.gate), (plan.token, plan.gate)
+        return ops.sum(plan.combine_weights), (
+            plan.token_index,
+            plan.combine_weights,
+        )
 
     (_, plan), (grad,) = support.value_and_grads(total, gates)
     np.testing.assert_array_equal(grad, taken(plan, 12))

@@ -194,7 +194,7 @@ def expert_choice(capacity, cap=None):
         plan = routing.expert_choice(
             gates, capacity, mask=mask, max_experts_per_token=cap
         )
-        return plan.token, plan.gate
+        return plan.token_index, plan.combine_weights
 
     return support.compiled(choose)
 
@@ -205,7 +205,7 @@ def token_choice(top_k, capacity, priority):
         plan = routing.token_choice(
             gates, top_k, capacity, batch_priority=priority, mask=mask
         )
-        return plan.token, plan.gate
+        return plan.token_index, plan.combine_weights
 
     return support.compiled(choose)
 
@@ -269,7 +269,10 @@ def test_token_choice_holds_no_number_that_could_overflow(monkeypatch):
             mask=ops.convert_to_tensor(mask),
         )
         expected, _ = oracle.token_choice_seats(gates, 2, 5, priority, mask)
-        assert seated(support.numpy((plan.token, plan.gate))) == expected
+        assert (
+            seated(support.numpy((plan.token_index, plan.combine_weights)))
+            == expected
+        )
     largest = [np.abs(support.numpy(keys)).max() for keys in sorted_by]
     assert len(largest) >= 3 and max(largest) <= 8
 
@@ -289,7 +292,10 @@ def test_poison_in_masked_gates_reaches_nothing(router, poison):
             plan = routing.token_choice(
                 gates, 2, 2, batch_priority=priority, mask=seen
             )
-        return ops.sum(ops.square(plan.gate)), (plan.token, plan.gate)
+        return ops.sum(ops.square(plan.combine_weights)), (
+            plan.token_index,
+            plan.combine_weights,
+        )
 
     (_, plan), (grad,) = support.value_and_grads(total, poisoned)
     (_, expected), (wanted,) = support.value_and_grads(total, gates)

@@ -11,8 +11,8 @@ from keras_moe.ops.reference import Dispatcher
 
 def prepare(plan, dtype):
     """Write the capacity slots of all experts of a group in one row."""
-    _, experts, seats = ops.shape(plan.token)
-    index = ops.reshape(plan.token, (-1, experts * seats))
+    _, experts, seats = ops.shape(plan.token_index)
+    index = ops.reshape(plan.token_index, (-1, experts * seats))
     return GatherDispatcher(index, plan)
 
 
@@ -25,7 +25,7 @@ class GatherDispatcher(Dispatcher):
 
     def dispatch(self, tokens):
         """(G,T,D) -> (G,E,S,D): copy each slot's token, zeros if empty."""
-        gate = self.plan.gate
+        gate = self.plan.combine_weights
         _, experts, seats = ops.shape(gate)
         rows = indexing.take(tokens, self.index)
         slots = ops.reshape(rows, (-1, experts, seats, tokens.shape[-1]))
@@ -34,6 +34,8 @@ class GatherDispatcher(Dispatcher):
     def combine(self, slots):
         """(G,E,S,D) -> (G,T,D): add up, weighed, the slots of each token."""
         _, experts, seats, features = ops.shape(slots)
-        weighed = slots * ops.cast(self.plan.gate, slots.dtype)[..., None]
+        weighed = (
+            slots * ops.cast(self.plan.combine_weights, slots.dtype)[..., None]
+        )
         weighed = ops.reshape(weighed, (-1, experts * seats, features))
         return indexing.add(weighed, self.index, self.plan.num_tokens)

@@ -54,7 +54,7 @@ def facts(plan, dtype, experts=()) -> Facts:
         traits = frozenset(experts) | _grouped_traits(plan)
         return Facts("grouped", kind_of(plan.gate), None, traits)
     if not isinstance(plan, SoftPlan):
-        return Facts("hard", kind_of(plan.gate))
+        return Facts("hard", kind_of(plan.combine_weights))
     tokens, merge = plan.tokens, plan.merge_temperature
     groups, length, _ = tokens.shape
     weight_bytes = 4

@@ -54,14 +54,17 @@ def hard(groups, tokens, features, experts, dtype):
 
     def made(name):
         def function(inputs, gate):
-            plan = routing.HardPlan(chosen.token, gate, tokens)
+            plan = routing.HardPlan(chosen.token_index, gate, tokens)
             prepared = moe_ops.make_dispatcher(plan, inputs.dtype, name)
             return prepared.combine(prepared.dispatch(inputs))
 
         return function
 
     functions = {n: made(n) for n in names("hard") if serves(n, chosen, dtype)}
-    return functions, (normal((groups, tokens, features), dtype), chosen.gate)
+    return functions, (
+        normal((groups, tokens, features), dtype),
+        chosen.combine_weights,
+    )
 
 
 KINDS = {"soft": soft, "hard": hard}

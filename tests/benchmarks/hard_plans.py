@@ -24,9 +24,9 @@ def rows():
         gates = ops.softmax(ops.convert_to_tensor(gates), axis=-1)
         plan = routing.expert_choice(gates, tokens // experts)
         inputs = rng.normal(size=(groups, tokens, FEATURES)).astype("float32")
-        arrays = timing.tensors((inputs, plan.gate))
+        arrays = timing.tensors((inputs, plan.combine_weights))
         functions = {
-            name: make(name, plan.token, tokens)
+            name: make(name, plan.token_index, tokens)
             for name in ("reference", "gather")
         }
         sizes = {

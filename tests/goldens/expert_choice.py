@@ -55,7 +55,7 @@ def vmoe_record(plan, gates, slots):
         "gates": gates,
         "dispatch_weights": dispatch,
         "combine_weights": combine,
-        "selected_indices": plan.token,
+        "selected_indices": plan.token_index,
         "num_experts_per_item": ops.sum(dispatch, axis=(2, 3)),
         "expert_inputs": goldens.expert_major(slots),
     }
@@ -168,7 +168,7 @@ def flaxformer_record(logits, probs, plan):
         "router_probs": probs,
         "dispatch_mask": dispatch,
         "combine_array": combine,
-        "selected_indices": plan.token,
+        "selected_indices": plan.token_index,
     }
 
 

@@ -92,15 +92,15 @@ def gates_of(hyper, logits):
 
 def described(hyper, gates, plan):
     """Gates and plan in the axes in which the reference records them."""
-    groups, seats = plan.token.shape[0], plan.token.shape[2]
+    groups, seats = plan.token_index.shape[0], plan.token_index.shape[2]
     if not hyper.get("group_by_batch"):
         return {
             "gate_out": ops.transpose(gates[0]),
-            "topk_indices": plan.token[0],
-            "topk_values": plan.gate[0],
+            "topk_indices": plan.token_index[0],
+            "topk_values": plan.combine_weights[0],
         }
-    token = ops.transpose(plan.token, (1, 2, 0))  # (E,S,G)
-    gate = ops.transpose(plan.gate, (1, 2, 0))
+    token = ops.transpose(plan.token_index, (1, 2, 0))  # (E,S,G)
+    gate = ops.transpose(plan.combine_weights, (1, 2, 0))
     if not hyper.get("one_hot_impl"):
         # The index of a token is row · positions + position there.
         token = token * groups + ops.arange(groups, dtype="int32")

@@ -219,7 +219,9 @@ def gates_of(seed=0, shape=(B, N, E)):
 def test_expert_choice_fills_every_seat():
     for capacity in (1, 4, N):
         gate = support.run(
-            lambda gates, s=capacity: routing.expert_choice(gates, s).gate,
+            lambda gates, s=capacity: (
+                routing.expert_choice(gates, s).combine_weights
+            ),
             gates_of(),
         )
         assert gate.shape == (B, E, capacity)
@@ -232,7 +234,7 @@ def test_token_choice_seats_first_choices_before_second(priority):
 
     def seats(gates):
         plan = routing.token_choice(gates, 2, capacity, batch_priority=priority)
-        return plan.token, plan.gate
+        return plan.token_index, plan.combine_weights
 
     token, gate = support.run(seats, gates)
     assert gate.shape == (8, E, capacity)

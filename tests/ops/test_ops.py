@@ -129,7 +129,9 @@ def replaced(**changes):
 
 
 def forget_empty_seats(tokens, plan):
-    full = dataclasses.replace(plan, gate=ops.ones_like(plan.gate))
+    full = dataclasses.replace(
+        plan, combine_weights=ops.ones_like(plan.combine_weights)
+    )
     return dispatched(tokens, full, gather)
 
 
@@ -138,7 +140,7 @@ def mix_groups_up(tokens, plan):
 
 
 def weigh_twice(tokens, plan):
-    return dispatched(tokens, plan) * plan.gate[..., None]
+    return dispatched(tokens, plan) * plan.combine_weights[..., None]
 
 
 def mean_of_seats(slots, plan):
@@ -148,14 +150,16 @@ def mean_of_seats(slots, plan):
 
 
 def next_token(plan):
-    token = (plan.token + 1) % plan.num_tokens
-    return dataclasses.replace(plan, token=token)
+    token = (plan.token_index + 1) % plan.num_tokens
+    return dataclasses.replace(plan, token_index=token)
 
 
 def without_last_seat(plan):
-    seats = plan.gate.shape[2]
+    seats = plan.combine_weights.shape[2]
     kept = ops.cast(ops.arange(seats) < seats - 1, "float32")
-    return dataclasses.replace(plan, gate=plan.gate * kept)
+    return dataclasses.replace(
+        plan, combine_weights=plan.combine_weights * kept
+    )
 
 
 def cut(function):
@@ -186,7 +190,11 @@ def over(dispatch_axes, combine_axes):
 WRONG_HARD = {
     "ignores the gate": (
         changed(
-            replaced(gate=lambda p: ops.cast(p.gate != 0, "float32")),
+            replaced(
+                combine_weights=lambda p: ops.cast(
+                    p.combine_weights != 0, "float32"
+                )
+            ),
             "combine",
         ),
         "all seats taken",
@@ -205,7 +213,11 @@ WRONG_HARD = {
     "no gradient to tokens": (room(cut(dispatched)), "ragged"),
     "no gradient to slots": (room(combine=cut(combined)), "ragged"),
     "no gradient to gates": (
-        changed(replaced(gate=lambda p: ops.stop_gradient(p.gate))),
+        changed(
+            replaced(
+                combine_weights=lambda p: ops.stop_gradient(p.combine_weights)
+            )
+        ),
         "ragged",
     ),
 }
