@@ -166,14 +166,14 @@ def by_expert(slots):
     """
     if len(slots.shape) == 2:
         return slots, lambda rows: rows
-    _, experts, seats, features = slots.shape
-    seats = ops.shape(slots)[2] if seats is None else seats
+    _, experts, length, features = slots.shape
+    length = ops.shape(slots)[2] if length is None else length
     rows = ops.reshape(
         ops.transpose(slots, (1, 0, 2, 3)), (experts, -1, features)
     )
 
     def restore(rows):
-        rows = ops.reshape(rows, (experts, -1, seats, features))
+        rows = ops.reshape(rows, (experts, -1, length, features))
         return ops.transpose(rows, (1, 0, 2, 3))
 
     return rows, restore

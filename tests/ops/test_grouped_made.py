@@ -6,11 +6,11 @@ import pytest
 from keras import ops
 
 from tests import support
+from tests.ops.test_grouped import FEATURES
+from tests.ops.test_grouped import close
+from tests.ops.test_grouped import draw
+from tests.ops.test_grouped import make
 from tests.support import BACKEND
-from tests.test_grouped import FEATURES
-from tests.test_grouped import close
-from tests.test_grouped import draw
-from tests.test_grouped import make
 
 WAYS = ["int8", "int4", "int4 blocks", "lora", "lora of int8"]
 if BACKEND != "torch":  # Keras' own gradient raises an error there
