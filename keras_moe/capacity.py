@@ -29,7 +29,7 @@ def expert_capacity(
     multiple_of: int = 1,
     argument: str = "capacity_factor",
 ):
-    """Capacity of each expert, S = num_tokens · top_k · capacity_factor / E.
+    """Compute S = num_tokens · top_k · capacity_factor / E, rounded.
 
     Args:
         num_tokens: T, an integer, or a scalar tensor where the length is
@@ -39,7 +39,7 @@ def expert_capacity(
         capacity_factor: 1 gives every token `top_k` capacity slots on average.
         top_k: experts that a token chooses.
         rounding: `"ceil"`, or `"round"`, which takes halves to even.
-        multiple_of: S is raised to a multiple of this, and then held to T:
+        multiple_of: S is raised to a multiple of this, but not above T:
             an expert has no use for more slots than there are tokens.
         argument: the name that errors give `capacity_factor`.
 
@@ -125,7 +125,7 @@ def fill(
         batch_priority: see `token_choice`.
         mask: `None` or Boolean (G,T).
     """
-    best, gates = choice  # (G,T,k)
+    best, gates = choice.expert, choice.gate  # (G,T,k)
     num_tokens = ops.shape(best)[1]
     pairs = num_tokens * best.shape[2]
     rank = None
@@ -147,7 +147,7 @@ def fill(
     length = indexing.add(ones, best, num_experts + 1)[:, :-1, 0]  # (G,E)
     start = ops.cumsum(length, axis=1) - length
     slot = ops.arange(0, capacity, dtype="int32")
-    taken = slot < length[:, :, None]  # (G,E,S)
+    in_use = slot < length[:, :, None]  # (G,E,S)
     last = scalar(pairs - 1, "int32")
     place = ops.minimum(start[:, :, None] + slot, last)
     place = ops.reshape(place, (-1, num_experts * capacity))
@@ -158,5 +158,5 @@ def fill(
         token = ops.take_along_axis(rank, token, axis=1)
     slots = (-1, num_experts, capacity)
     token = ops.reshape(token, slots)
-    gate = keep(taken, ops.reshape(gate, slots))
+    gate = keep(in_use, ops.reshape(gate, slots))
     return HardPlan(token, gate, num_tokens, mask)

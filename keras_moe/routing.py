@@ -183,6 +183,6 @@ def expert_choice(
     token = descending(scores)[:, :, :capacity]  # (G,E,S)
     gate = ops.take_along_axis(ops.transpose(gates, (0, 2, 1)), token, axis=2)
     if eligible is not None:
-        taken = ops.take_along_axis(scores, token, axis=2) >= 0
-        gate = keep(taken, gate)
+        in_use = ops.take_along_axis(scores, token, axis=2) >= 0
+        gate = keep(in_use, gate)
     return HardPlan(token, gate, ops.shape(gates)[1], mask)

@@ -27,10 +27,12 @@ class Choice(NamedTuple):
             where the token is masked.
         gate: float32 (G,T,k), the weight of each expert's output; 0 where the
             token is masked.
+        scores: float32 (G,T,E), what the gates were made of, or `None`.
     """
 
     expert: Any
     gate: Any
+    scores: Any = None
 
 
 def choose_experts(
@@ -99,14 +101,14 @@ def choose_experts(
     if routed_scaling != 1:
         gate = gate * routed_scaling
     if mask is not None:
-        seen = mask[:, :, None]
-        gate = keep(seen, gate)
-        expert = keep(seen, expert, num_experts)
-    return Choice(expert, gate)
+        mask = mask[:, :, None]
+        gate = keep(mask, gate)
+        expert = keep(mask, expert, num_experts)
+    return Choice(expert, gate, scores)
 
 
 def choose_largest(gates, top_k: int, mask=None) -> Choice:
-    """The `top_k` experts of each token's largest gates, ties to the first.
+    """Choose the experts of each token's largest gates, ties to the first.
 
     Args:
         gates: float32 (G,T,E).
@@ -125,17 +127,18 @@ def choose_largest(gates, top_k: int, mask=None) -> Choice:
 
 
 def score(logits, scoring: str):
-    """The score of each expert, (G,T,E): what gates are made of."""
+    """Score each expert, (G,T,E): gates are made of these scores."""
     if scoring == "softmax":
         return softmax(logits, axis=-1)
     return ops.sigmoid(logits) if scoring == "sigmoid" else logits
 
 
-def shares(logits, scoring: str):
-    """Scores whose sum over E is one, (G,T,E), for balance losses."""
-    if scoring != "sigmoid":
-        return softmax(logits, axis=-1)
-    scores = ops.sigmoid(logits)
+def shares(scores, scoring: str):
+    """Make the sum over E of scores (G,T,E) one, for balance losses."""
+    if scoring == "softmax":
+        return scores
+    if scoring == "softmax_top_k":
+        return softmax(scores, axis=-1)
     return scores / ops.sum(scores, axis=-1, keepdims=True)
 
 
@@ -152,11 +155,11 @@ def check_choice(
             f"{num_experts}; received {top_k!r}."
         )
     if (num_expert_groups is None) != (top_groups is None):
-        given, absent = "num_expert_groups", "top_groups"
+        name, other = "top_groups", "num_expert_groups"
         if num_expert_groups is None:
-            given, absent = absent, given
+            name, other = other, name
         raise ValueError(
-            f"{absent} must be given where {given} is; received {absent}=None."
+            f"{name} must be given where {other} is; received {name}=None."
         )
     if num_expert_groups is None:
         return
@@ -184,9 +187,9 @@ def _limit_groups(order, groups, top_groups):
     shape = ops.shape(order)
     members = ops.reshape(order, (*shape[:2], groups, size))
     best = _best(members, min(2, size))
-    kept = largest(ops.sum(best, axis=-1), top_groups)  # (G,T,top_groups)
+    choice = largest(ops.sum(best, axis=-1), top_groups)  # (G,T,top_groups)
     number = ops.arange(0, groups, dtype="int32")
-    inside = ops.any(kept[..., None] == number, axis=2)  # (G,T,groups)
+    inside = ops.any(choice[..., None] == number, axis=2)  # (G,T,groups)
     members = keep(inside[..., None], members, MASKED)
     return ops.reshape(members, shape)
 

@@ -8,19 +8,19 @@ FEW = 16
 
 
 def ascending(x):
-    """Indices that sort the last axis from small to large, ties in order."""
+    """Sort indices of the last axis from small to large, ties in order."""
     # Keras' argsort keeps the order of ties on all three backends, which
     # torch.topk does not; tests/test_routing.py holds it to that.
     return ops.argsort(x, axis=-1)
 
 
 def descending(x):
-    """Indices that sort the last axis from large to small, ties in order."""
+    """Sort indices of the last axis from large to small, ties in order."""
     return ascending(-x)
 
 
 def largest(values, number: int):
-    """Indices of the `number` largest of the last axis, ties to the first.
+    """Find indices of the `number` largest of the last axis, ties to the first.
 
     int32, from the largest on. No value may be -inf.
     """
@@ -35,13 +35,13 @@ def largest(values, number: int):
 
 def _one_after_another(values, number):
     places = ops.arange(0, values.shape[-1], dtype="int32")
-    found = []
+    indices = []
     for _ in range(number):
         # Not argmax, in which Keras puts a bit cast that ONNX lacks.
         best = ops.max(values, axis=-1, keepdims=True)
         # NaN equals nothing; the last place has it, or the others have none.
         index = ops.where(values == best, places, values.shape[-1] - 1)
         index = ops.min(index, axis=-1, keepdims=True)
-        found.append(index)
+        indices.append(index)
         values = ops.where(places == index, -float("inf"), values)
-    return ops.concatenate(found, axis=-1)
+    return ops.concatenate(indices, axis=-1)

@@ -7,10 +7,10 @@ import numpy as np
 from keras import ops
 
 from keras_moe import activations
-from keras_moe import checks
 from keras_moe import policies
 from keras_moe.initializers import PerExpert
 from keras_moe.layers import one_expert
+from keras_moe.layers.expert_dense import ExpertDense
 from keras_moe.ops import reference
 from keras_moe.ops.experts import experts_mlp
 
@@ -111,12 +111,15 @@ class FeedForwardExperts(keras.layers.Layer):
         rows, restore = by_expert(slots)  # (E,N,D)
         weights = []
         for projection in self._projections():
+            if len(slots.shape) == 2:  # sorted by expert
+                kernel = functools.partial(projection.multiply, steps.product)
+                weights.append((kernel, _tensor(projection.bias)))
+                continue
             if projection.quantization_mode:
                 return restore(self._mlp(rows[None], drop)[0])
-            kernel, bias = projection.kernel, projection.bias  # as autocast
-            kernel = ops.convert_to_tensor(kernel)
-            bias = None if bias is None else ops.convert_to_tensor(bias)
-            weights.append((kernel, bias))
+            weights.append(
+                (_tensor(projection.kernel), _tensor(projection.bias))
+            )
         rows = experts_mlp(
             rows, weights, self.activation, between=drop, steps=steps
         )
@@ -124,8 +127,8 @@ class FeedForwardExperts(keras.layers.Layer):
 
     def traits(self) -> set:
         """Names in `ops.implementations.TRAITS`, those that hold."""
-        quantised = any(p.quantization_mode for p in self._projections())
-        return {"quantised_experts"} if quantised else set()
+        served = all(p.multiplies_rows for p in self._projections())
+        return set() if served else {"quantised_experts"}
 
     def _mlp(self, rows, drop):
         """The MLP by Keras' own layers, of four axes."""
@@ -146,37 +149,9 @@ class FeedForwardExperts(keras.layers.Layer):
         return slots_shape
 
 
-class ExpertDense(keras.layers.EinsumDense):
-    """Keras' layer for slots (G,E,S,D), whose arrays `experts_mlp` takes.
-
-    Where it is called itself, rows are (1,E,N,D): of three axes, Keras'
-    `ops.add` takes a bias (E,1,1) for one of the second axis, N.
-    """
-
-    def add_weight(self, shape=None, initializer=None, **options):
-        name = options.get("name")
-        if name == "lora_kernel_b":  # Keras would have one for all experts
-            shape = (self.num_experts, *shape)
-        if name in ("lora_kernel_a", "lora_kernel_b"):
-            initializer = PerExpert(initializer)
-        return super().add_weight(shape, initializer, **options)
-
-    def enable_lora(self, rank, **options):
-        if self.quantization_mode not in (None, "int8"):
-            raise ValueError(
-                "adapters (LoRA) are offered for experts that are not "
-                "quantised or are of int8; received experts of "
-                f"{self.quantization_mode}."
-            )
-        super().enable_lora(checks.integer("rank", rank), **options)
-
-    @property
-    def num_experts(self):
-        return self.partial_output_shape[0]
-
-    def quantize(self, mode=None, type_check=True, config=None):
-        # Keras quantises no subclass that does not ask for it.
-        super().quantize(mode, type_check=False, config=config)
+def _tensor(weight):
+    """What a weight holds, autocast; `None` stays."""
+    return None if weight is None else ops.convert_to_tensor(weight)
 
 
 def by_expert(slots):
@@ -191,14 +166,14 @@ def by_expert(slots):
     """
     if len(slots.shape) == 2:
         return slots, lambda rows: rows
-    _, experts, seats, features = slots.shape
-    seats = ops.shape(slots)[2] if seats is None else seats
+    _, experts, length, features = slots.shape
+    length = ops.shape(slots)[2] if length is None else length
     rows = ops.reshape(
         ops.transpose(slots, (1, 0, 2, 3)), (experts, -1, features)
     )
 
     def restore(rows):
-        rows = ops.reshape(rows, (experts, -1, seats, features))
+        rows = ops.reshape(rows, (experts, -1, length, features))
         return ops.transpose(rows, (1, 0, 2, 3))
 
     return rows, restore

@@ -20,8 +20,9 @@ class TokenChoiceMoE(TokenRouter):
     With `capacity_factor=None` no token is dropped (Mixtral, Qwen-MoE, OLMoE,
     DeepSeek): the layer does `top_k` experts' work per token, and a token's
     output depends on that token alone, so that the layer suits causal models.
-    Experts that are quantised or given as `expert=` compute every token, E
-    experts' work.
+    Kernels of int8 and int4 are dequantised, and adapters (LoRA) multiplied,
+    for chosen experts alone. Experts of another quantisation or given as
+    `expert=` compute every token, E experts' work.
 
     With a number (V-MoE), each expert has S capacity slots. It takes first
     choices before second ones, and earlier tokens before later ones. A token

@@ -157,13 +157,14 @@ class TokenRouter(MoELayer):
         return grouping.runs(tokens, mask, self.group_size)
 
     def route(self, tokens, mask, training):
-        logits = noisy = self.logits(tokens, training)  # (G,T,E)
+        logits = noisy_logits = self.logits(tokens, training)  # (G,T,E)
         if training and self.noise_std > 0:
             std = self.noise_std / self.num_experts
-            noisy = logits + self.noise(ops.shape(logits), std)
+            noise = self.noise(ops.shape(logits), std)
+            noisy_logits = logits + noise
         bias = self.balance_bias
         choice = routing.choose_experts(
-            noisy,
+            noisy_logits,
             self.top_k,
             scoring=self.scoring,
             normalize_gates=self.normalize_gates,
@@ -173,7 +174,7 @@ class TokenRouter(MoELayer):
             top_groups=self.top_groups,
             mask=mask,
         )
-        self.add_losses(logits, noisy, choice, mask)
+        self.add_losses(logits, noisy_logits, choice, mask)
         if training and self.trainable and bias is not None:
             bias.assign(
                 scoring.moved_balance_bias(
@@ -223,22 +224,25 @@ class TokenRouter(MoELayer):
             multiple_of=self.capacity_multiple_of,
         )
 
-    def add_losses(self, logits, noisy, choice, mask):
+    def add_losses(self, logits, noisy_logits, choice, mask):
         """Hand the auxiliary losses that have a weight to Keras."""
         if self.importance_loss > 0:
-            clean = scoring.shares(logits, self.scoring)
-            loss = losses.importance_loss(clean, mask)
+            scores = choice.scores
+            if noisy_logits is not logits:
+                scores = scoring.score(logits, self.scoring)
+            shares = scoring.shares(scores, self.scoring)
+            loss = losses.importance_loss(shares, mask)
             self.add_loss(self.importance_loss * loss)
-        if self.load_loss > 0 and noisy is not logits:
+        if self.load_loss > 0 and noisy_logits is not logits:
             std = self.noise_std / self.num_experts
-            loss = losses.load_loss(logits, noisy, std, self.top_k, mask)
+            loss = losses.load_loss(logits, noisy_logits, std, self.top_k, mask)
             self.add_loss(self.load_loss * loss)
         if self.balance_loss > 0:
-            counted = choice.expert
+            expert = choice.expert
             if self.balance_over == "first":
-                counted = counted[:, :, :1]
-            gates = scoring.shares(noisy, self.scoring)
-            loss = losses.balance_loss(gates, mask, counted)
+                expert = expert[:, :, :1]
+            shares = scoring.shares(choice.scores, self.scoring)
+            loss = losses.balance_loss(shares, mask, expert)
             self.add_loss(self.balance_loss * loss)
         if self.z_loss > 0:
             self.add_loss(self.z_loss * losses.z_loss(logits, mask))
@@ -248,7 +252,8 @@ class TokenRouter(MoELayer):
     def _shared_outputs(self, inputs, mask, training):
         """What the expert of all tokens makes of them; 0 where masked."""
         if mask is not None:
-            mask = self._checked_mask(mask, inputs)[..., None]
+            mask = ops.convert_to_tensor(mask)  # checked before
+            mask = ops.cast(mask, "bool")[..., None]
             inputs = keep(mask, inputs)
         shape = ops.shape(inputs)
         rows = ops.reshape(inputs, (-1, 1, 1, shape[-1]))

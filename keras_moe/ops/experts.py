@@ -20,7 +20,8 @@ def experts_mlp(
         rows: (E,N,D), the slots of each expert in all groups; or (P,D), rows
             sorted by expert, where `steps` are those of such rows.
         weights: pairs of a kernel and a bias or `None`: up, down and, if the
-            experts are gated, gate.
+            experts are gated, gate. A kernel is an array, or a function of the
+            rows.
         activation: of the hidden features.
         between: of them too, such as dropout.
         steps: a dispatcher, whose `product`, (E,N,D) · (E,D,F) -> (E,N,F), and
@@ -41,8 +42,12 @@ def _project(rows, kernel, bias, steps):
     # Not `ops.matmul`, which may round float64 to float32, nor `ops.add`, which
     # on TensorFlow takes (E,1,1) for the bias of the second axis where that is
     # as long.
-    plain = steps.product is None
-    outputs = rows @ kernel if plain else steps.product(rows, kernel)
+    if callable(kernel):
+        outputs = kernel(rows)
+    elif steps.product is None:
+        outputs = rows @ kernel
+    else:
+        outputs = steps.product(rows, kernel)
     if bias is None:
         return outputs
     plain = steps.shift is None

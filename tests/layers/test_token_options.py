@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 from keras_moe import layers
+from keras_moe import scoring
 from tests import support
 from tests.layers.test_errors import raises
 
@@ -90,15 +91,22 @@ def test_masked_tokens_do_not_reach_the_shared_expert():
     assert np.isfinite(found).all() and (found[~MASK] == 0).all()
 
 
-def test_the_balance_bias_moves_in_training_alone(tmp_path):
-    """By the rate towards equal loads, in `fit`; it is saved and restored."""
+@pytest.mark.parametrize("accumulated", [None, 3])
+def test_the_balance_bias_moves_in_training_alone(tmp_path, accumulated):
+    """By the rate towards equal loads, in `fit`; it is saved and restored.
+
+    At each batch, where an optimizer adds up the gradients of three too.
+    """
     rate = 0.25
     layer = make(top_k=1, balance_bias_rate=rate)
     model = keras.Sequential([keras.Input(X.shape[1:]), layer])
     logits = X @ arrays(layer)["router_kernel"]
     bias, scores = np.zeros(E), np.exp(logits)
     scores = scores / scores.sum(-1, keepdims=True)
-    model.compile(keras.optimizers.SGD(0.0), "mse")
+    optimizer = keras.optimizers.SGD(
+        0.0, gradient_accumulation_steps=accumulated
+    )
+    model.compile(optimizer, "mse")
     model.predict(X, verbose=0)
     np.testing.assert_array_equal(layer.balance_bias, bias)
     for _ in range(2):
@@ -113,6 +121,17 @@ def test_the_balance_bias_moves_in_training_alone(tmp_path):
     layer.trainable = False
     layer(X, training=True)
     np.testing.assert_allclose(layer.balance_bias, bias)
+
+
+def test_scores_are_computed_once(monkeypatch):
+    """The balance loss reads those that the gates are made of."""
+    layer, number = make(balance_loss=0.1), []
+    score = scoring.score
+    monkeypatch.setattr(
+        scoring, "score", lambda *args: number.append(1) or score(*args)
+    )
+    layer(X)
+    assert len(number) == len(layer.losses) == 1
 
 
 def test_capacity_in_evaluation():
