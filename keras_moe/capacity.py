@@ -27,9 +27,10 @@ def expert_capacity(
     top_k: int = 1,
     rounding: str = "ceil",
     multiple_of: int = 1,
-    argument: str = "capacity_factor",
 ):
     """Compute S = num_tokens · top_k · capacity_factor / E, rounded.
+
+    At least 1, however few the tokens, and at most T.
 
     Args:
         num_tokens: T, an integer, or a scalar tensor where the length is
@@ -41,27 +42,17 @@ def expert_capacity(
         rounding: `"ceil"`, or `"round"`, which takes halves to even.
         multiple_of: S is raised to a multiple of this, but not above T:
             an expert has no use for more slots than there are tokens.
-        argument: the name that errors give `capacity_factor`.
 
     Raises:
-        ValueError: if S comes out below 1, or if jax does not know T. Where T
-            is known only at run time, TensorFlow raises then, except in
-            programs that drop such checks (XLA, exported files): these take
-            S = 1.
+        ValueError: if jax does not know T.
     """
     checks.integer("num_experts", num_experts)
     checks.choice("rounding", rounding, ("ceil", "round"))
     if isinstance(num_tokens, numbers.Integral):
         exact = num_tokens * top_k * capacity_factor / num_experts
         slots = math.ceil(exact) if rounding == "ceil" else round(exact)
+        slots = max(slots, 1)
         slots = -(-slots // multiple_of) * multiple_of
-        if slots < 1:
-            raise ValueError(
-                f"{argument} must give every expert at least one capacity "
-                f"slot; received {argument}={capacity_factor}, which gives "
-                f"{exact:.3g} with {num_tokens} tokens a group and "
-                f"{num_experts} experts."
-            )
         return min(slots, int(num_tokens))
     if keras.backend.backend() == "jax":
         raise ValueError(
@@ -73,14 +64,7 @@ def expert_capacity(
     exact = ops.cast(num_tokens, "float64") * top_k * capacity_factor
     exact = exact / num_experts
     slots = ops.ceil(exact) if rounding == "ceil" else ops.round(exact)
-    slots = checks.at_run_time(
-        ops.cast(slots, "int32"),
-        lambda slots: slots >= 1,
-        f"{argument} must give every expert at least one capacity slot; "
-        f"received {argument}={capacity_factor} with {num_experts} experts and "
-        "too few tokens a group.",
-    )
-    slots = ops.maximum(slots, scalar(1, slots.dtype))
+    slots = ops.maximum(ops.cast(slots, "int32"), scalar(1, "int32"))
     slots = -(-slots // multiple_of) * multiple_of
     return ops.minimum(slots, scalar(num_tokens, "int32"))
 

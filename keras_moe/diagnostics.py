@@ -8,6 +8,8 @@ import numpy as np
 
 from keras_moe import checks
 from keras_moe import plan_arrays
+from keras_moe.captured import Plans
+from keras_moe.captured import Slots as Slots
 
 # The open blocks of all threads: layers look here first, as it costs nothing.
 open_blocks = {}  # by id
@@ -15,42 +17,8 @@ open_blocks = {}  # by id
 _open = contextvars.ContextVar("open blocks of capture()", default=())
 
 
-class Plans(dict):
-    """Plans by the name of their layer's call; `layers` has the layers so.
-
-    The first layer with a path is called by it, the next ones `path@2`,
-    `path@3`, …; a layer's second call adds `#2`, its third `#3`, ….
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.layers = {}
-        self.closed = False
-        self._calls = {}  # of each layer, by its id: name and number of calls
-
-    def add(self, layer, plan):
-        """Keep a plan under a name that no other call has."""
-        name, calls = self._calls.get(id(layer), (None, 0))
-        if name is None:
-            name = self._free(layer.path)
-        key, calls = name, calls + 1
-        if calls > 1:
-            key = self._free(f"{name}#{calls}")
-        self._calls[id(layer)] = name, calls
-        self[key] = plan
-        self.layers[key] = layer  # and so ids stay those of these layers
-
-    def _free(self, name):
-        """The name, or where it is taken the first free of name@2, name@3, …"""
-        free, number = name, 1
-        while free in self:
-            number += 1
-            free = f"{name}@{number}"
-        return free
-
-
 @contextlib.contextmanager
-def capture():
+def capture(*, slots: bool = False):
     """Collect the plan of every keras_moe layer that runs in this block.
 
     The block yields a dictionary from `layer.path` to the layer's plan (a
@@ -63,6 +31,11 @@ def capture():
     and the tasks begun in the block. Keras' own calls on shapes, by which it
     builds a model, hold no values and are left out. `fit`, `evaluate` and
     `predict` are eager on PyTorch; on JAX and TensorFlow they are compiled.
+
+    Args:
+        slots: whether to keep the experts' slots too, in the attribute
+            `slots`, a dictionary from the same names to `Slots`, such as for
+            the share of hidden features that are never active.
 
     Raises:
         RuntimeError: if a layer is compiled in the block; on leaving the block
@@ -77,8 +50,12 @@ def capture():
     >>> dispatch, combine = plans[layer.path].weights()
     >>> tuple(dispatch.shape)  # (groups, tokens, experts, slots)
     (2, 10, 4, 2)
+    >>> with keras_moe.diagnostics.capture(slots=True) as plans:
+    ...     outputs = layer(keras.random.normal((2, 10, 6)))
+    >>> tuple(plans.slots[layer.path].hidden.shape)
+    (2, 4, 2, 8)
     """
-    with collect() as plans:
+    with collect(checks.flag("slots", slots)) as plans:
         yield plans
     if not plans:
         raise RuntimeError(
@@ -90,9 +67,9 @@ def capture():
 
 
 @contextlib.contextmanager
-def collect():
+def collect(slots=False):
     """As `capture`, for callers that say themselves what no plan means."""
-    plans = Plans()
+    plans = Plans(slots)
     open_blocks[id(plans)] = plans
     _open.set((*_open.get(), plans))
     try:
@@ -119,6 +96,16 @@ def record(layer, plan):
     plan = plan_arrays.snapshot(plan)
     for plans in _blocks():
         plans.add(layer, plan)
+
+
+def record_slots(layer, inputs, outputs):
+    """Hand what a layer's experts did to the `capture()` blocks that ask."""
+    wanting = [plans for plans in _blocks() if plans.slots is not None]
+    if not wanting or not _is_seen():
+        return
+    hidden = layer.experts.hidden(inputs) if len(inputs.shape) == 4 else None
+    for plans in wanting:
+        plans.add_slots(layer, Slots(inputs, hidden, outputs))
 
 
 def _blocks():

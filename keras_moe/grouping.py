@@ -5,9 +5,9 @@ features. Every function returns `(tokens, mask, restore)`, where
 `restore(outputs)` undoes the grouping of an array shaped like `tokens`.
 """
 
-from keras import ops
+import math
 
-from keras_moe import checks
+from keras import ops
 
 
 def flatten(inputs, mask=None):
@@ -21,47 +21,47 @@ def flatten(inputs, mask=None):
         return inputs[None], mask, lambda outputs: outputs[0]
     if len(shape) == 3:
         return inputs, mask, lambda outputs: outputs
-    tokens = _product(shape[1:-1])
+    tokens = math.prod(shape[1:-1])
     inputs = ops.reshape(inputs, (-1, tokens, shape[-1]))
     if mask is not None:
         mask = ops.reshape(mask, (-1, tokens))
-    return inputs, mask, lambda outputs: ops.reshape(outputs, shape)
+    axes = shape[:-1]
+    return (
+        inputs,
+        mask,
+        lambda outputs: ops.reshape(outputs, (*axes, outputs.shape[-1])),
+    )
 
 
 def runs(inputs, mask, group_size: int):
     """Cut the tokens of the whole batch, in order, into runs.
 
-    A group may hold a part of a sequence or span several.
+    A group may hold a part of a sequence or span several. Masked zeros
+    complete the last one, if it is short.
 
     Args:
-        inputs: (B,N,D), where B·N is a multiple of `group_size`.
+        inputs: (B,N,D).
         mask: `None` or (B,N).
         group_size: T.
-
-    Raises:
-        ValueError: if it is none; `tf.errors.InvalidArgumentError` where
-            only TensorFlow's running graph knows B or N.
     """
     shape = ops.shape(inputs)
-    total = None
-    if isinstance(shape[0], int) and isinstance(shape[1], int):
-        total = shape[0] * shape[1]
-    rule = "group_size must divide the number of tokens of the batch; received"
-    if total is None and group_size > 1:
-        inputs = checks.at_run_time(
-            inputs,
-            lambda inputs: _product(ops.shape(inputs)[:2]) % group_size == 0,
-            f"{rule} group_size={group_size} with a batch of another length.",
-        )
-    elif total is not None and total % group_size:
-        raise ValueError(
-            f"{rule} group_size={group_size} with {shape[0]} sequences of "
-            f"{shape[1]} tokens ({total} tokens)."
-        )
+    known = isinstance(shape[0], int) and isinstance(shape[1], int)
+    whole = known and shape[0] * shape[1] % group_size == 0
+    if not whole:
+        inputs = ops.reshape(inputs, (1, -1, shape[-1]))
+        mask = None if mask is None else ops.reshape(mask, (1, -1))
+        inputs, mask = _complete(inputs, mask, group_size, True, axis=1)
     tokens = ops.reshape(inputs, (-1, group_size, shape[-1]))  # (G,T,D)
     if mask is not None:
         mask = ops.reshape(mask, (-1, group_size))
-    return tokens, mask, lambda outputs: ops.reshape(outputs, shape)
+
+    def restore(outputs):
+        if not whole:
+            outputs = ops.reshape(outputs, (-1, shape[-1]))
+            outputs = outputs[: shape[0] * shape[1]]
+        return ops.reshape(outputs, shape)
+
+    return tokens, mask, restore
 
 
 def across_batch(inputs, mask, group_size: int, pad_masked: bool = True):
@@ -124,7 +124,10 @@ def along_sequence(inputs, mask, group_size: int, pad_masked: bool = True):
 
 def alone(inputs, mask):
     """Make every token a group of its own: (B,N,D) -> (B·N,1,D)."""
-    return runs(inputs, mask, 1)
+    shape = ops.shape(inputs)
+    tokens = ops.reshape(inputs, (-1, 1, shape[-1]))
+    mask = None if mask is None else ops.reshape(mask, (-1, 1))
+    return tokens, mask, lambda outputs: ops.reshape(outputs, shape)
 
 
 def _complete(inputs, mask, group_size, pad_masked, axis):
@@ -145,10 +148,3 @@ def _complete(inputs, mask, group_size, pad_masked, axis):
         fill = ops.zeros if pad_masked else ops.ones
         mask = ops.concatenate([mask, fill(shape[:2], "bool")], axis=axis)
     return inputs, mask
-
-
-def _product(sizes):
-    result = 1
-    for size in sizes:
-        result = result * size
-    return result

@@ -159,8 +159,11 @@ def _slots(router, options, tokens):
     """Slots of all experts for the tokens of one example."""
     experts = options["num_experts"]
     if router == "soft":
-        slots = experts * options["slots_per_expert"]
-        return slots * tokens / options.get("group_size", tokens)
+        group = options.get("group_size") or tokens
+        slots = options.get("slots_per_expert") or math.ceil(
+            group * options["capacity_factor"] / experts
+        )
+        return experts * slots * tokens / group
     if router == "mixture_of_tokens":
         return experts * tokens / options["group_size"]
     if options.get("capacity_factor", 1.0) is None:

@@ -63,6 +63,13 @@ LAYERS = {
     "soft_gated": _row(
         layers.SoftMoE, 1, gated=True, activation="gelu_tanh", use_bias=False
     ),
+    "soft_keys": _row(
+        layers.SoftMoE,
+        2,
+        key_projection=True,
+        expert_dropout=0.1,
+        activation="relu",
+    ),
     "soft_dense": _row(layers.SoftMoE, 2, expert=_dense()),
     "choice": _row(layers.ExpertChoiceMoE, 2.0, activation="silu"),
     "choice_grouped": _row(

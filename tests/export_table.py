@@ -14,6 +14,7 @@ HARD = [
     k for k in LAYERS if k.startswith(("choice", "token")) and k not in DROPLESS
 ]
 SOFT = [k for k in LAYERS if k not in HARD + DROPLESS]
+# `group_size` says how many tokens a group has, whatever the length.
 GROUPED = ["choice_grouped", "token_losses"]
 # Exporters to these take long, so that a few rows stand for the layers.
 SLOW = ("litert", "openvino")
@@ -43,9 +44,8 @@ SUPPORTED = {
     },
     "jax": {
         "tf_saved_model": {
-            "any length": [*SOFT, *DROPLESS],
+            "any length": [*SOFT, *DROPLESS, *GROUPED],
             "any batch": [k for k in HARD if k not in GROUPED],
-            "fixed": GROUPED,
         },
         "onnx": {
             "any length": [k for k in SOFT if not k.startswith("mixture")],
@@ -76,11 +76,6 @@ UNSUPPORTED = {
         [k for k in HARD if k not in GROUPED],
         "num_tokens must be known .* input_signature",
         "the capacity is the size of an array, which jax must know",
-    ),
-    ("jax", "tf_saved_model", "any batch"): (
-        GROUPED,
-        "Cannot divide evenly",
-        "whether group_size divides an unknown batch cannot be known",
     ),
     ("jax", "torch", "fixed"): (
         ["soft", "token"],

@@ -35,13 +35,21 @@ def test_runs_may_span_sequences_or_part_them():
         check_restored(restore, tokens)
 
 
-def test_runs_must_divide_the_batch():
-    text = (
-        "group_size must divide the number of tokens of the batch; received "
-        r"group_size=7 with 5 sequences of 6 tokens \(30 tokens\)"
-    )
-    with pytest.raises(ValueError, match=text):
-        grouping.runs(X, None, 7)
+@pytest.mark.parametrize("size", [7, 16, 40])
+@pytest.mark.parametrize("mask", [None, MASK])
+def test_masked_zeros_complete_the_last_run(size, mask):
+    tokens, seen, restore = grouping.runs(X, mask, size)
+    groups = -(-B * N // size)
+    expected = np.zeros((groups * size, D), "float32")
+    expected[: B * N] = X.reshape(-1, D)
+    there = np.zeros(groups * size, bool)
+    there[: B * N] = True if mask is None else mask.reshape(-1)
+    for found, array in ((tokens, expected), (seen, there)):
+        found = ops.convert_to_numpy(found)
+        np.testing.assert_array_equal(
+            found, array.reshape(groups, size, *array.shape[1:])
+        )
+    check_restored(restore, tokens)
 
 
 @pytest.mark.parametrize("pad_masked", [True, False])

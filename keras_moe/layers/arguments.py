@@ -8,7 +8,7 @@ from keras_moe import activations
 from keras_moe import checks
 from keras_moe import ops as moe_ops
 from keras_moe import policies
-from keras_moe.layers.experts import ClonedExperts
+from keras_moe.layers.cloned_experts import ClonedExperts
 from keras_moe.layers.experts import FeedForwardExperts
 
 EXPERT_DEFAULTS = {
@@ -57,6 +57,8 @@ class ConfiguredLayer(keras.layers.Layer):
         dtype,
         trainable,
         plan_kind=None,
+        output_dim=None,
+        slot_shape=None,
     ):
         # Keras would turn SoftMoE into soft_mo_e.
         name = _next_name(self.__class__.__name__) if name is None else name
@@ -71,6 +73,8 @@ class ConfiguredLayer(keras.layers.Layer):
         if plan_kind is not None:
             self.plan_kind = plan_kind
         self.num_experts = checks.integer("num_experts", num_experts)
+        self.output_dim = checks.optional_integer("output_dim", output_dim)
+        self.slot_shape = slot_shape
         self.intermediate_dim = checks.optional_integer(
             "intermediate_dim", intermediate_dim
         )
@@ -114,7 +118,11 @@ class ConfiguredLayer(keras.layers.Layer):
                 f"expert={self.expert!r}."
             )
         config = self.expert_options()
-        place = {"dtype": self.dtype_policy, "name": "experts"}
+        place = {
+            "dtype": self.dtype_policy,
+            "name": "experts",
+            "output_dim": self.output_dim,
+        }
         if self.expert is None:
             return FeedForwardExperts(
                 self.num_experts, self.intermediate_dim, **config, **place
@@ -132,7 +140,9 @@ class ConfiguredLayer(keras.layers.Layer):
                     "expert is given, which brings its own; received "
                     f"{_config_of(name, value)!r}."
                 )
-        return ClonedExperts(self.num_experts, self.expert, **place)
+        return ClonedExperts(
+            self.num_experts, self.expert, slot_shape=self.slot_shape, **place
+        )
 
     def expert_options(self):
         """Arguments of this layer that are its experts'."""

@@ -21,6 +21,7 @@ class MoELayer(ConfiguredLayer):
     """
 
     least_axes = 3  # of inputs; 2 where rows need no neighbours
+    expert_dropout = 0.0  # above it, `drop_experts` is the layer that drops
 
     # === The straight path ===
 
@@ -33,10 +34,14 @@ class MoELayer(ConfiguredLayer):
         slots = dispatcher.dispatch(tokens)  # (G,E,S,D)
         if keras.distribution.distribution() is not None:
             slots = distribution.exchange(self, slots)
-        slots = self.experts(
+        made = self.experts(
             slots, training=training, steps=dispatcher
         )  # (G,E,S,D)
-        outputs = dispatcher.combine(slots)  # (G,T,D)
+        if diagnostics.open_blocks:
+            diagnostics.record_slots(self, slots, made)
+        if self.expert_dropout:
+            made = self.drop_experts(made, training=training)
+        outputs = dispatcher.combine(made)  # (G,T,D)
         return join(outputs)
 
     def split(self, inputs, mask, training):
@@ -94,7 +99,7 @@ class MoELayer(ConfiguredLayer):
         return ops.cast(mask, "bool")
 
     def compute_output_shape(self, input_shape):
-        return tuple(input_shape)
+        return (*input_shape[:-1], self.output_dim or input_shape[-1])
 
     # === Building ===
 

@@ -38,10 +38,10 @@ class ExpertChoiceMoE(ExpertRouter):
     Args:
         num_experts: E, the number of experts.
         capacity_factor: how many experts take a token on average;
-            S = T · capacity_factor / E, rounded, and at most T.
+            S = T · capacity_factor / E, rounded, at least 1 and at most T.
         group_size: T, tokens among which experts choose: runs of the whole
-            batch's tokens, whose number it must divide. `None` makes each
-            sequence a group.
+            batch's tokens; masked zeros complete the last one. `None` makes
+            each sequence a group.
         max_experts_per_token: the most experts that may take one token
             (section 3.3 of the paper), or `None`. By thresholds, a token has
             those of its largest gates; it also bounds the arrays, whose rows
@@ -101,10 +101,7 @@ class ExpertChoiceMoE(ExpertRouter):
         (E, inputs, outputs) and `bias` (E,1,outputs).
 
     Raises:
-        ValueError: for any argument or input that does not fit; if S comes
-            out below 1. Where only TensorFlow's running graph knows the
-            number of tokens, it raises `tf.errors.InvalidArgumentError`, or,
-            compiled by XLA or exported, takes S = 1.
+        ValueError: for any argument or input that does not fit.
 
     Reference: [Mixture-of-Experts with Expert Choice Routing](
         https://arxiv.org/abs/2202.09368), vmoe/nn/routing.py

@@ -3,7 +3,6 @@
 import functools
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_moe import activations
@@ -42,9 +41,11 @@ class FeedForwardExperts(keras.layers.Layer):
         bias_regularizer,
         kernel_constraint,
         bias_constraint,
+        output_dim=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.output_dim = output_dim
         self.num_experts = num_experts
         self.intermediate_dim = intermediate_dim
         self.activation = activations.exportable(activation)
@@ -73,7 +74,7 @@ class FeedForwardExperts(keras.layers.Layer):
         if self.gated:
             self.gate = self._projection("gate", hidden, self.activation)
             self.gate.build(outer)
-        self.down = self._projection("down", features)
+        self.down = self._projection("down", self.output_dim or features)
         self.down.build(inner)
         self.built = True
 
@@ -132,10 +133,12 @@ class FeedForwardExperts(keras.layers.Layer):
 
     def _mlp(self, rows, drop):
         """The MLP by Keras' own layers, of four axes."""
-        hidden = self.up(rows)
-        if self.gated:
-            hidden = self.gate(rows) * hidden
-        return self.down(drop(hidden))
+        return self.down(drop(self.hidden(rows)))
+
+    def hidden(self, slots):
+        """Hidden features of slots: (G,E,S,D) -> (G,E,S,F)."""
+        hidden = self.up(slots)
+        return self.gate(slots) * hidden if self.gated else hidden
 
     def _projections(self):
         gate = (self.gate,) if self.gated else ()
@@ -146,7 +149,7 @@ class FeedForwardExperts(keras.layers.Layer):
             projection.enable_lora(rank, **options)
 
     def compute_output_shape(self, slots_shape):
-        return slots_shape
+        return (*slots_shape[:-1], self.output_dim or slots_shape[-1])
 
 
 def _tensor(weight):
@@ -173,92 +176,7 @@ def by_expert(slots):
     )
 
     def restore(rows):
-        rows = ops.reshape(rows, (experts, -1, length, features))
+        rows = ops.reshape(rows, (experts, -1, length, rows.shape[-1]))
         return ops.transpose(rows, (1, 0, 2, 3))
 
     return rows, restore
-
-
-class ClonedExperts(keras.layers.Layer):
-    """Every expert is a clone of one layer, called one after another.
-
-    Any layer that maps (G,S,D) to (G,S,D) will do. A Python loop, so slower
-    than `FeedForwardExperts`, the more so the more experts there are. The
-    clones compute in the template's dtype.
-    """
-
-    def __init__(self, num_experts, template, **kwargs):
-        super().__init__(**kwargs)
-        self.num_experts = num_experts
-        config = template.get_config()
-        self.clones = []
-        for e in range(num_experts):
-            own = _seeded(config, e)
-            own["name"] = f"{template.name}_{e}"
-            self.clones.append(template.__class__.from_config(own))
-
-    def build(self, slots_shape):
-        one = (slots_shape[0], slots_shape[2], slots_shape[3])
-        for clone in self.clones:  # also one without `build`, by its call
-            made = clone(keras.KerasTensor(one, dtype=self.compute_dtype))
-        output = tuple(made.shape)
-        if output[-1] != one[-1] or len(output) != 3:
-            raise ValueError(
-                "expert must return the shape that it is given; received "
-                f"an expert that makes {output} of {one}."
-            )
-        self.built = True
-
-    def call(self, slots, training=None, steps=None):
-        outputs = [
-            # A layer without `training` in its call is not given it.
-            clone(slots[:, e], training=training)
-            if clone._call_has_training_arg
-            else clone(slots[:, e])
-            for e, clone in enumerate(self.clones)
-        ]
-        return ops.cast(ops.stack(outputs, axis=1), self.compute_dtype)
-
-    def traits(self) -> set:
-        """Names in `ops.implementations.TRAITS`, those that hold."""
-        return {"cloned_experts"}
-
-    def compute_output_shape(self, slots_shape):
-        return slots_shape
-
-    def enable_lora(self, rank, **options):
-        layers = [
-            layer
-            for clone in self.clones
-            for layer in clone._flatten_layers()
-            if hasattr(layer, "enable_lora")
-        ]
-        if not layers:
-            raise ValueError(
-                "expert must hold layers that take adapters, such as Dense; "
-                f"received {self.clones[0]!r}."
-            )
-        for layer in layers:
-            layer.enable_lora(rank, **options)
-
-
-def _seeded(config, expert):
-    """A copy of a config in which each seed is another, for each expert."""
-    if isinstance(config, dict):
-        return {
-            name: _seed(value, expert)
-            if name == "seed" and isinstance(value, int)
-            else _seeded(value, expert)
-            for name, value in config.items()
-        }
-    if isinstance(config, (list, tuple)):
-        return type(config)(_seeded(value, expert) for value in config)
-    return config
-
-
-def _seed(seed, expert):
-    """`seed` of the first expert; of others, far from other layers' seeds."""
-    if expert == 0:
-        return seed
-    drawn = np.random.SeedSequence([abs(seed), expert]).generate_state(1)[0]
-    return int(drawn) % 2**31

@@ -1,5 +1,7 @@
 """Soft MoE: every slot reads a mixture of the tokens of its sequence."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -27,7 +29,23 @@ class SoftMoE(MoELayer):
     Args:
         num_experts: E, the number of experts.
         slots_per_expert: S, slots of each expert. E·S near the number of
-            tokens costs what the dense MLP costs.
+            tokens costs what the dense MLP costs. Exactly one of
+            `slots_per_expert` and `capacity_factor` is given.
+        capacity_factor: c; S = T · c / E, rounded up, of the T tokens that the
+            layer is built for, which must be known. Inputs of other lengths
+            have as many slots. (dopamine; soft-moe-pytorch has `seq_len` for
+            c = 1.)
+        output_dim: features of the output, and of what experts make of their
+            slots; `None` is D (dopamine's `maintain_token_size=False`).
+        slot_shape: `None`, or (h, w), h · w = S: the layer `expert` is given
+            the slots of an expert as a grid (batch, h, w, features), and
+            returns one (dopamine's `"BIG"` experts, which are convolutional).
+        key_projection: whether the router sees X · key_scale + key_offset,
+            feature by feature, learned, instead of X (MoE Jetpack;
+            soft-moe-pytorch has a scale behind the normalisation).
+        expert_dropout: probability that an expert gives nothing to a sequence,
+            in training; what others give is divided by one minus it (MoE
+            Jetpack's idea, whose code drops all experts of a sequence).
         normalize: whether tokens and slot embeddings are scaled to length one
             and multiplied by a learned `scale`. `False` takes L = X · Φ.
         noise_std: standard deviation of the noise on L, in training.
@@ -72,15 +90,17 @@ class SoftMoE(MoELayer):
         trainable: whether the weights are trained.
 
     Input shape: (batch, tokens, features), or more token axes, such as
-        (batch, height, width, features). Batch and tokens may be unknown
-        (`None`) when the layer is built. Output shape: the same.
+        (batch, height, width, features). Batch and, without a
+        `capacity_factor`, tokens may be unknown (`None`) when the layer is
+        built. Output shape: the same, with `output_dim` features if given.
 
     Mask: Boolean, the inputs' shape without features. A `False` token is read
         by no slot and its output is zero.
 
-    Weights: `slot_embedding` (D,E,S), `scale` () if `normalize`, both in
-        float32; `experts/up`, `experts/gate` if `gated`, `experts/down`, each
-        `kernel` (E, inputs, outputs) and `bias` (E,1,outputs).
+    Weights: `slot_embedding` (D,E,S), `scale` () if `normalize`, `key_scale`
+        and `key_offset` (D,) if `key_projection`, all in float32;
+        `experts/up`, `experts/gate` if `gated`, `experts/down`, each `kernel`
+        (E, inputs, outputs) and `bias` (E,1,outputs).
 
     Raises:
         ValueError: for any argument or input that does not fit.
@@ -88,6 +108,11 @@ class SoftMoE(MoELayer):
     Reference: [From Sparse to Soft Mixtures of Experts](
         https://arxiv.org/abs/2308.00951), vmoe/projects/soft_moe/router.py.
         Equal to it in float32; it rounds tokens to bfloat16 on the way.
+        Options that other codes have, as said there: dopamine's
+        labs/moes/architectures/softmoe.py ([value networks](
+        https://arxiv.org/abs/2402.08609)), [MoE Jetpack](
+        https://arxiv.org/abs/2406.04801)'s models/soft_moe.py and
+        lucidrains' soft-moe-pytorch.
 
     Example:
 
@@ -97,6 +122,10 @@ class SoftMoE(MoELayer):
     >>> outputs = layer(keras.random.normal((2, 14, 14, 32)))
     >>> tuple(outputs.shape)
     (2, 14, 14, 32)
+    >>> layer = keras_moe.layers.SoftMoE(  # of a value network
+    ...     8, capacity_factor=1.0, output_dim=64, intermediate_dim=128)
+    >>> tuple(layer(keras.random.normal((2, 11, 11, 32))).shape)
+    (2, 11, 11, 64)
     """
 
     plan_kind = "soft"
@@ -104,8 +133,13 @@ class SoftMoE(MoELayer):
     def __init__(
         self,
         num_experts: int,
-        slots_per_expert: int,
+        slots_per_expert: int | None = None,
         *,
+        capacity_factor: float | None = None,
+        output_dim: int | None = None,
+        slot_shape: tuple[int, int] | None = None,
+        key_projection: bool = False,
+        expert_dropout: float = 0.0,
         normalize: bool = True,
         noise_std: float = 0.0,
         max_scale: float | None = None,
@@ -146,10 +180,30 @@ class SoftMoE(MoELayer):
             name=name,
             dtype=dtype,
             trainable=trainable,
+            output_dim=output_dim,
+            slot_shape=_shape(slot_shape, slots_per_expert, expert),
         )
-        self.slots_per_expert = checks.integer(
+        if (slots_per_expert is None) == (capacity_factor is None):
+            raise ValueError(
+                "exactly one of slots_per_expert and capacity_factor must be "
+                f"given; received slots_per_expert={slots_per_expert!r} and "
+                f"capacity_factor={capacity_factor!r}."
+            )
+        self.slots_per_expert = checks.optional_integer(
             "slots_per_expert", slots_per_expert
         )
+        self.capacity_factor = checks.optional_real(
+            "capacity_factor", capacity_factor, exclusive=True
+        )
+        self.key_projection = checks.flag("key_projection", key_projection)
+        self.expert_dropout = checks.rate("expert_dropout", expert_dropout)
+        if self.expert_dropout:
+            self.drop_experts = keras.layers.Dropout(
+                self.expert_dropout,
+                noise_shape=(None, self.num_experts, 1, 1),
+                dtype=self.dtype_policy,
+                name="expert_dropout",
+            )
         self.normalize = checks.flag("normalize", normalize)
         self.prepare_noise(noise_std)
         if max_scale is not None:
@@ -161,12 +215,34 @@ class SoftMoE(MoELayer):
                 )
         self.max_scale = max_scale
 
+    def build(self, input_shape):
+        self.num_slots = self.slots_per_expert
+        if self.num_slots is None:
+            tokens = input_shape[1:-1]
+            if None in tokens:
+                raise ValueError(
+                    "inputs must have a known number of tokens when a layer "
+                    "with capacity_factor is built; received shape "
+                    f"{tuple(input_shape)}."
+                )
+            self.num_slots = math.ceil(
+                math.prod(tokens) * self.capacity_factor / self.num_experts
+            )
+        super().build(input_shape)
+
     def build_router(self, features):
         self.slot_embedding = self.add_router_weight(
             "slot_embedding",
-            (features, self.num_experts, self.slots_per_expert),
+            (features, self.num_experts, self.num_slots),
             self.router_initializer,
         )
+        self.key_scale = self.key_offset = None
+        if self.key_projection:
+            shape = (features,)
+            self.key_scale = self.add_router_weight("key_scale", shape, "ones")
+            self.key_offset = self.add_router_weight(
+                "key_offset", shape, "zeros"
+            )
         self.scale = None
         if self.normalize:
             limit = self.max_scale and constraints.MaxSize(self.max_scale)
@@ -175,11 +251,14 @@ class SoftMoE(MoELayer):
     def route(self, tokens, mask, training):
         noise = None
         if training and self.noise_std > 0:
-            seats = (self.num_experts, self.slots_per_expert)
+            seats = (self.num_experts, self.num_slots)
             shape = (*ops.shape(tokens)[:2], *seats)
             noise = self.noise(shape, self.noise_std)
+        keys = ops.cast(tokens, self.router_dtype)
+        if self.key_projection:
+            keys = keys * self.key_scale + self.key_offset
         return routing.soft_moe(
-            ops.cast(tokens, self.router_dtype),
+            keys,
             ops.convert_to_tensor(self.slot_embedding),
             None if self.scale is None else ops.convert_to_tensor(self.scale),
             normalize=self.normalize,
@@ -192,8 +271,32 @@ class SoftMoE(MoELayer):
         config = super().get_config()
         config.update(
             slots_per_expert=self.slots_per_expert,
+            capacity_factor=self.capacity_factor,
+            output_dim=self.output_dim,
+            slot_shape=self.slot_shape,
+            key_projection=self.key_projection,
+            expert_dropout=self.expert_dropout,
             normalize=self.normalize,
             noise_std=self.noise_std,
             max_scale=self.max_scale,
         )
         return config
+
+
+def _shape(slot_shape, slots_per_expert, expert):
+    """The argument `slot_shape`, checked."""
+    if slot_shape is None:
+        return None
+    sides = tuple(slot_shape) if isinstance(slot_shape, (tuple, list)) else ()
+    if len(sides) != 2 or expert is None or slots_per_expert is None:
+        raise ValueError(
+            "slot_shape must be None or, with expert and slots_per_expert, a "
+            f"pair of integers; {checks.received(slot_shape)}."
+        )
+    sides = tuple(checks.integer("slot_shape", side) for side in sides)
+    if math.prod(sides) != slots_per_expert:
+        raise ValueError(
+            "slot_shape must have slots_per_expert places, "
+            f"{slots_per_expert!r}; received {sides}."
+        )
+    return sides

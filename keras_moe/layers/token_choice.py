@@ -38,8 +38,8 @@ class TokenChoiceMoE(TokenRouter):
     Args:
         num_experts: E, the number of experts.
         top_k: k, how many experts a token chooses, at most E.
-        capacity_factor: S = T · top_k · capacity_factor / E, rounded, and
-            at most T. `None` drops no token.
+        capacity_factor: S = T · top_k · capacity_factor / E, rounded, at
+            least 1 and at most T. `None` drops no token.
         normalize_gates: whether the gates of a token are divided by their
             sum (Mixtral, Qwen3-MoE, DeepSeek-V3).
         scoring: `"softmax"`; `"sigmoid"` (DeepSeek-V3), the sigmoid of each
@@ -71,8 +71,8 @@ class TokenChoiceMoE(TokenRouter):
         batch_priority: whether tokens with larger best gates come first
             (batch priority routing), instead of the earlier ones.
         group_size: T, tokens that share the experts' capacity: runs of the
-            whole batch's tokens, whose number it must divide. `None` makes
-            each sequence a group. Without a capacity groups matter to the
+            whole batch's tokens; masked zeros complete the last one. `None`
+            makes each sequence a group. Without a capacity groups matter to the
             losses alone, each of which is a mean over groups.
         noise_std: noise on the logits in training; its standard deviation is
             `noise_std / num_experts`.

@@ -211,14 +211,13 @@ class TokenRouter(MoELayer):
 
     def capacity(self, num_tokens, training=False):
         """S, the capacity slots of each expert, for groups of `num_tokens`."""
-        argument = "capacity_factor"
+        factor = self.capacity_factor
         if not training and self.eval_capacity_factor is not None:
-            argument = "eval_capacity_factor"
+            factor = self.eval_capacity_factor
         return routing.expert_capacity(
             num_tokens,
             self.num_experts,
-            getattr(self, argument),
-            argument=argument,
+            factor,
             top_k=self.top_k,
             rounding=self.capacity_rounding,
             multiple_of=self.capacity_multiple_of,

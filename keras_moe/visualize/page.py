@@ -179,7 +179,7 @@ def _image_kind(classifier, batch):
             "Where the slots of each expert look, most used expert first",
             of_images.expert_regions(*shown),
         )
-        if plan_arrays.kind(plan).hard or layer.slots_per_expert > 1:
+        if plan_arrays.kind(plan).hard or plan.slots.shape[2] > 1:
             yield (
                 "What single slots read, most used slot first",
                 of_images.slot_regions(*shown),

@@ -243,6 +243,8 @@ def expected_weights(label):
             kernel["scale"] = ()
     if arguments.get("router_bias"):
         kernel["router_bias"] = (EXPERTS,)
+    if arguments.get("key_projection"):
+        kernel.update(dict.fromkeys(("key_scale", "key_offset"), (FEATURES,)))
     if arguments.get("selection"):
         kernel["thresholds"] = (EXPERTS,)
     if arguments.get("learn_temperature"):

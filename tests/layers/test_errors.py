@@ -47,7 +47,11 @@ EVERY_LAYER = [
     ("expert", "must be a Keras layer", ["dense", keras.layers.Dense, 3]),
 ]
 ONE_LAYER = [
-    (SoftMoE, "slots_per_expert", POSITIVE, [0, 1.0, "1", True, None]),
+    (SoftMoE, "slots_per_expert", POSITIVE, [0, 1.0, "1", True]),
+    (SoftMoE, "output_dim", POSITIVE, [0, 8.0, "8", True]),
+    (SoftMoE, "slot_shape", "must be None or, with expert and", [(2,), 4]),
+    (SoftMoE, "key_projection", FLAG, [1, "yes", None]),
+    (SoftMoE, "expert_dropout", RATE, [-0.1, 1.0, "0.1", None]),
     (SoftMoE, "normalize", FLAG, [1, "yes", None]),
     (SoftMoE, "noise_std", NUMBER, [-1.0, "1", None, float("inf")]),
     (SoftMoE, "max_scale", ABOVE_ZERO, [0.0, -1, "1", True, float("inf")]),

@@ -6,9 +6,7 @@ import pytest
 
 from keras_moe import diagnostics
 from keras_moe import initializers
-from keras_moe import routing
 from keras_moe.layers import ExpertChoiceMoE
-from keras_moe.layers import TokenChoiceMoE
 from tests.layers.test_errors import LAYERS
 from tests.layers.test_errors import make
 from tests.layers.test_errors import raises
@@ -85,24 +83,6 @@ def test_mask_of_numbers(cls):
         layer(TOKENS, mask=np.full((2, 8), 0.5, "float32"))
 
 
-@pytest.mark.parametrize("cls", [ExpertChoiceMoE, TokenChoiceMoE])
-def test_group_size_that_does_not_divide(cls):
-    with raises(
-        "group_size must divide the number of tokens of the batch; received "
-        "group_size=5 with 2 sequences of 8 tokens (16 tokens)."
-    ):
-        make(cls, group_size=5)(TOKENS)
-
-
-def test_no_seats():
-    with raises(
-        "capacity_factor must give every expert at least one capacity "
-        "slot; received "
-        "capacity_factor=0.1, which gives 0.2 with 8 tokens a group and 4"
-    ):
-        make(ExpertChoiceMoE, capacity_factor=0.1)(TOKENS)
-
-
 def test_a_cap_that_leaves_seats_empty():
     with raises(
         "max_experts_per_token must leave enough tokens to fill the experts; "
@@ -117,8 +97,6 @@ def test_a_cap_that_leaves_seats_empty():
 
 
 def test_functions():
-    with raises("capacity_factor must give every expert at least one capacity"):
-        routing.expert_capacity(4, 16, 0.1, rounding="round")
     with raises("initializer must be a Keras initialiser or its name; rec"):
         initializers.PerExpert("glorot")
     with raises("identical must be True or False; received 'no' (str)"):

@@ -10,7 +10,6 @@ from keras_moe import models
 from keras_moe.models import MoEViTBackbone
 from tests.models.support import ROUTERS
 from tests.models.support import TINY
-from tests.models.support import images_of
 from tests.models.support import make_backbone
 from tests.models.support import make_classifier
 
@@ -185,14 +184,6 @@ def test_group_size_of_soft(value):
     options = {**ROUTERS["soft"]["router_options"], "group_size": value}
     with raises(f"group_size {POSITIVE}; received {value!r}"):
         make_backbone(router_options=options)
-
-
-def test_group_size_that_does_not_divide_the_batch():
-    options = {**ROUTERS["soft"]["router_options"], "group_size": 24}
-    backbone = make_backbone(router_options=options)
-    text = "group_size must divide the number of tokens of the batch; received"
-    with pytest.raises(Exception, match=f"{text} group_size=24 with 3 "):
-        backbone(images_of(3))
 
 
 def test_arguments_of_the_router_are_its_own():

@@ -43,7 +43,7 @@ class BatchExpertChoice(layers.ExpertChoiceMoE):
         capacity_factor: how many experts take a token on average; llm-random
             gives the share of tokens that one expert takes, this / E. An
             expert takes round(share · T) of T tokens that compete, halves to
-            even, and at most T.
+            even, at least 1 and at most T.
         group_axis: who competes: `"all"` tokens of the batch, or those at
             one position of the `"batch"`.
         softmax_over: what the gates sum to one over, the `"tokens"` that
@@ -135,16 +135,7 @@ class BatchExpertChoice(layers.ExpertChoiceMoE):
             return routing.expert_capacity(
                 num_tokens, 1, share, rounding="round"
             )
-        slots = round(share * num_tokens)
-        if slots < 1:
-            raise ValueError(
-                "capacity_factor must give every expert at least one capacity "
-                "slot; "
-                f"received capacity_factor={self.capacity_factor}, which gives "
-                f"{slots} slots with {num_tokens} tokens and "
-                f"{self.num_experts} experts."
-            )
-        return min(slots, num_tokens)
+        return min(max(round(share * num_tokens), 1), num_tokens)
 
     def _share(self):
         """The share of tokens that one expert takes, as llm-random has it.

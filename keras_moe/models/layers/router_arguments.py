@@ -7,7 +7,7 @@ import numpy as np
 from keras_moe import checks
 
 # What a block gives to its layer, and what a config could not hold.
-GIVEN = ("name", "dtype", "expert")
+GIVEN = ("name", "dtype", "expert", "output_dim", "slot_shape")
 
 
 def sequence(name, value, expected) -> tuple:

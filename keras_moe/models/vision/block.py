@@ -74,13 +74,12 @@ class TransformerBlock(keras.layers.Layer):
         self.branch_dropout = keras.layers.Dropout(
             self.dropout, name="branch_dropout", **common
         )
-        for layer in (
-            self.attention_norm,
-            self.attention,
-            self.mlp_norm,
-            self.mlp,
-        ):
+        for layer in (self.attention_norm, self.attention, self.mlp_norm):
             layer.build(input_shape)
+        batch, tokens, features = input_shape
+        if self.router == "soft":
+            tokens = self.router_options.get("group_size") or tokens
+        self.mlp.build((batch, tokens, features))
         self.built = True
 
     def _make_mlp(self):
@@ -104,8 +103,8 @@ class TransformerBlock(keras.layers.Layer):
         size = self.router_options.get("group_size")
         if self.router != "soft" or size is None:
             return self.mlp(tokens, training=training)
-        grouped, _, ungroup = grouping.runs(tokens, None, size)
-        return ungroup(self.mlp(grouped, training=training))
+        grouped, mask, ungroup = grouping.runs(tokens, None, size)
+        return ungroup(self.mlp(grouped, mask=mask, training=training))
 
     def compute_output_shape(self, input_shape):
         return input_shape

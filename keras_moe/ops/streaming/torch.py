@@ -3,6 +3,7 @@
 import torch
 from torch.nn.attention import SDPBackend
 from torch.nn.attention import sdpa_kernel
+from torch.nn.functional import pad
 from torch.nn.functional import scaled_dot_product_attention
 
 # Every operator that keeps no (tokens x slots) array. Where none of them takes
@@ -48,10 +49,16 @@ def _attend(queries, keys, values, mask):
 
 
 def _fused(queries, keys, values, mask):
+    arrays, features = (queries, keys, values), values.shape[-1]
+    if queries.shape[-1] != features:
+        # CPUs' operator takes one width. Zeros change neither product.
+        width = max(queries.shape[-1], features)
+        arrays = [pad(x, (0, width - x.shape[-1])) for x in arrays]
     with sdpa_kernel(FUSED):
-        return scaled_dot_product_attention(
-            queries, keys, values, attn_mask=mask, scale=1.0
+        outputs = scaled_dot_product_attention(
+            *arrays, attn_mask=mask, scale=1.0
         )
+    return outputs[..., :features]
 
 
 class _Attend(torch.autograd.Function):
