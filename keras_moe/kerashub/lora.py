@@ -11,7 +11,7 @@ from keras_moe import files
 from keras_moe.kerashub import banks
 from keras_moe.kerashub import kernels
 from keras_moe.kerashub import sparse
-from keras_moe.models.lora_files import digests
+from keras_moe.models.checkpoints.lora_files import digests
 
 GROUP = "keras_moe_expert_lora"
 END = ".lora.h5"
