@@ -176,9 +176,10 @@ def _of_arrays(layer):
 def compared(family, made, first, training, turns):
     functions = {}
     for name, model in made.items():
+        # Training is last, as on JAX it takes the arrays that others read.
         for op, batch, run in (
-            *operations(family, model, training),
             *block_operations(family, model),
+            *operations(family, model, training),
         ):
             functions.setdefault((op, batch), {})[name] = run
     experts, top_k, hidden = SIZES[family]
