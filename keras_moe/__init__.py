@@ -21,6 +21,12 @@ from keras_moe import samples as samples
 _LAZY = ("kerashub", "models", "planning", "upcycling", "visualize")
 # Functions, and the modules that have them.
 _FUNCTIONS = {
+    "enable_expert_lora": "kerashub",
+    "load_expert_lora": "kerashub",
+    "merge_expert_lora": "kerashub",
+    "quantize_experts": "kerashub",
+    "quantize_while_loading": "kerashub",
+    "save_expert_lora": "kerashub",
     "upcycle": "upcycling",
     "use_dense_experts": "kerashub",
     "use_sparse_experts": "kerashub",

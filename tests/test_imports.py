@@ -38,7 +38,17 @@ def test_import_brings_no_more_than_keras_does():
 
 
 LAZY = ("kerashub", "models", "planning", "upcycling", "visualize")
-FUNCTIONS = ("upcycle", "use_dense_experts", "use_sparse_experts")
+FUNCTIONS = (
+    "enable_expert_lora",
+    "load_expert_lora",
+    "merge_expert_lora",
+    "quantize_experts",
+    "quantize_while_loading",
+    "save_expert_lora",
+    "upcycle",
+    "use_dense_experts",
+    "use_sparse_experts",
+)
 ATTRIBUTES = """
 import sys
 import keras_moe

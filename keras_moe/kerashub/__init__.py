@@ -9,8 +9,24 @@ except ImportError as error:
         "KerasHub", "models", "keras_moe.use_sparse_experts"
     ) from error
 
+from keras_moe.kerashub.lora import enable_expert_lora
+from keras_moe.kerashub.lora import load_expert_lora
+from keras_moe.kerashub.lora import merge_expert_lora
+from keras_moe.kerashub.lora import save_expert_lora
+from keras_moe.kerashub.quantized import quantize_experts
+from keras_moe.kerashub.quantized import quantize_while_loading
 from keras_moe.kerashub.sparse import SparseBlock
 from keras_moe.kerashub.sparse import use_dense_experts
 from keras_moe.kerashub.sparse import use_sparse_experts
 
-__all__ = ["SparseBlock", "use_dense_experts", "use_sparse_experts"]
+__all__ = [
+    "SparseBlock",
+    "enable_expert_lora",
+    "load_expert_lora",
+    "merge_expert_lora",
+    "quantize_experts",
+    "quantize_while_loading",
+    "save_expert_lora",
+    "use_dense_experts",
+    "use_sparse_experts",
+]

@@ -26,6 +26,8 @@ class Family(NamedTuple):
         formulas: digests of the code of `call` that the adapter stands for,
             by the sublayer it is of, `""` for the layer itself; one digest for
             each known form of the code.
+        bank: the sublayer that has the experts' weights.
+        kernels: the attributes of the bank that are kernels (E,D,F).
         block: the sublayer whose `call` is replaced, `""` for the layer.
         has_experts: whether a layer of this class is a mixture of experts.
     """
@@ -35,6 +37,8 @@ class Family(NamedTuple):
     layer: str
     call: Callable
     formulas: dict
+    bank: str
+    kernels: tuple
     block: str = ""
     has_experts: Callable = lambda layer: True
 
@@ -48,6 +52,10 @@ class Family(NamedTuple):
     def block_of(self, layer):
         """The layer whose `call` is replaced."""
         return sublayer(layer, self.block)
+
+    def bank_of(self, layer):
+        """The layer that has the experts' weights."""
+        return sublayer(layer, self.bank)
 
     def check(self, layer) -> None:
         """Raise an error unless KerasHub computes this layer as is known."""

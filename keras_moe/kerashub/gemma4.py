@@ -45,6 +45,8 @@ GEMMA4 = Family(
         "moe_router": ("99435717aa6b3ef5",),
         "moe_expert_bank": ("b12a35eb90c88bb5",),
     },
+    "moe_expert_bank",
+    ("gate_proj", "up_proj", "down_proj"),
     block="moe_expert_bank",
     has_experts=lambda layer: layer.enable_moe_block,
 )

@@ -40,4 +40,6 @@ GPT_OSS = Family(
         "experts": ("fe26ae7cb5446e82",),
         "router": ("e4fbbe39dcb2b3e8",),
     },
+    "experts",
+    ("gate_up_proj", "down_proj"),
 )

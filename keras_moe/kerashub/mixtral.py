@@ -65,4 +65,10 @@ MIXTRAL = Family(
     "MixtralSparseMoeBlock",
     call,
     {"": ("58daae4d3830878a",), "expert_bank": ("ce897ae39c2c5ac3",)},
+    "expert_bank",
+    (
+        "_expert_feedforward_gate_dense",
+        "_expert_feedforward_intermediate_dense",
+        "_expert_feedforward_output_dense",
+    ),
 )

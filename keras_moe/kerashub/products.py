@@ -9,6 +9,7 @@ from keras_moe import diagnostics
 from keras_moe import dropless
 from keras_moe import ops as moe_ops
 from keras_moe import scoring
+from keras_moe.kerashub import kernels
 from keras_moe.layers.experts import by_expert
 from keras_moe.ops.experts import experts_mlp
 
@@ -42,7 +43,8 @@ def apply_experts(
         gate: (T,k).
         expert: integers (T,k), all different for a token.
         weights: as `experts_mlp` takes them; kernels (E,D,F) and (E,F,D),
-            biases (E,F) and (E,D) or `None`, as variables.
+            biases (E,F) and (E,D) or `None`, as variables; kernels may be
+            a `ReplacedKernel`.
         activation: as `experts_mlp` takes it.
     """
     choice = scoring.Choice(ops.cast(expert, "int32")[None], gate[None])
@@ -51,14 +53,18 @@ def apply_experts(
         diagnostics.record(layer, plan)
     dispatcher = moe_ops.choose_dispatcher(plan, tokens.dtype, implementation)
     rows, restore = by_expert(dispatcher.dispatch(tokens[None]))
+    whole = dispatcher.product is None
     weights = [
         (
-            _array(kernel, rows.dtype),
-            None if bias is None else _array(bias, rows.dtype)[:, None],
+            kernels.arrays(kernel, rows.dtype, whole),
+            None
+            if bias is None
+            else kernels.arrays(bias, rows.dtype, whole)[:, None],
         )
         for kernel, bias in weights
     ]
-    rows = experts_mlp(rows, weights, activation, steps=dispatcher)
+    steps = kernels.Steps(dispatcher)
+    rows = experts_mlp(rows, weights, activation, steps=steps)
     return dispatcher.combine(restore(rows))[0]
 
 
@@ -75,8 +81,3 @@ def side_by_side(activation):
 def in_float32(activation):
     """The activation, computed in float32."""
     return lambda x: ops.cast(activation(ops.cast(x, "float32")), x.dtype)
-
-
-def _array(variable, dtype):
-    """What a variable holds, autocast as in the layer whose call runs."""
-    return ops.cast(ops.convert_to_tensor(variable), dtype)

@@ -104,12 +104,18 @@ def _call(
     return restore(outputs), logits
 
 
+KERNELS = (
+    "_expert_feedforward_gate_dense",
+    "_expert_feedforward_output_dense",
+)
 QWEN = Family(
     "Qwen1.5-MoE",
     "qwen_moe.qwen_moe_decoder",
     "QwenSparseMoeBlock",
     call_qwen,
     {"": ("34dcc94e58144312",), "expert_bank": ("79fe6315d01e0c32",)},
+    "expert_bank",
+    KERNELS,
 )
 QWEN3 = Family(
     "Qwen3-MoE",
@@ -117,6 +123,8 @@ QWEN3 = Family(
     "Qwen3SparseMoeBlock",
     call_qwen3,
     {"": ("320e13753bddda26",), "expert_bank": ("79fe6315d01e0c32",)},
+    "expert_bank",
+    KERNELS,
 )
 QWEN3_5 = Family(
     "Qwen3.5-MoE",
@@ -124,4 +132,6 @@ QWEN3_5 = Family(
     "Qwen3_5MoeSparseMoeBlock",
     call_qwen3_5,
     {"": ("5e7e5bee5aa62269",), "expert_bank": ("d7b285559aa7ad41",)},
+    "expert_bank",
+    KERNELS,
 )

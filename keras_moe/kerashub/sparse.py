@@ -8,6 +8,7 @@ import keras
 
 from keras_moe import checks
 from keras_moe import ops as moe_ops
+from keras_moe.kerashub import banks
 from keras_moe.kerashub.gemma4 import GEMMA4
 from keras_moe.kerashub.gpt_oss import GPT_OSS
 from keras_moe.kerashub.mixtral import MIXTRAL
@@ -97,19 +98,31 @@ def use_sparse_experts(
     """
     names = moe_ops.names("grouped")
     checks.choice("implementation", implementation, names)
+    return _make_sparse(model, implementation)
+
+
+def keep_sparse(model) -> None:
+    """Make blocks sparse that are not, whatever the others' implementation."""
+    _make_sparse(model, None)
+
+
+def _make_sparse(model, implementation):
+    """`None` leaves blocks alone that have an implementation."""
     changes = []
-    for family, layer in _found(model):
+    for family, layer in found(model):
         block = family.block_of(layer)
         before = _replaced(block)
         if before is None:
             family.check(layer)
-        elif before.implementation == implementation:
+        elif implementation in (None, before.implementation):
             continue
         changes.append((family, layer, block))
     for family, layer, block in changes:
         # Keras tracks what is set on a layer; this is no part of its state.
-        vars(block)["call"] = _make_call(family, implementation, layer, block)
-    return _report(model, [(f, b) for f, _, b in changes])
+        vars(block)["call"] = _make_call(
+            family, implementation or "auto", layer, block
+        )
+    return report(model, [(f, b) for f, _, b in changes])
 
 
 def use_dense_experts(model: keras.Layer) -> list[SparseBlock]:
@@ -124,19 +137,27 @@ def use_dense_experts(model: keras.Layer) -> list[SparseBlock]:
         A list of `SparseBlock`, those that changed; empty if none was sparse.
 
     Raises:
-        ValueError: for a model without blocks of a known family.
+        ValueError: for a model without blocks of a known family, or with
+            experts that are quantised or have adapters (LoRA).
     """
     changes = []
-    for family, layer in _found(model):
+    for family, layer in found(model):
         block = family.block_of(layer)
-        if _replaced(block) is not None:
-            changes.append((family, block))
+        if _replaced(block) is None:
+            continue
+        if banks.is_replaced(family, layer):
+            raise ValueError(
+                "model must have experts as KerasHub stores them, as its own "
+                f"code reads them; those of {block.path!r} are quantised or "
+                "have adapters (LoRA)."
+            )
+        changes.append((family, block))
     for _, block in changes:
         del vars(block)["call"]
-    return _report(model, changes)
+    return report(model, changes)
 
 
-def _found(model):
+def found(model):
     """Pairs of a family and a layer of it in the model, at least one."""
     if not isinstance(model, keras.Layer):
         raise ValueError(
@@ -182,7 +203,7 @@ def _replaced(block) -> _Origin | None:
     return origin if isinstance(origin, _Origin) else None
 
 
-def _report(model, changes):
+def report(model, changes):
     """Drop compiled programs if anything changed, and name what did."""
     if changes:
         for layer in model._flatten_layers():

@@ -12,6 +12,7 @@ import sys
 from tests.benchmarks import grouped
 from tests.benchmarks import hard_plans
 from tests.benchmarks import huge_pages
+from tests.benchmarks import kerashub_models
 from tests.benchmarks import native
 from tests.benchmarks import other_layers
 from tests.benchmarks import soft_moe_layers
@@ -33,6 +34,10 @@ TABLES = {
     "grouped_memory": (grouped.memory_rows, EVERYWHERE),
     "whole_models": (whole_models.rows, EVERYWHERE),
     "soft_moe_experts": (soft_moe_layers.experts_rows, EVERYWHERE),
+    "kerashub_models": (kerashub_models.rows, EVERYWHERE),
+    "kerashub_quantised": (kerashub_models.quantised, EVERYWHERE),
+    "kerashub_memory": (kerashub_models.memory, EVERYWHERE),
+    "kerashub_loading": (kerashub_models.loading, ("torch",)),
     "huge_pages": (huge_pages.rows, ("torch",)),
 }
 

@@ -78,8 +78,12 @@ def build(make):
 
 
 def run(make, spread=None):
+    """`measured` of a model with this layer."""
+    return measured(build(make), (X, Y), spread)
+
+
+def measured(model, batch, spread=None):
     """Logits, and loss and weights after a training step."""
-    model = build(make)
     state = [
         [v.value for v in variables]
         for variables in (
@@ -89,11 +93,12 @@ def run(make, spread=None):
             model.metrics_variables,
         )
     ]
-    batch = (X, Y)
     if spread is not None:
-        batch = tuple(
-            jax.device_put(a, spread.get_data_layout(a.shape).backend_layout)
-            for a in batch
+        batch = jax.tree.map(
+            lambda a: jax.device_put(
+                a, spread.get_data_layout(a.shape).backend_layout
+            ),
+            batch,
         )
 
     def infer(trainable, others, x):

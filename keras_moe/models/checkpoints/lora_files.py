@@ -54,7 +54,7 @@ def save(model, backbone, filepath, write) -> None:
             about["layers"] = sorted(
                 {layer.name for layer in _adapted(backbone).values()}
             )
-            about["kinds"], about["base"] = _digests(frozen)
+            about["kinds"], about["base"] = digests(frozen)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
@@ -97,7 +97,7 @@ def load(model, backbone, filepath, read) -> None:
                 f"model has {wanted}."
             )
     frozen = {n: w for n, w in others.items() if n not in arrays}
-    kinds, base = _digests(frozen)
+    kinds, base = digests(frozen)
     # In another dtype the numbers of one model differ.
     if kinds == about["kinds"] and base != about["base"]:
         raise ValueError(
@@ -168,7 +168,7 @@ def _others(model):
     }
 
 
-def _digests(weights):
+def digests(weights):
     """Checksums of weights' names, shapes and dtypes, and of their numbers."""
     kinds, numbers = hashlib.sha256(), hashlib.sha256()
     for name, weight in weights.items():
