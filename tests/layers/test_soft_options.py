@@ -8,9 +8,9 @@ from keras import ops
 from keras_moe import diagnostics
 from keras_moe import layers
 from keras_moe import ops as moe_ops
+from tests.layers.test_errors import raises
 from tests.support import BACKEND
 from tests.support import numpy
-from tests.layers.test_errors import raises
 
 E, D = 2, 6
 X = np.random.default_rng(0).normal(size=(3, 9, D)).astype("float32")
