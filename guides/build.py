@@ -209,7 +209,7 @@ def main(arguments=None):
         "numbers",
         nargs="*",
         metavar="NUMBER",
-        help="number of a guide to build, such as 2 (default: all guides)",
+        help="Number of a guide to build, such as 2 (default: all guides).",
     )
     numbers = parser.parse_args(arguments).numbers
     chosen = [s for s in sources() if not numbers or s.name[0] in numbers]

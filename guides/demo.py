@@ -56,14 +56,15 @@ def main(arguments=None):
         "--preset",
         default=PRESET,
         metavar="NAME",
-        help="name or folder of the classifier's preset (default: %(default)s)",
+        help="Name or folder of the classifier's preset (default: "
+        "%(default)s).",
     )
     parser.add_argument(
         "--picture",
         type=pathlib.Path,
         default="demo_fashion_slots.png",
         metavar="FILE",
-        help="PNG file to write (default: %(default)s)",
+        help="Write the picture to this PNG file (default: %(default)s).",
     )
     arguments = parser.parse_args(arguments)
     start = time.perf_counter()

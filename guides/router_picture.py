@@ -212,7 +212,10 @@ def main(arguments=None):
         "--output",
         type=pathlib.Path,
         default=PATH,
-        help="file to write (default: the picture of the site and README)",
+        metavar="FILE",
+        help="Write the picture to this file (default: that of the site and "
+        "the "
+        "README).",
     )
     path = parser.parse_args(arguments).output
     part = path.with_name(f".{path.name}.part")

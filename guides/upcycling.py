@@ -123,20 +123,23 @@ def parse(arguments):
         "--steps",
         type=int,
         default=400,
-        help="training steps before upcycling, and again after it (default: "
-        "400)",
+        metavar="N",
+        help="Train for this many steps before upcycling, and again after it "
+        "(default: %(default)s).",
     )
     parser.add_argument(
         "--routers",
         nargs="+",
         choices=ROUTERS,
         default=list(ROUTERS),
-        help="routers to upcycle to (default: all)",
+        help="Upcycle to these routers: "
+        + ", ".join(ROUTERS)
+        + " (default: all).",
     )
     parser.add_argument(
         "--record",
         action="store_true",
-        help=f"write the held-out losses to {RECORD.name} beside this script",
+        help=f"Write the held-out losses to {RECORD.name} beside this script.",
     )
     return parser.parse_args(arguments)
 
