@@ -53,10 +53,12 @@ docs: $(DOCS)/ready
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --strict --quiet \
 	  --config-file guides/site/mkdocs.yml
 	$(DOCS)/bin/python guides/site/links.py .site
-	@echo "Open .site/index.html"
+	@echo "The site is in .site. To read and search it:"
+	@echo "  $(PYTHON) -m http.server --directory .site 8000"
+	@echo "and open http://localhost:8000"
 
 notebooks: $(TEST)/ready
-	$(TEST)/bin/python -m guides.build
+	KERAS_BACKEND=jax $(TEST)/bin/python -m guides.build
 
 clean:
 	rm -rf .venv .site

@@ -38,27 +38,31 @@ def _add_record_and_check(command, expected, tolerance):
     command.add_argument(
         "--licence",
         default="not stated",
-        help="licence of the checkpoint, for conversion.json (not stated)",
+        metavar="TEXT",
+        help="Licence of the checkpoint, for conversion.json (default: "
+        "%(default)s).",
     )
     command.add_argument(
         "--verify",
         metavar="EXPECTED.npz",
-        help=f"compare the preset with {expected}, and write nothing if they "
-        "differ",
+        help=f"Compare the preset with this file of {expected}; write nothing "
+        f"if "
+        "they differ.",
     )
     command.add_argument(
         "--tolerance",
         type=running.tolerance,
         default=tolerance,
-        help="largest difference of logits that --verify accepts "
-        f"({tolerance:.0e})",
+        metavar="X",
+        help="Largest difference of logits that --verify accepts "
+        f"(default: {tolerance:.0e}).",
     )
 
 
 def _add_vmoe(commands):
     vmoe = commands.add_parser(
         "vmoe",
-        help="vision transformers of google-research/vmoe",
+        help="Convert a vision transformer of google-research/vmoe.",
         description="Convert a checkpoint of vmoe's VisionTransformerMoe "
         "(Soft MoE, Expert Choice, V-MoE or dense) into a preset for "
         "MoEViTImageClassifier. What its shapes determine is deduced and "
@@ -67,76 +71,84 @@ def _add_vmoe(commands):
     vmoe.add_argument(
         "source",
         metavar="PREFIX_OR_ORBAX_DIR",
-        help="path of a checkpoint without .index and .data-…, or the folder "
-        "of an Orbax checkpoint",
+        help="Path of a checkpoint without .index and .data-…, or the folder "
+        "of "
+        "an Orbax checkpoint.",
     )
-    vmoe.add_argument("out", metavar="OUT_PRESET", help="folder to write")
+    vmoe.add_argument(
+        "out", metavar="OUT_PRESET", help="Write the preset to this folder."
+    )
     vmoe.add_argument(
         "--architecture",
         metavar="NAME",
-        help="a configuration of the papers, for what shapes do not "
-        "determine: " + ", ".join(architectures.names()),
+        help="Take options that shapes do not determine from this architecture "
+        "of the papers: " + ", ".join(architectures.names()) + ".",
     )
     vmoe.add_argument(
         "--num-heads",
         type=running.positive,
         metavar="N",
-        help="heads of attention, checked against the checkpoint",
+        help="Number of attention heads; it must fit the checkpoint.",
     )
     vmoe.add_argument(
         "--image-size",
         type=image_size,
         metavar="HxW",
-        help="pixels of the images; learned positions of another grid are "
-        "resized (the size that square learned positions determine)",
+        help="Size of the images in pixels; learned positions of another grid "
+        "are "
+        "resized (default: the size that square learned positions give).",
     )
     vmoe.add_argument(
         "--top-k",
         type=running.positive,
         metavar="K",
-        help="token choice: experts of each token; without it, a sparse router "
-        "is taken for Expert Choice, as the weights of both are alike",
+        help="Token choice: number of experts of each token. Without it a hard "
+        "router is read as Expert Choice, which has the same weights.",
     )
     vmoe.add_argument(
         "--capacity-factor",
         type=running.positive_real,
         metavar="C",
-        help="token choice and Expert Choice: capacity in proportion to tokens",
+        help="Token choice and Expert Choice: capacity factor of the experts.",
     )
     vmoe.add_argument(
         "--capacity-rounding",
         choices=options.choices(options.VmoeOptions, "capacity_rounding"),
-        help="how the capacity is rounded (Expert Choice: round, token choice: "
-        "ceil)",
+        help="Round the capacity to the nearest integer (round) or up (ceil); "
+        "default: round for Expert Choice, ceil for token choice.",
     )
     vmoe.add_argument(
         "--capacity-multiple-of",
         type=running.positive,
         metavar="M",
-        help="the capacity is raised to a multiple of M (4, vmoe's default; 1 "
-        "for Expert Choice that rounds)",
+        help="Raise the capacity to a multiple of M (default: 4, as vmoe; 1 "
+        "for "
+        "Expert Choice with round).",
     )
     vmoe.add_argument(
         "--group-size",
         type=running.positive,
         metavar="T",
-        help="tokens that are routed together (those of one image)",
+        help="Number of tokens in a group (default: the tokens of one image).",
     )
     vmoe.add_argument(
         "--batch-priority",
         action="store_true",
-        help="token choice: assign the tokens with the largest gates first",
+        help="Token choice: assign the tokens with the largest gates first.",
     )
     vmoe.add_argument(
         "--positions",
         choices=options.choices(options.VmoeOptions, "positions"),
-        help="kind of positions, needed where the checkpoint has no learned "
-        "ones",
+        help="Kind of position embedding: "
+        + ", ".join(options.choices(options.VmoeOptions, "positions"))
+        + "; needed where the checkpoint has no learned one.",
     )
     vmoe.add_argument(
         "--pooling",
         choices=options.choices(options.VmoeOptions, "pooling"),
-        help="how the tokens become one vector, checked against the checkpoint",
+        help="Pooling of the tokens: "
+        + ", ".join(options.choices(options.VmoeOptions, "pooling"))
+        + "; it must fit the checkpoint.",
     )
     _add_record_and_check(
         vmoe,
@@ -149,7 +161,8 @@ def _add_vmoe(commands):
 def _add_mot(commands):
     mot = commands.add_parser(
         "mot",
-        help="language models in the `mot` format of the Hugging Face Hub",
+        help="Convert a language model in the `mot` format of the Hugging Face "
+        "Hub.",
         description="Convert a folder or a repository in the `mot` format "
         "(config.json, safetensors, and GPT-2's tokenizer files if they are "
         "there) into a preset for MoTCausalLM.",
@@ -157,84 +170,97 @@ def _add_mot(commands):
     mot.add_argument(
         "source",
         metavar="SOURCE",
-        help="a folder, or hf://organisation/name[@revision]",
+        help="A folder, or hf://organisation/name[@revision].",
     )
-    mot.add_argument("out", metavar="OUT_PRESET", help="folder to write")
+    mot.add_argument(
+        "out", metavar="OUT_PRESET", help="Write the preset to this folder."
+    )
     _add_record_and_check(mot, TEXTS, 2e-4)
 
 
 def _add_llm_random(commands):
     command = commands.add_parser(
         "llm-random",
-        help="language models of llm-random",
+        help="Convert a language model of llm-random.",
         description="Convert a checkpoint of llm-random (Mixture of Tokens, "
         "Expert Choice or dense) into a preset for MoTCausalLM, or for "
         "MoTBackbone if it is not causal. What its shapes determine is deduced "
         "and printed; an error names the options that give the rest.",
     )
-    command.add_argument("source", metavar="FILE.pt", help="the checkpoint")
-    command.add_argument("out", metavar="OUT_PRESET", help="folder to write")
+    command.add_argument(
+        "source", metavar="FILE.pt", help="File of the checkpoint."
+    )
+    command.add_argument(
+        "out", metavar="OUT_PRESET", help="Write the preset to this folder."
+    )
     command.add_argument(
         "--model-type",
         choices=options.choices(options.LlmRandomOptions, "model_type"),
-        help="whether attention is causal (gpt) or not (bert)",
+        help="Read a causal model (gpt) or a bidirectional one (bert).",
     )
     command.add_argument(
         "--num-heads",
         type=running.positive,
         metavar="N",
-        help="heads of attention; not needed for rotary models",
+        help="Number of attention heads; not needed for rotary models.",
     )
     command.add_argument(
         "--group-size",
         type=running.positive,
         metavar="T",
-        help="Mixture of Tokens: tokens mixed together",
+        help="Mixture of Tokens: number of tokens in a group.",
     )
     command.add_argument(
         "--sparsity-dim",
         type=int,
         choices=options.choices(options.LlmRandomOptions, "sparsity_dim"),
-        help="Mixture of Tokens: 0 mixes across the batch, 1 along the "
-        "sequence",
+        help="Mixture of Tokens: group tokens across the batch (0) or along "
+        "the "
+        "sequence (1).",
     )
     command.add_argument(
         "--temperature",
         type=running.positive_real,
         metavar="T",
-        help="Mixture of Tokens: temperature of the softmax, where it is fixed",
+        help="Mixture of Tokens: temperature of the softmax, if it is fixed.",
     )
     command.add_argument(
         "--learned-temperature",
         choices=options.choices(
             options.LlmRandomOptions, "learned_temperature"
         ),
-        help="Mixture of Tokens with learned temperatures: how the class "
-        "uses its parameter t, as t (plain), as exp(t - 1) (positive), or "
-        "not at all (fixed)",
+        help="Mixture of Tokens with learned temperatures: use the parameter t "
+        "as "
+        "t (plain), as exp(t - 1) (positive), or not at all (fixed).",
     )
     command.add_argument(
         "--emit-softmax-over",
         choices=options.choices(options.LlmRandomOptions, "emit_softmax_over"),
-        help="Mixture of Tokens: what the weights of what comes back sum to "
-        "one over",
+        help="Mixture of Tokens: normalise the combine weights over "
+        + " or ".join(
+            options.choices(options.LlmRandomOptions, "emit_softmax_over")
+        )
+        + ".",
     )
     command.add_argument(
         "--topk-fraction",
         type=running.positive_real,
         metavar="F",
-        help="Expert Choice: share of the tokens that an expert takes",
+        help="Expert Choice: share of the tokens that an expert takes.",
     )
     command.add_argument(
         "--softmax-over",
         choices=options.choices(options.LlmRandomOptions, "softmax_over"),
-        help="Expert Choice: what the gates sum to one over",
+        help="Expert Choice: normalise the gates over "
+        + " or ".join(options.choices(options.LlmRandomOptions, "softmax_over"))
+        + ".",
     )
     command.add_argument(
         "--group-by-batch",
         choices=options.choices(options.LlmRandomOptions, "group_by_batch"),
-        help="Expert Choice: whether the tokens at one position of the batch "
-        "compete (yes), or all of its tokens (no)",
+        help="Expert Choice: choose among the tokens at one position of the "
+        "batch "
+        "(yes) or among all its tokens (no).",
     )
     _add_record_and_check(command, TEXTS, 2e-4)
 
@@ -264,7 +290,7 @@ def main(arguments=None):
 
     running.run(
         convert_source,
-        f"{out} is as it was, or whole; the same command starts again",
+        f"{out} is unchanged or complete; the same command starts again",
     )
 
 

@@ -2,29 +2,17 @@
 # # 1. Soft MoE in five minutes
 #
 # A transformer block spends most of its work in its MLP, and every token goes
-# through the same one. A mixture of experts has many MLPs, the experts, and
-# sends each token to a few of them. Soft MoE ([Puigcerver et al.,
-# 2023](https://arxiv.org/abs/2308.00951)) does this without choosing: an expert
-# does not read tokens but *slots*, each of which is a mixture of all tokens.
+# through the same MLP. A mixture of experts has many MLPs, the experts. Most
+# routers send each token to a few experts. Soft MoE ([Puigcerver et al.,
+# 2023](https://arxiv.org/abs/2308.00951)) makes no such choice: an expert reads
+# *slots*, and each slot is a weighted mean of all tokens.
 #
-# You will look at one layer, train a small vision transformer with it on
-# handwritten digits, and see what its slots read. It takes less than a minute
-# on one core of a CPU.
+# This guide looks at one layer, trains a small vision transformer with it on
+# handwritten digits, and shows what its slots read. It takes about a minute on
+# one core of a CPU.
 
-# %% [markdown]
-# In a clone of the project, install `-e ".[jax,demo]"` instead.
-
-# %% tags=["skip-execution"]
-# %pip install -q "keras-moe[jax,demo]"
-
-# %%
-import os
-
-# Before Keras is imported. "torch" and "tensorflow" do as well.
-os.environ.setdefault("KERAS_BACKEND", "jax")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# The tensors are small; several threads would only wait for each other.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# %% tags=["setup"]
+EXTRAS = "jax,demo"
 
 # %%
 # %matplotlib inline
@@ -40,7 +28,7 @@ keras.utils.set_random_seed(0)
 # %% [markdown]
 # ## The data
 #
-# 1,797 digits of 8 x 8 pixels, which ship with scikit-learn. Each becomes 16
+# scikit-learn comes with 1,797 digits of 8 x 8 pixels. Each digit becomes 16
 # tokens, patches of 2 x 2 pixels. 450 images are held out.
 
 # %%
@@ -71,13 +59,13 @@ with keras_moe.diagnostics.capture() as plans:
 print("tokens in", tuple(some.shape), "tokens out", tuple(outputs.shape))
 
 # %% [markdown]
-# What the router decided is in a *plan*: two arrays of weights, each (images,
-# tokens, experts, slots).
+# The router computes a *plan*: two arrays of weights, each (images, tokens,
+# experts, slots).
 #
-# - **dispatch** says what a slot reads: a softmax over the *tokens*. So the
-#   weights of one slot sum to one.
-# - **combine** says what a token receives: a softmax over all *slots*. So the
-#   weights of one token sum to one.
+# - **dispatch** weights say what a slot reads. They are a softmax over the
+#   *tokens*, so the weights of one slot sum to one.
+# - **combine** weights say what a token receives. They are a softmax over all
+#   *slots*, so the weights of one token sum to one.
 
 # %%
 plan = plans[layer.path]
@@ -87,15 +75,16 @@ print("what slot 0 of expert 0 reads sums to", dispatch[0, :, 0, 0].sum())
 print("what token 0 receives sums to", combine[0, 0].sum())
 
 # %% [markdown]
-# With them the whole layer is three lines: mix tokens into slots, let each
-# expert work on its slots, mix the slots back into tokens. No token is dropped,
-# all experts have equally much to do, and everything has a gradient.
+# With these weights the layer is three lines: dispatch tokens to slots, apply
+# each expert to its slots, combine the outputs of the experts to tokens. The
+# layer drops no token, gives all experts the same number of slots, and has a
+# gradient everywhere.
 
 # %%
 slots = np.einsum("gtd,gtes->gesd", test_x[:3], dispatch)
-answers = layer.experts(keras.ops.convert_to_tensor(slots))
+processed = layer.experts(keras.ops.convert_to_tensor(slots))
 by_hand = np.einsum(
-    "gesd,gtes->gtd", keras.ops.convert_to_numpy(answers), combine
+    "gesd,gtes->gtd", keras.ops.convert_to_numpy(processed), combine
 )
 difference = by_hand - keras.ops.convert_to_numpy(outputs)
 print("largest difference from the layer:", abs(difference).max().round(6))
@@ -103,10 +92,10 @@ print("largest difference from the layer:", abs(difference).max().round(6))
 # %% [markdown]
 # ## A small transformer
 #
-# The layer stands where a block has its MLP. The cost depends on the number of
-# slots, not of experts: 16 slots for 16 tokens cost what a dense MLP of the
-# same hidden size costs, and a little for the mixing. Yet there are 8 times as
-# many weights.
+# The layer replaces the MLP of a block. Its cost depends on the number of
+# slots, not on the number of experts: 16 slots for 16 tokens cost what a dense
+# MLP of the same hidden size costs, plus the routing. The experts have 8 times
+# as many weights as that MLP.
 
 # %%
 WIDTH, HIDDEN, BLOCKS = 32, 64, 2
@@ -157,7 +146,7 @@ def build(make):
 
 
 # %% [markdown]
-# Train it beside the same transformer with dense MLPs.
+# Train it, and the same transformer with dense MLPs.
 
 # %%
 EPOCHS = 5
@@ -183,41 +172,45 @@ for name, model in models.items():
     )
 
 # %% [markdown]
-# Do not read too much into the two numbers: the data set is tiny, training is
-# short, and another seed moves each of them by some percent. The paper's gains
-# are of models a thousand times as large. Exercise 4 is a fairer race.
+# The two numbers do not show which layer is better: the data set is tiny, the
+# training is short, and another seed changes each accuracy by some percent. The
+# paper reports its gains for models with a thousand times as many parameters.
+# Exercise 4 is a fairer comparison.
 
 # %% [markdown]
 # ## What the slots read
 #
-# Red is what a slot reads most of. The six slots that tokens take most from
-# are shown, for five held-out images.
+# The picture shows five held-out images and the six slots with the largest
+# combine weights. Red marks the patches with the largest dispatch weights of a
+# slot. The smallest and the largest weight stand above each map.
 
 # %%
 model = models["Soft MoE"]
+shown = [np.flatnonzero(test_y == digit)[0] for digit in (0, 2, 4, 6, 8)]
 with keras_moe.diagnostics.capture() as plans:
-    logits = model(keras.ops.convert_to_tensor(test_x[:5]))
+    logits = model(keras.ops.convert_to_tensor(test_x[shown]))
 guesses = keras.ops.convert_to_numpy(logits).argmax(-1)
 last_layer = model.get_layer(f"mlp_{BLOCKS - 1}")
 keras_moe.visualize.slot_regions(
-    images[:5],
+    images[shown],
     plans[last_layer.path],
     (4, 4),
-    titles=[f"is {y}, says {g}" for y, g in zip(test_y, guesses)],
-    title="What slots of the last Soft MoE layer read",
+    titles=[
+        f"label {y}, prediction {g}" for y, g in zip(test_y[shown], guesses)
+    ],
+    title="Dispatch weights of the last Soft MoE layer",
 )
 
 # %% [markdown]
 # ## Exercises
 #
-# 1. Set `slots_per_expert` to 1, then to 4. What becomes of the accuracy, and
-#    of the time of an epoch?
-# 2. 16 experts of one slot cost what 8 of two cost. Which learns better here?
-# 3. Slots mix *all* tokens of an image, early and late. Why can a language
-#    model that writes from left to right not use Soft MoE as it is? Guide 4
-#    has a layer that it can use.
-# 4. Train on each image in nine places, moved by up to one pixel (`np.pad`,
-#    then cut). With more data to learn from, which of the two models gains
-#    more?
+# 1. Set `slots_per_expert` to 1, then to 4. How do the accuracy and the time of
+#    an epoch change?
+# 2. 16 experts with one slot cost as much as 8 experts with two slots. Which
+#    model has the higher accuracy?
+# 3. A slot mixes *all* tokens. Why can a causal language model not use Soft
+#    MoE? Guide 4 has a layer that such a model can use.
+# 4. Train on nine copies of each image, shifted by up to one pixel (`np.pad`,
+#    then crop). Which of the two models gains more from the additional data?
 #
 # Next: guide 2 looks inside routers.

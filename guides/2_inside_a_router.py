@@ -1,33 +1,19 @@
 # %% [markdown]
 # # 2. Look inside a router
 #
-# A router decides which expert works on what. Nothing in a loss curve shows
-# whether it does so sensibly: experts may all read the same, one may carry
-# everything, tokens may be dropped. This guide looks at the routers of a
-# trained vision transformer, first in numbers, then in pictures, and puts two
-# hard routers beside its soft one.
+# A router decides which expert reads which tokens. A loss curve does not show
+# when routing fails: all experts may read the same tokens, one expert may have
+# most of the load, and tokens may be dropped. This guide looks at the routers
+# of a trained vision transformer, first as numbers, then as pictures, and
+# compares its soft router with two hard routers.
 #
-# Nothing is trained. It takes less than a minute on one core of a CPU.
+# The guide trains nothing. It takes about a minute on one core of a CPU.
 
-# %% [markdown]
-# In a clone of the project, install `-e ".[jax,models,viz]"` instead.
-
-# %% tags=["skip-execution"]
-# %pip install -q "keras-moe[jax,models,viz]"
-
-# %%
-import os
-
-# Before Keras is imported. "torch" and "tensorflow" do as well.
-os.environ.setdefault("KERAS_BACKEND", "jax")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# The tensors are small; several threads would only wait for each other.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# %% tags=["setup"]
+EXTRAS = "jax,models,viz"
 
 # %%
 # %matplotlib inline
-import dataclasses
-
 import keras
 import numpy as np
 
@@ -40,10 +26,10 @@ from keras_moe import visualize
 # %% [markdown]
 # ## The model and the images
 #
-# A Soft MoE vision transformer of six blocks ships with the package; it has
-# learned Fashion-MNIST. Its last three blocks have 16 experts with three slots
-# each instead of an MLP. An image of 28 x 28 pixels is 49 tokens, patches of 4
-# x 4. Of the 300 test images that ship too, take four of each class.
+# The package comes with a Soft MoE vision transformer of six blocks, trained on
+# Fashion-MNIST, and with 300 test images. The last three blocks have 16 experts
+# with three slots each instead of an MLP. An image of 28 x 28 pixels is 49
+# tokens, patches of 4 x 4 pixels. Take four images of each class.
 
 # %%
 classifier = models.MoEViTImageClassifier.from_preset(
@@ -54,13 +40,13 @@ chosen = np.concatenate(
     [np.flatnonzero(data.labels == label)[:4] for label in range(10)]
 )
 images, labels = data.images[chosen], data.labels[chosen]
-ready = classifier.preprocessor(images)
 
 
-def look(model):
-    """Logits of the images, and the plan of each router on the way."""
+def look(model, images=images):
+    """Logits of the images, and the plan of each router."""
+    inputs = model.preprocessor(images)
     with diagnostics.capture() as plans:
-        logits = model(ready, training=False)
+        logits = model(inputs, training=False)
     return keras.ops.convert_to_numpy(logits), plans
 
 
@@ -71,15 +57,16 @@ print("plans of", *plans)
 # %% [markdown]
 # ## In numbers
 #
-# `summarize` tells four things of a plan:
+# `summarize` computes four numbers from a plan:
 #
-# - **load**: each expert's share in what the tokens receive. Times the number
-#   of experts it is 1 where all are alike.
-# - **dropped**: the share of tokens that no expert serves.
-# - **entropy**: how evenly a token spreads over experts; 0 is one expert, 1
-#   all of them alike.
-# - **similarity**: the cosine between what two experts read; 1 means that all
-#   read the same, and then one expert would have done.
+# - **load**: the share of each expert in what the tokens receive. The table
+#   shows the largest load times the number of experts, which is 1 for an even
+#   load.
+# - **dropped**: the share of tokens that no expert reads.
+# - **entropy**: how evenly a token receives from the experts; 0 means from one
+#   expert, 1 from all experts equally.
+# - **similarity**: the mean cosine between what two slots or experts read; 1
+#   means that all read the same tokens.
 
 
 # %%
@@ -98,69 +85,59 @@ def table(plans):
 table(plans)
 
 # %% [markdown]
-# Soft MoE drops nothing, by construction: each token receives a mixture of all
-# slots. But it is no even mixture: an entropy of 1 would say that every token
-# takes the mean of all slots, and a similarity of 1 that every slot reads the
-# same. From block to block tokens spread over fewer experts (the entropy
-# falls), some of which are asked for more than others (the load), and in the
-# last block experts read more alike than in the first.
+# Soft MoE drops no token: each token receives a mixture of all slots. An
+# entropy of 1 would mean that every token receives the mean of all experts.
+# From block to block the entropy falls, so a token receives most from fewer
+# experts. The largest load rises, and so does the similarity of what the slots
+# read.
 
 # %%
 last = list(plans.values())[-1]
-visualize.expert_load(last, title="Who carries what, in the last block")
+visualize.expert_load(last, title="Load of the experts in the last block")
 
 # %%
-visualize.expert_similarity(last, title="Which experts read alike")
+visualize.expert_similarity(last, title="Similarity of the experts")
 
 # %% [markdown]
 # ## In pictures
 #
-# For six images of different classes: what the most used slots of the last
-# block read. Each picture is stretched from what its slot reads least of (no
-# red) to what it reads most of, so that small differences show. Tokens of the
-# last block know of the whole image, by attention: a slot that reads a dark
-# corner may read more than a corner.
+# The next picture shows the most used slots of the last block for six images of
+# different classes. The scale of each map runs from the smallest dispatch
+# weight of its slot (no red) to the largest one (red); both stand above the
+# map. Attention has mixed the tokens of the last block, so a token at a dark
+# corner may hold information about the whole image.
 
 # %%
-# One image of each of six classes, and these rows of the plan.
 shown = np.array([4 * label for label in (0, 1, 5, 7, 8, 9)])
 names = [data.classes[label] for label in labels[shown]]
 grid = classifier.backbone.grid
-
-
-def rows(plan, *arrays):
-    """The plan of the images that are shown; `arrays` have a row for each."""
-    return dataclasses.replace(
-        plan,
-        **{
-            name: keras.ops.take(getattr(plan, name), shown, axis=0)
-            for name in arrays
-        },
-    )
-
-
-of_six = rows(last, "tokens")
-visualize.slot_regions(images[shown], of_six, grid, titles=names)
+_, plans_of_six = look(classifier, images[shown])
+last = list(plans_of_six.values())[-1]
+visualize.slot_regions(images[shown], last, grid, titles=names)
 
 # %% [markdown]
-# And how much of each patch all slots read together. 1 is what it would be if
-# all patches were read alike.
+# The next picture shows the sum of the dispatch weights of each patch over all
+# slots. The mean of a map is 48 / 49, as there are 48 slots and 49 tokens.
 
 # %%
-visualize.token_weights(images[shown], of_six, grid, titles=names)
+visualize.token_weights(images[shown], last, grid, titles=names)
 
 # %% [markdown]
 # ## Hard routers
 #
-# In hard routers a token has a seat with an expert or it has none. `upcycle`
-# keeps the experts of this model and turns its routers into others:
+# A hard router puts whole tokens into capacity slots. `upcycle` keeps the
+# experts of this model and replaces its routers:
 #
-# - **Expert Choice**: each expert takes the tokens it likes best, as many as it
-#   has seats. The load is even; a token that nobody takes is dropped.
-# - **Token choice**: each token asks for its best expert. An expert that too
-#   many ask for turns the late ones away, and its neighbours have free seats.
+# - **Expert Choice**: each expert takes the tokens with its largest gates, one
+#   for each of its capacity slots. The load is even. A token that no expert
+#   takes is dropped.
+# - **Token choice**: each token goes to the expert with its largest gate. When
+#   the capacity slots of that expert are full, the token is dropped, even if
+#   other experts have empty capacity slots.
 #
-# Both have about one seat for each token here, as there were slots.
+# A capacity factor of 1 gives about as many capacity slots as tokens: 3 for
+# each expert with Expert Choice and 4, which is 49 / 16 rounded up, with token
+# choice.
 
 # %%
 expert_choice = keras_moe.upcycle(
@@ -180,26 +157,26 @@ for name, model in hard.items():
     table(hard_plans[name])
 
 # %% [markdown]
-# The new routers have not been trained, so the model has lost a part of what
-# it knew. A little training brings it back; how, is in guide 3.
+# The new routers are not trained, so the accuracy falls. Guide 3 trains a model
+# after such a change.
 #
-# In the table look at *largest load* and *dropped*. Expert Choice fills all
-# seats (the load is exactly 1) and yet drops tokens, since popular tokens take
-# several seats. With token choice most tokens ask for the same few experts,
-# which have four seats each for this image: the others are turned away while
-# seats elsewhere stay empty. A dropped token is not lost: it skips the experts
-# of this block, as a block adds what they say to the token. And experts differ
-# now in what they read, since they must: the similarity is near 0.
+# Expert Choice fills all capacity slots, so its load is even. It drops tokens
+# nevertheless, because several experts take the same token. Token choice drops
+# more tokens, although it has more capacity slots than there are tokens: some
+# experts are full while others have empty capacity slots. A dropped token skips
+# the experts of this block and keeps its value through the residual connection.
+# The similarity is 0 with token choice, where each token has one expert, and
+# small with Expert Choice.
 
 # %% [markdown]
-# The patches that no expert of the last block serves are blacked out on the
-# right; in the middle is the number of seats of each.
+# The maps show the number of capacity slots that hold each patch in the last
+# block. Dropped patches are hatched.
 
 # %%
-last = list(hard_plans["Expert Choice"].values())[-1]
+_, plans_of_six = look(expert_choice, images[shown])
 visualize.token_weights(
     images[shown],
-    rows(last, "token", "gate"),
+    list(plans_of_six.values())[-1],
     grid,
     titles=names,
     title="Expert Choice",
@@ -208,16 +185,16 @@ visualize.token_weights(
 # %% [markdown]
 # ## In your own model
 #
-# - `diagnostics.RouterMonitor(x)` is a callback that logs the four numbers
-#   after each epoch of `fit`, for `History` and TensorBoard.
-# - `visualize.report(model, batch, "report.html")` writes all of these pictures
-#   for each router to one page.
+# - The callback `diagnostics.RouterMonitor(x)` logs the four numbers after each
+#   epoch of `fit`, for `History` and TensorBoard.
+# - `visualize.report(model, batch, "report.html")` writes one page with these
+#   pictures for each router.
 #
 # ## Exercises
 #
-# 1. Switch off an expert: set the weights `layer.experts.down` of one expert to
-#    zero (`plans.layers[path]` is the layer) and find the class that suffers
-#    most. Is it the expert that the class's pictures show?
+# 1. Remove an expert: set its weights in `layer.experts.down` to zero, where
+#    `layer` is `plans.layers[path]`. Which class loses most accuracy? Do the
+#    pictures of that class show this expert?
 # 2. Give Expert Choice a `capacity_factor` of 2. How many tokens are still
 #    dropped?
 # 3. Permute the patches of an image. Does the load of the experts change?

@@ -1,30 +1,18 @@
 # %% [markdown]
 # # 3. Turn a dense ViT into a mixture of experts, and fine-tune it
 #
-# Training a mixture of experts from nothing wastes what a dense model knows
-# already. *Upcycling* ([Komatsuzaki et al.,
-# 2022](https://arxiv.org/abs/2212.05055)) starts each expert as a copy of the
-# dense model's MLP, copies everything else, and trains on. The experts part as
-# the router sends them different tokens.
+# *Upcycling* ([Komatsuzaki et al., 2022](https://arxiv.org/abs/2212.05055))
+# makes a mixture of experts from a trained dense model: each expert starts as a
+# copy of the dense model's MLP, all other weights are copied, and training
+# continues. The experts become different because the router gives them
+# different tokens.
 #
-# You will train a small dense vision transformer of KerasHub on handwritten
-# digits, turn it into a Soft MoE, check what it knows before any further
-# training, and fine-tune both. It takes about a minute on one core of a CPU.
+# This guide trains a small dense vision transformer of KerasHub on handwritten
+# digits, upcycles it to Soft MoE, compares the two models before further
+# training, and fine-tunes both. It takes about a minute on one core of a CPU.
 
-# %% [markdown]
-# In a clone of the project, install `-e ".[jax,demo]"` instead.
-
-# %% tags=["skip-execution"]
-# %pip install -q "keras-moe[jax,demo]"
-
-# %%
-import os
-
-# Before Keras is imported. "torch" and "tensorflow" do as well.
-os.environ.setdefault("KERAS_BACKEND", "jax")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# The tensors are small; several threads would only wait for each other.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# %% tags=["setup"]
+EXTRAS = "jax,demo"
 
 # %%
 # %matplotlib inline
@@ -42,8 +30,8 @@ keras.utils.set_random_seed(0)
 # %% [markdown]
 # ## A dense model
 #
-# 1,797 digits of 8 x 8 pixels, of which 450 are held out. For KerasHub's vision
-# transformer each is 16 patches of 2 x 2 pixels.
+# The data are 1,797 digits of 8 x 8 pixels, of which 450 are held out.
+# KerasHub's vision transformer reads each digit as 16 patches of 2 x 2 pixels.
 
 # %%
 digits = load_digits()
@@ -68,7 +56,7 @@ dense = keras_hub.models.ViTImageClassifier(
 
 
 def train(model, learning_rate, epochs):
-    """Held-out loss before training and after each epoch."""
+    """Train, and return the held-out loss at the start and of each epoch."""
     model.compile(
         keras.optimizers.Adam(learning_rate),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -93,10 +81,10 @@ first_curve = train(dense, 4e-3, 5)
 # %% [markdown]
 # ## Upcycle it
 #
-# One call. The second half of the blocks, here one block of two, gets 8 experts
-# with 2 slots each: 16 slots for 16 tokens, so the model costs about what it
-# did. `calibration` shows it some images, so that the slots begin where the
-# tokens are.
+# One call replaces the MLPs in the second half of the blocks, here one block of
+# two, by 8 experts with 2 slots each. 16 slots for 16 tokens cost about what
+# the MLP costs. The images in `calibration` set the first slot embeddings, so
+# that each slot reads tokens of one kind.
 
 # %%
 sparse = keras_moe.upcycle(
@@ -111,29 +99,29 @@ print(f"dense  {dense.count_params():>7,} parameters")
 print(f"sparse {sparse.count_params():>7,} parameters")
 
 # %% [markdown]
-# How much of the dense model is in it? With equal experts a *token* choice
-# model that asks for all of them says exactly what the dense model says. A Soft
-# MoE says it nearly: its experts read mixtures of tokens, and an MLP of a
-# mixture is not the mixture of MLPs.
+# How close is the new model to the dense one? With equal experts, token choice
+# of all experts computes the dense model's logits up to rounding. Soft MoE only
+# approximates them: its experts read mixtures of tokens, and the MLP of a
+# mixture is not the mixture of the MLPs' outputs.
 
 # %%
-everybody = keras_moe.upcycle(
+all_experts = keras_moe.upcycle(
     dense, "token_choice", num_experts=8, router_options={"top_k": 8}
 )
-says = dense.predict(test_x, batch_size=450, verbose=0)
-for name, model in (("token choice", everybody), ("Soft MoE", sparse)):
+expected = dense.predict(test_x, batch_size=450, verbose=0)
+for name, model in (("token choice", all_experts), ("Soft MoE", sparse)):
     logits = model.predict(test_x, batch_size=450, verbose=0)
     print(
         f"{name:<12} largest difference of a logit "
-        f"{abs(logits - says).max():.5f}, same answer for "
-        f"{(logits.argmax(-1) == says.argmax(-1)).mean():.1%}"
+        f"{abs(logits - expected).max():.5f}, same class for "
+        f"{(logits.argmax(-1) == expected.argmax(-1)).mean():.1%}"
     )
 
 # %% [markdown]
 # ## Fine-tune
 #
-# The dense model trains on as long as the upcycled one, for a fair comparison,
-# and both with a smaller learning rate.
+# For a fair comparison the dense model gets as many further epochs as the
+# upcycled one. Both use a smaller learning rate than before.
 
 # %%
 print("dense, trained on")
@@ -146,43 +134,47 @@ figure, axis = plt.subplots(figsize=(5, 3), layout="constrained")
 start = len(first_curve) - 1
 axis.plot(first_curve, color="gray", label="dense")
 epochs = start + np.arange(len(dense_curve))
-axis.plot(epochs, dense_curve, color="gray", linestyle="--", label="dense, on")
+axis.plot(
+    epochs, dense_curve, color="gray", linestyle="--", label="dense, further"
+)
 axis.plot(epochs, sparse_curve, color="tab:red", label="upcycled")
 axis.set(xlabel="epoch", ylabel="held-out loss", yscale="log")
 axis.legend()
 plt.show()
+for name, curve in (("dense", dense_curve), ("upcycled", sparse_curve)):
+    print(f"{name:<9} held-out loss {curve[0]:.3f}, then {curve[-1]:.3f}")
 
 # %% [markdown]
-# The upcycled model begins a little behind, since its slots mix tokens, and
-# catches up. The dense model may well stay ahead here: eight experts have more
-# weights than 1,347 images can teach. `guides/upcycling.py` in the repository
-# runs longer, with every router, and beside models that start from nothing:
-# those are behind the upcycled ones.
+# The upcycled model starts near the dense one. Do not expect a lower loss from
+# it here: its experts have more weights than 1,347 images can train.
+# `guides/upcycling.py` in the repository trains longer, with every router and
+# with mixtures from scratch; the site's page on upcycling shows its results.
 
 # %% [markdown]
-# ## What the new slots read
+# ## What the slots read
 
 # %%
+shown = [np.flatnonzero(test_y == digit)[0] for digit in (1, 3, 7, 9)]
 with keras_moe.diagnostics.capture() as plans:
-    sparse(keras.ops.convert_to_tensor(test_x[:4]), training=False)
+    sparse(keras.ops.convert_to_tensor(test_x[shown]), training=False)
 (plan,) = plans.values()
 visualize.slot_regions(
-    test_x[:4] / 2 + 0.5,
+    test_x[shown] / 2 + 0.5,
     plan,
     (4, 4),
-    titles=[f"is {label}" for label in test_y[:4]],
-    title="Slots of the upcycled layer",
+    titles=[f"label {label}" for label in test_y[shown]],
+    title="Dispatch weights of the upcycled layer",
 )
 
 # %% [markdown]
 # ## Exercises
 #
-# 1. Leave out `calibration`. How far are the logits from the dense model's now,
-#    and after fine-tuning?
-# 2. Give the experts noise at the start, `expert_noise=0.1`. Do they part
-#    faster? `diagnostics.summarize` tells how alike they read.
-# 3. Turn the fine-tuned model's router into another one:
-#    `keras_moe.upcycle(sparse, "expert_choice")`. How many steps does it need
-#    to be as good again?
-# 4. `keras_hub.models.ViTImageClassifier.from_preset(...)` gives models that
-#    have learned ImageNet; `keras_moe.upcycle` takes them as it took this one.
+# 1. Leave out `calibration`. How far are the logits from the dense model's,
+#    before and after fine-tuning?
+# 2. Add noise to the experts at the start, `expert_noise=0.1`. Do the experts
+#    become different faster? `diagnostics.summarize` has their similarity.
+# 3. Replace the router of the fine-tuned model, `keras_moe.upcycle(sparse,
+#    "expert_choice")`. How many steps does the model need to reach its former
+#    accuracy?
+# 4. `keras_hub.models.ViTImageClassifier.from_preset(...)` loads models trained
+#    on ImageNet. Upcycle one.

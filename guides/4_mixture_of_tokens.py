@@ -1,33 +1,21 @@
 # %% [markdown]
 # # 4. A Mixture of Tokens language model
 #
-# Soft MoE lets a token read the tokens behind it, so a model that writes from
-# left to right cannot use it. Mixture of Tokens ([Antoniak et al.,
-# 2023](https://arxiv.org/abs/2310.15961)) mixes in another direction: across
-# the *batch*. The tokens at the same place of different texts form a group, an
-# expert reads one mixture of each group, and its answer goes back to the
-# group's tokens with the weights of the mixture.
+# In Soft MoE a token depends on later tokens of its sequence, so a causal
+# language model cannot use it. Mixture of Tokens ([Antoniak et al.,
+# 2023](https://arxiv.org/abs/2310.15961)) mixes across the *batch* instead. The
+# tokens at one position of several texts form a group. Each expert reads one
+# mixture of the group, and its output returns to the tokens of the group with
+# the weights of the mixture.
 #
-# No token sees what is behind it. But it sees what stands beside it in other
-# people's texts. This guide writes with a small model that has read
-# Shakespeare's plays, shows what the batch-mates do to a text and how to be rid
-# of them, and trains the model on. It takes about a minute on one core of a
-# CPU.
+# No token depends on later tokens. But it depends on the other texts of the
+# batch. This guide generates text with a small model trained on Shakespeare's
+# plays, measures how the other texts change a text, shows two modes without
+# this effect, and trains the model further. It takes about a minute on one core
+# of a CPU.
 
-# %% [markdown]
-# In a clone of the project, install `-e ".[jax,models,viz]"` instead.
-
-# %% tags=["skip-execution"]
-# %pip install -q "keras-moe[jax,models,viz]"
-
-# %%
-import os
-
-# Before Keras is imported. "torch" and "tensorflow" do as well.
-os.environ.setdefault("KERAS_BACKEND", "jax")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# The tensors are small; several threads would only wait for each other.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# %% tags=["setup"]
+EXTRAS = "jax,models,viz"
 
 # %%
 # %matplotlib inline
@@ -48,8 +36,8 @@ keras.utils.set_random_seed(0)
 # %% [markdown]
 # ## The model
 #
-# 2.7 million parameters, bytes for tokens, 4 blocks, of which two have 32
-# experts and groups of 8 texts.
+# The model has 2.7 million parameters and reads bytes as tokens. Two of its
+# four blocks have 32 experts and groups of 8 texts.
 
 # %%
 model = models.MoTCausalLM.from_preset("mot_tiny_shakespeare")
@@ -59,18 +47,19 @@ print("blocks with experts:", model.backbone.moe_layers)
 print("experts:", options["num_experts"], " group:", options["group_size"])
 
 # %% [markdown]
-# ## Batch-mates
+# ## Dependence on the batch
 #
-# Two batches of 8 texts, one group each. The first text is the same in both,
-# the other seven are not. `inference_mixing` says how tokens are mixed when
-# the model is not in training:
+# Take two batches of 8 texts, one group each. The first text is the same in
+# both batches, the other seven differ. `inference_mixing` sets how the model
+# mixes tokens outside training:
 #
-# - `"group"`: as in training and in the paper, with the batch-mates.
-# - `"self"`: each token in a group of copies of itself. More work for the
-#   experts, since nothing is shared.
-# - `"argmax"`: each token goes to the one expert that likes it best.
+# - `"group"`: with the other texts of the group, as in training and in the
+#   paper.
+# - `"self"`: each token in a group of copies of itself. The experts compute
+#   more, because texts share no slot.
+# - `"argmax"`: each token goes to the expert with its largest router weight.
 #
-# What are the logits of the first text in the two batches?
+# The cell prints how much the logits of the first text differ between batches.
 
 # %%
 TEXT = "The king is dead, "
@@ -84,7 +73,7 @@ batches = [
 
 for mode in ("group", "self", "argmax"):
     model.inference_mixing = mode
-    # (8 texts, 128 places, 257 bytes); the rest of the places is padding
+    # (8 texts, 128 positions, 257 bytes); positions after the text are padding
     first, second = (
         np.asarray(model.predict_on_batch(texts))[0, : len(TEXT)]
         for texts in batches
@@ -93,18 +82,17 @@ for mode in ("group", "self", "argmax"):
     print(f"{mode:<7} logits differ by up to {difference:.5f}")
 
 # %% [markdown]
-# In `"group"` mode the model's answer to you depends on who else asked. That is
-# no mistake of the code, it is what was published. Whether it matters depends
-# on the use: it does where answers must be repeatable, or where one user's text
-# must not leak into another's.
+# In `"group"` mode a text's logits depend on the other texts of its batch, as
+# published. Use another mode where results must be repeatable, or where texts
+# of different users must not influence each other.
 #
-# The preset that ships has `"argmax"`, for which it was tuned after training.
+# The preset uses `"argmax"`; it was tuned for this mode after training.
 
 # %% [markdown]
-# ## Writing
+# ## Generate text
 #
-# With greedy sampling the model takes the likeliest byte each time, so nothing
-# but the batch-mates can make a difference.
+# Greedy sampling takes the most probable byte at each step, so only the other
+# texts of the batch can change a result.
 
 # %%
 model.compile(sampler="greedy")
@@ -116,7 +104,8 @@ for mode in ("group", "argmax"):
         print("   ", repr(written[0]))
 
 # %% [markdown]
-# For livelier text take a sampler of KerasHub's that draws.
+# The model takes any sampler of KerasHub. This one draws from the 20 most
+# probable bytes.
 
 # %%
 model.compile(
@@ -125,11 +114,10 @@ model.compile(
 print(model.generate("To be, or not to be", max_length=120))
 
 # %% [markdown]
-# ## Who reads what
+# ## The experts of each byte
 #
-# Tokens of one colour get most from the same expert. The model learned from
-# plain bytes: most spaces (␣) go to one expert, and letters to others,
-# depending on what stands before them.
+# The colour of a byte is the expert from which it receives most. The six
+# experts with most bytes have a colour each; all others are grey. ␣ is a space.
 
 # %%
 lines = [
@@ -146,15 +134,15 @@ inputs = model.preprocessor.generate_preprocess(lines, sequence_length=39)
 with diagnostics.capture() as plans:
     model.backbone(inputs, training=False)
 path = list(plans)[-1]
-tokens = [["·", *line[:38]] for line in lines]  # the start token, then bytes
+tokens = [["·", *line[:38]] for line in lines]  # "·" is the start token
 visualize.token_experts(tokens, plans.layers[path], plans[path])
 
 # %% [markdown]
-# ## Training on
+# ## Train further
 #
-# `fit` takes texts. In training, tokens are always mixed with their
-# batch-mates. Here the model learns a text of quite another kind: the Zen of
-# Python, which ships with Python itself. Loss is in nats per byte.
+# `fit` takes texts. Training always mixes the tokens of a group. Here the model
+# learns the Zen of Python, a text that comes with Python. The loss is in nats
+# per byte.
 
 # %%
 with contextlib.redirect_stdout(io.StringIO()):  # it prints itself
@@ -175,10 +163,10 @@ print(model.generate("Beautiful is better", max_length=60))
 # %% [markdown]
 # ## Exercises
 #
-# 1. Generate one text alone in `"group"` mode. Who are its batch-mates then?
-#    (`padding` of `MixtureOfTokens` has the answer.)
-# 2. Measure the time of `generate` in the three modes. Which is the price of
-#    independence?
-# 3. Train on with `inference_mixing` of `"group"` and look at the texts in
-#    `"self"` and `"argmax"` mode: how much of what was learned together is
-#    known alone? `python -m zoo tune` trains for that, in the repository.
+# 1. Generate one text alone in `"group"` mode. What else is in its group? (See
+#    `padding` of `MixtureOfTokens`.)
+# 2. Measure the time of `generate` in the three modes. How much do `"self"` and
+#    `"argmax"` cost?
+# 3. Train further, then generate in `"self"` and `"argmax"` mode. How much does
+#    the text get worse without the group? `python -m zoo tune`, in the
+#    repository, trains for these modes.

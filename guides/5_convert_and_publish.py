@@ -1,31 +1,21 @@
 # %% [markdown]
 # # 5. Convert and publish a checkpoint
 #
-# The papers' codes write checkpoints in formats of their own. A *preset* is a
-# folder that holds a model whole: its architecture, preprocessing, weights, and
-# a checksum of each file. This guide turns a checkpoint of google-research/vmoe
-# into a preset, holds it against what vmoe's own code computed, sees what
-# happens to a damaged file, and puts the preset on the Hugging Face Hub.
+# The codes of the papers write checkpoints in their own formats. A *preset* is
+# a folder with a whole model: its architecture, preprocessing and weights, and
+# a checksum of each file. This guide converts a checkpoint of
+# google-research/vmoe to a preset, compares its logits with those of vmoe's
+# code, shows the error for a damaged file, and publishes the preset on the
+# Hugging Face Hub.
 #
-# It takes less than half a minute on one core of a CPU.
+# The converters are in the repository, not in the package, so this guide needs
+# a clone. It takes about half a minute on one core of a CPU.
 
-# %% [markdown]
-# The converters are in the repository, not in the package. So this guide needs
-# a clone, and is started in its folder `guides/`.
-
-# %% tags=["skip-execution"]
-# %pip install -q -e "..[jax,conversion]"
+# %% tags=["setup"]
+EXTRAS = "jax,conversion"
 
 # %%
 import os
-
-# Before Keras is imported. "torch" and "tensorflow" do as well.
-os.environ.setdefault("KERAS_BACKEND", "jax")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# The tensors are small; several threads would only wait for each other.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-# %%
 import pathlib
 import tempfile
 
@@ -37,15 +27,15 @@ from conversion import vmoe
 from keras_moe import models
 
 GOLDEN = pathlib.Path(keras_moe.__file__).parent.parent / "tests" / "golden"
-scratch = tempfile.TemporaryDirectory()  # for all that is written here
+scratch = tempfile.TemporaryDirectory()  # for all files of this guide
 folder = pathlib.Path(scratch.name)
 
 # %% [markdown]
 # ## A checkpoint
 #
-# The tests of this project keep small checkpoints that vmoe's trainer wrote,
-# with its own code and random weights: a Soft MoE of two blocks for images of
-# 16 x 16 pixels. Its arrays lie in several files, as those of a large model.
+# The repository has small checkpoints for its tests. This one was written by
+# vmoe's trainer: a Soft MoE of two blocks with random weights, for images of 16
+# x 16 pixels. Its arrays are in several files, like those of a large model.
 
 # %%
 checkpoint = GOLDEN / "ckpt" / "G_vmoe_soft_trainstate_sharded" / "ckpt_2"
@@ -55,10 +45,10 @@ for path in sorted(checkpoint.parent.iterdir()):
 # %% [markdown]
 # ## Convert it
 #
-# What the shapes tell is deduced and printed; what they do not tell is asked
-# for by the name of an option. Every array is used exactly once, or nothing is
-# written. `verify` names a file with images and the logits that vmoe's code
-# computed of them.
+# The converter deduces options from the shapes of the arrays and prints them.
+# An error names each option that shapes do not determine. The converter writes
+# a preset only if it used every array exactly once. `verify` names a file with
+# images and the logits of vmoe's code for them.
 
 # %%
 preset = folder / "soft_moe_tiny"
@@ -76,8 +66,8 @@ convert.convert_vmoe(checkpoint, preset, vmoe.Options(), verify=expected)
 #
 # ## What a preset holds
 #
-# `keras_moe.json` records the size and checksum of every file, and
-# `conversion.json` what the preset was made of.
+# `keras_moe.json` records the size and checksum of every file,
+# `conversion.json` the source and the options of the conversion.
 
 # %%
 for path in sorted(preset.iterdir()):
@@ -86,15 +76,14 @@ for path in sorted(preset.iterdir()):
 # %%
 classifier = models.MoEViTImageClassifier.from_preset(str(preset))
 with np.load(expected) as arrays:
-    images, wanted = arrays["images"], arrays["logits_f32_dispatch"]
-# These images are as the backbone reads them: nothing to preprocess.
-classifier.preprocessor = None
+    images, reference = arrays["images"], arrays["logits_f32_dispatch"]
+classifier.preprocessor = None  # the images are preprocessed already
 logits = classifier.predict(images, verbose=0)
-print("largest difference from vmoe's logits", abs(logits - wanted).max())
+print("largest difference from vmoe's logits", abs(logits - reference).max())
 
 # %% [markdown]
-# A file that was cut short, or altered on its way, is an error that names it.
-# It is not a model with a random head.
+# A truncated or altered file raises an error with the name of the file. It
+# never gives a model with random weights.
 
 # %%
 damaged = preset / "task.weights.h5"
@@ -109,12 +98,12 @@ _ = damaged.write_bytes(whole)
 # %% [markdown]
 # ## Publish it
 #
-# Give a repository of your own, log in with `hf auth login`, and run this
-# again. While there is no name, nothing leaves your computer.
+# To publish, log in with `hf auth login`, set `REPOSITORY_ID` to a repository
+# of your own, and run the next two cells. Without a name nothing is uploaded.
 
 # %%
 # Such as "organisation/soft_moe_tiny".
-REPOSITORY = os.environ.get("KERAS_MOE_GUIDE_REPOSITORY")
+REPOSITORY_ID = os.environ.get("KERAS_MOE_GUIDE_REPOSITORY")
 
 # %%
 CARD = """\
@@ -130,38 +119,38 @@ Random weights, converted from a checkpoint of google-research/vmoe.
     from keras_moe import models
     classifier = models.MoEViTImageClassifier.from_preset("hf://NAME")
 """
-if REPOSITORY is None:
-    print("No repository is named: nothing was uploaded.")
+if REPOSITORY_ID is None:
+    print("REPOSITORY_ID has no name: nothing was uploaded.")
 else:
     from huggingface_hub import HfApi
 
-    (preset / "README.md").write_text(CARD.replace("NAME", REPOSITORY))
+    (preset / "README.md").write_text(CARD.replace("NAME", REPOSITORY_ID))
     hub = HfApi()
-    hub.create_repo(REPOSITORY, exist_ok=True)
+    hub.create_repo(REPOSITORY_ID, exist_ok=True)
     commit = hub.upload_folder(
-        repo_id=REPOSITORY,
+        repo_id=REPOSITORY_ID,
         folder_path=preset,
         commit_message="Add a converted checkpoint",
     )
-    # The whole repository is fetched, and each file held to its checksum.
-    handle = f"hf://{REPOSITORY}@{commit.oid}"
+    # This fetches the repository and compares each file with its checksum.
+    handle = f"hf://{REPOSITORY_ID}@{commit.oid}"
     published = models.MoEViTImageClassifier.from_preset(handle)
     published.preprocessor = None
     again = published.predict(images, verbose=0)
-    print(f"{handle} says the same: {np.array_equal(again, logits)}")
+    print(f"{handle} gives the same logits: {np.array_equal(again, logits)}")
 
 # %% [markdown]
-# Models that this project trains are published by `python -m zoo publish NAME
-# --repo ORGANISATION/NAME`. It measures the model again first and holds it to
-# the record; without `--yes` it only shows what the repository would get.
+# `python -m zoo publish NAME --repo ORGANISATION/NAME` publishes the models
+# that this project trained. It measures the model again first and compares the
+# result with the record. Without `--yes` it only shows what it would upload.
 #
 # ## Exercises
 #
-# 1. Convert `G_vmoe_ec_params_single`. Which question does the converter ask,
-#    and why can shapes not answer it? (The error names the option, a field of
+# 1. Convert `G_vmoe_ec_params_single`. Which option does the converter need,
+#    and why do the shapes not determine it? (The error names a field of
 #    `vmoe.Options`.)
 # 2. `MoTCausalLM.from_preset("hf://organisation/name")` reads a repository in
-#    the published `mot` format without a conversion. What does a preset have
-#    that it has not?
+#    the published `mot` format without a conversion. Which files does a preset
+#    have in addition?
 # 3. Fine-tune the classifier for a new task: `from_preset(…, num_classes=5)`
-#    starts a new head. Save it with `save_to_preset` and publish that.
+#    starts a new head. Save the result with `save_to_preset` and publish it.

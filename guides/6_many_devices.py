@@ -1,35 +1,22 @@
 # %% [markdown]
 # # 6. Train on many devices
 #
-# A mixture of experts has many weights and does little with each. So it is the
-# memory of a device that runs out first, and the way out is to spread the
-# *experts*: each device holds some of them, and tokens travel to the experts
-# they need. All other weights are small, and every device has a copy.
+# A mixture of experts has many weights and computes little with each, so memory
+# is often the limit. Expert parallelism spreads the *experts*: each device
+# holds some experts, and tokens are sent to the devices of their experts. All
+# other weights are small, and every device holds a copy of them.
 #
-# You will see how many devices a model needs, then train on several of them.
-# You need no accelerators: the processor of any computer can pretend to be
-# eight devices, which makes nothing faster but everything testable. What is
-# possible depends on the backend; the cells below do what yours offers. It
-# takes less than a minute on one core.
+# This guide computes how many devices a model needs and then trains on several
+# devices. It needs no accelerators: a CPU can act as eight virtual devices,
+# which is not faster, but tests the program. The cells below run what your
+# backend supports. The guide takes about a minute on one core.
 
-# %% [markdown]
-# In a clone of the project, install `-e ".[jax,demo]"` instead.
+# %% tags=["setup"]
+EXTRAS = "jax,demo"
 
-# %% tags=["skip-execution"]
-# %pip install -q "keras-moe[jax,demo]"
-
-# %% [markdown]
-# The devices must be there before JAX or TensorFlow starts. Leave the lines
-# that make them out where you have real ones.
-
-# %%
+# Eight virtual devices of the CPU, for JAX. Leave this out with real devices.
 import os
 
-# Before Keras is imported. "torch" and "tensorflow" do as well.
-os.environ.setdefault("KERAS_BACKEND", "jax")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# The tensors are small; several threads would only wait for each other.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 
 # %%
@@ -51,7 +38,7 @@ from keras_moe import models
 from keras_moe import planning
 
 BACKEND = keras.backend.backend()
-if BACKEND == "tensorflow":  # its devices, before anything is computed
+if BACKEND == "tensorflow":  # create devices before the first operation
     import tensorflow as tf
 
     tf.get_logger().setLevel("WARNING")
@@ -63,45 +50,48 @@ if BACKEND == "tensorflow":  # its devices, before anything is computed
 # %% [markdown]
 # ## How many devices does a model need?
 #
-# The Soft MoE paper's S/14 with 256 experts has 1.8 billion parameters. What is
-# on each device while it trains with Adam, if experts are spread? This needs
-# the shapes of the weights alone.
+# The Soft MoE paper's S/14 with 256 experts has 1.8 billion parameters. The
+# plot shows the memory of each device during training with Adam and expert
+# parallelism. `planning` computes it from the shapes of the weights.
 
 # %%
-made = []
+backbones = []
 
 
 def make():
-    made.append(models.MoEViTBackbone.from_architecture("soft_moe_s14"))
-    return made[0]
+    backbones.append(models.MoEViTBackbone.from_architecture("soft_moe_s14"))
+    return backbones[0]
 
 
 shapes = models.weight_shapes(make)
 counts = [1, 2, 4, 8, 16, 32]
 plans = [
-    planning.plan(made[0], shapes, count, device_bytes=16 * 10**9, batch=16)
+    planning.plan(
+        backbones[0], shapes, count, device_bytes=16 * 10**9, batch=16
+    )
     for count in counts
 ]
 print(f"{plans[0].parameters / 1e9:.2f} billion parameters")
 figure, axis = plt.subplots(figsize=(5, 3), layout="constrained")
 places = np.arange(len(counts))
 weights = np.array([plan.parameter_bytes for plan in plans]) / 1e9
-kept = np.array([plan.activation_bytes for plan in plans]) / 1e9
+activations = np.array([plan.activation_bytes for plan in plans]) / 1e9
 axis.bar(places, weights, color="tab:red", label="weights and Adam's moments")
-axis.bar(places, kept, bottom=weights, color="gray", label="activations")
+axis.bar(places, activations, bottom=weights, color="gray", label="activations")
 axis.axhline(16, color="black", linestyle="--", label="a device of 16 GB")
 axis.set_xticks(places, counts)
-axis.set(xlabel="devices", ylabel="GB on each")
+axis.set(xlabel="devices", ylabel="GB on each device")
 axis.legend()
 plt.show()
 
 # %% [markdown]
-# `python -m keras_moe plan` prints the same for any architecture of the papers,
-# up to 54 billion parameters.
+# `python -m keras_moe plan` prints these numbers for any architecture of the
+# papers, up to 54 billion parameters.
 #
 # ## A small model to train
 #
-# Digits of 8 x 8 pixels, as 16 tokens each; one Soft MoE with 8 experts.
+# The model reads digits of 8 x 8 pixels as 16 tokens and has one Soft MoE layer
+# with 8 experts.
 
 # %%
 digits = load_digits()
@@ -123,7 +113,7 @@ def build():
 
 
 def train():
-    """A new model, and its loss in each of two epochs of `fit`."""
+    """Train a new model for two epochs; return it and its losses."""
     model = build()
     model.compile(
         keras.optimizers.Adam(3e-3),
@@ -137,11 +127,11 @@ alone, losses = train()
 print("losses on one device", losses)
 
 # %% [markdown]
-# ## JAX: experts on their devices
+# ## JAX: expert parallelism
 #
-# `expert_parallel()` is a `keras.distribution`: a model that is built in its
-# scope has its experts spread. Nothing else changes, neither the model nor
-# `fit`, and nor does the result.
+# `expert_parallel()` is a `keras.distribution`: it spreads the experts of
+# models built in its scope. The code of the model and of `fit` and the result
+# stay the same.
 
 # %%
 if BACKEND == "jax":
@@ -156,16 +146,17 @@ if BACKEND == "jax":
         print(f"{weight.path:<32} {str(tuple(weight.shape)):<14} here {here}")
 
 # %% [markdown]
-# Of the experts' weights each device has an eighth. With more devices than
-# experts, or to have fewer tokens travel far, make rows:
-# `expert_parallel(expert_devices=4)` is two rows of four devices, of which each
-# row holds all experts once.
+# Each device holds an eighth of the experts' weights. With more devices than
+# experts, or to send tokens between fewer devices, arrange the devices in rows:
+# `expert_parallel(expert_devices=4)` makes two rows of four devices, and each
+# row holds all experts.
 #
 # ## TensorFlow: copies of the model
 #
-# `tf.distribute.MirroredStrategy` gives each device a whole copy of the model
-# and a part of each batch. It makes training faster, not models smaller. Two
-# logical devices of the processor show it; use no argument for all your GPUs.
+# `tf.distribute.MirroredStrategy` gives each device a copy of the model and a
+# part of each batch. Training becomes faster; the memory of the weights stays
+# the same. This cell uses two logical devices of the CPU. Without an argument
+# the strategy uses all GPUs.
 
 # %%
 if BACKEND == "tensorflow":
@@ -178,11 +169,11 @@ if BACKEND == "tensorflow":
 # %% [markdown]
 # ## PyTorch: one process for each device
 #
-# Keras' `fit` runs on one device there. But a Keras model is a
-# `torch.nn.Module`, which `DistributedDataParallel` takes: each process has a
-# whole copy and its part of the batch, and gradients are averaged. The loop is
-# your own, in a program that `torchrun` starts; here in two processes of the
-# processor, `nccl` instead of `gloo` is for GPUs.
+# With PyTorch, `fit` runs on one device. But a Keras model is a
+# `torch.nn.Module`, so `DistributedDataParallel` takes it: each process has a
+# copy of the model and a part of each batch, and the gradients are averaged.
+# `torchrun` starts a program with your own training loop, here in two processes
+# on the CPU. Use `nccl` instead of `gloo` on GPUs.
 
 # %%
 PROGRAM = """\
@@ -236,19 +227,18 @@ if BACKEND == "torch":
     done.check_returncode()
 
 # %% [markdown]
-# The losses are those of one device, to rounding; with PyTorch nearly, as its
-# Adam adds its epsilon at another place than Keras'. What is spread is the work
-# or the memory, not what is computed. (Layers that route over a whole batch,
-# such as Mixture of Tokens, see the batch of all devices with JAX, and of one
-# device with the others.)
+# The losses equal those of one device up to rounding. PyTorch's differ slightly
+# more, because its Adam adds epsilon at another place than Keras'. Layers that
+# route over a batch, such as Mixture of Tokens, see the batch of all devices
+# with JAX and the batch of one device with TensorFlow and PyTorch.
 #
-# On real accelerators none of this was run by the project: its tests run on
-# virtual devices, as this guide does.
+# The project's tests run this on virtual devices, as this guide does, not on
+# accelerators.
 #
 # ## Exercises
 #
-# 1. Plan `soft_moe_h14`, 54 billion parameters, for 64 devices of 32 GB.
-#    What has to give?
-# 2. With JAX, train with `keras.distribution.DataParallel()` instead. What is
-#    the shape of an expert's weights on one device now?
-# 3. Take a batch of 100. What does `expert_parallel` say?
+# 1. Plan `soft_moe_h14`, 54 billion parameters, for 64 devices of 32 GB. Does
+#    it fit?
+# 2. With JAX, train with `keras.distribution.DataParallel()` instead. Which
+#    shape do an expert's weights have on one device?
+# 3. Use a batch of 100. Which error does `expert_parallel` raise?

@@ -1,11 +1,11 @@
-"""Classify real images with the Soft MoE vision transformer that ships.
+"""Classify images of Fashion-MNIST with a Soft MoE vision transformer.
 
     KERAS_BACKEND=jax python guides/demo.py
 
-Nothing is trained and nothing is fetched: the preset and 300 test images of
-Fashion-MNIST, which it was not trained on, come with the package. It prints
-the accuracy on them and writes a picture: images, what the model says they
-are, and the regions that the most used slots of its last Soft MoE layer read.
+The preset and 300 test images come with the package, so the demo trains and
+downloads nothing. It prints the accuracy and writes a picture of some images,
+their predicted classes, and the regions that the most used slots of the last
+Soft MoE layer read.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def classify(classifier, images):
 
 
 def draw(classifier, images, titles, path):
-    """Write the picture of what slots of the last MoE block read."""
+    """Draw the regions that slots of the last MoE block read."""
     backbone = classifier.backbone
     ready = classifier.preprocessor(images)
     with diagnostics.capture() as plans:
@@ -45,16 +45,26 @@ def draw(classifier, images, titles, path):
         list(plans.values())[-1],
         backbone.grid,
         titles=titles,
-        title="What the most used slots of the last Soft MoE layer read",
+        title="Dispatch weights of the most used slots of the last layer",
     )
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=80, metadata={"Software": None})
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--preset", default=PRESET, help="name or folder")
     parser.add_argument(
-        "--picture", type=pathlib.Path, default="demo_fashion_slots.png"
+        "--preset",
+        default=PRESET,
+        metavar="NAME",
+        help="Name or folder of the classifier's preset (default: "
+        "%(default)s).",
+    )
+    parser.add_argument(
+        "--picture",
+        type=pathlib.Path,
+        default="demo_fashion_slots.png",
+        metavar="FILE",
+        help="Write the picture to this PNG file (default: %(default)s).",
     )
     arguments = parser.parse_args(arguments)
     start = time.perf_counter()
@@ -69,14 +79,13 @@ def main(arguments=None):
     for label, name in enumerate(classes):
         part = labels == label
         print(f"  {name:<12} {right[part].sum():3} of {part.sum()} right")
-    print(
-        f"accuracy {right.mean():.1%} on {len(images)} images it has not seen"
-    )
+    print(f"accuracy {right.mean():.1%} on {len(images)} test images")
 
     # One image of each of six classes.
     shown = [np.flatnonzero(labels == k)[0] for k in (0, 1, 5, 7, 8, 9)]
     titles = [
-        f"is: {classes[labels[k]]}\nsays: {classes[found[k]]} {chances[k]:.0%}"
+        f"label {classes[labels[k]]}\n"
+        f"predicted {classes[found[k]]}, {chances[k]:.0%}"
         for k in shown
     ]
     draw(classifier, images[shown], titles, arguments.picture)

@@ -1,30 +1,19 @@
-"""Turn a dense vision transformer into mixtures of experts, and train on.
+"""Turn a dense vision transformer into mixtures of experts and train on.
 
     KERAS_BACKEND=jax python guides/upcycling.py
 
-A small dense transformer learns scikit-learn's digits (1,797 images that ship
-inside the package). Its MLPs then become experts, with each router, and the
-models train on beside the same models from scratch: a step costs them the same
-time. The upcycled Soft MoE's router is turned into Expert Choice, too. Losses
-are of held-out images.
-
-One run (PyTorch, `--steps 200 --routers soft token_choice`, seed 0), at the
-start and after each quarter of the steps:
-
-    dense                        2.705  1.255  0.757  0.581  0.459    85.1%
-    soft, upcycled               0.472  0.609  0.478  0.431  0.392    89.6%
-    soft, from scratch           2.619  1.203  0.786  0.571  0.495    85.3%
-    soft, not calibrated         0.466  0.560  0.379  0.360  0.322    90.2%
-    soft to expert_choice, tuned 0.392  0.337  0.327  0.291  0.298    90.0%
-    token_choice, upcycled       0.503  0.480  0.370  0.312  0.300    90.2%
-
-The dense model's steps come before those of the upcycled ones. Calibrated
-layers are nearer to the MLPs (0.36 and 0.39, against 0.51 and 0.40), but the
-loss began no lower for it, and ended higher.
+A small dense transformer learns scikit-learn's digits, 1,797 images that come
+with that package. Its MLPs then become the experts of each router, and the
+models train for as many steps again. The baselines have as many steps in total:
+the dense model trained on, and mixtures of experts from scratch. Losses are of
+held-out images. With `--record` the script writes `guides/upcycling.json`,
+which the site's page on upcycling shows.
 """
 
 import argparse
+import json
 import os
+import pathlib
 import time
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -41,6 +30,7 @@ import keras_moe  # noqa: E402
 from keras_moe import models  # noqa: E402
 from keras_moe.upcycling import weights  # noqa: E402
 
+RECORD = pathlib.Path(__file__).with_suffix(".json")
 BATCH, PARTS, EXPERTS = 64, 4, 8
 DENSE = {
     "image_shape": (8, 8, 1),
@@ -50,7 +40,7 @@ DENSE = {
     "hidden_dim": 64,
     "mlp_dim": 128,
 }
-# As many seats or slots as there are tokens, as the dense MLP has.
+# As many slots as tokens: the experts cost what the dense MLP costs.
 ROUTERS = {
     "soft": {"slots_per_expert": 2},
     "expert_choice": {"capacity_factor": 1.0},
@@ -100,12 +90,12 @@ def train(model, data, steps, title, peak=2e-3, seed=0):
             curve.append(held_out())
     seconds = time.process_time() - start
     losses = " ".join(f"{loss:6.3f}" for loss, _ in curve)
-    print(f"{title:<28}{losses}   {curve[-1][1]:6.1%} {seconds:6.0f} s")
+    print(f"{title:<34}{losses}   {curve[-1][1]:6.1%} {seconds:6.0f} s")
     return [float(loss) for loss, _ in curve]
 
 
 def distances(dense, sparse, images):
-    """How far each new layer is from the MLP, relative to what that says."""
+    """Relative distance of the outputs of each new layer and its MLP."""
     found = []
     for index in sparse.backbone.moe_layers:
         block = dense.backbone.blocks[index]
@@ -118,7 +108,7 @@ def distances(dense, sparse, images):
 
 
 def scratch(router):
-    """A new model like the upcycled one."""
+    """A model with the upcycled one's architecture and random weights."""
     backbone = models.MoEViTBackbone(
         **DENSE,
         router=router,
@@ -127,54 +117,99 @@ def scratch(router):
     return models.MoEViTImageClassifier(backbone, 10)
 
 
-def main(arguments=None):
+def parse(arguments):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument(
-        "--routers", nargs="+", choices=ROUTERS, default=list(ROUTERS)
+        "--steps",
+        type=int,
+        default=400,
+        metavar="N",
+        help="Train for this many steps before upcycling, and again after it "
+        "(default: %(default)s).",
     )
-    arguments = parser.parse_args(arguments)
+    parser.add_argument(
+        "--routers",
+        nargs="+",
+        choices=ROUTERS,
+        default=list(ROUTERS),
+        help="Upcycle to these routers: "
+        + ", ".join(ROUTERS)
+        + " (default: all).",
+    )
+    parser.add_argument(
+        "--record",
+        action="store_true",
+        help=f"Write the held-out losses to {RECORD.name} beside this script.",
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments=None):
+    arguments = parse(arguments)
     steps, data = arguments.steps, load_data()
     test = keras.ops.convert_to_tensor(data[2])
     keras.utils.set_random_seed(0)
-    found = {}
+    curves = {}
     print(
-        f"Held-out loss at the start and after each quarter of {steps} steps; "
-        "accuracy; seconds of one core, compilation too"
+        f"Held-out loss at the start and after each quarter of {steps} steps "
+        f"({2 * steps} from scratch); accuracy; CPU seconds with compilation"
     )
     dense = models.MoEViTImageClassifier(models.MoEViTBackbone(**DENSE), 10)
-    found["dense"] = train(dense, data, steps, "dense")
+    curves["dense"] = train(dense, data, steps, "dense")
+    sparse = {}
     for router in arguments.routers:
-        options = ROUTERS[router]
         more = {"calibration": data[0][:256]} if router == "soft" else {}
-        model = keras_moe.upcycle(
-            dense, router, EXPERTS, router_options=options, **more
+        sparse[router] = keras_moe.upcycle(
+            dense, router, EXPERTS, router_options=ROUTERS[router], **more
         )
-        if router == "soft":
-            far = distances(dense, model, test)
-            print(f"distance from the MLPs, calibrated: {far}")
-        found[router] = train(
-            model, data, steps, f"{router}, upcycled", 1e-3, seed=1
+    if "soft" in sparse:
+        sparse["soft, not calibrated"] = keras_moe.upcycle(
+            dense, "soft", EXPERTS, router_options=ROUTERS["soft"]
         )
-        found[f"{router} scratch"] = train(
-            scratch(router), data, steps, f"{router}, from scratch", seed=1
-        )
-        if router != "soft":
-            continue
-        drawn = keras_moe.upcycle(
-            dense, router, EXPERTS, router_options=options
-        )
-        print(f"distance from the MLPs, drawn: {distances(dense, drawn, test)}")
-        found["soft drawn"] = train(
-            drawn, data, steps, "soft, not calibrated", 1e-3, seed=1
-        )
+        for name in ("soft", "soft, not calibrated"):
+            print(f"{name}: distances {distances(dense, sparse[name], test)}")
+    sparse["dense"] = dense
+    for name, model in sparse.items():
+        title = "dense, trained on" if name == "dense" else f"{name}, upcycled"
+        curves[title] = train(model, data, steps, title, 1e-3, seed=1)
+    for router in arguments.routers:
+        title = f"{router}, from scratch"
+        curves[title] = train(scratch(router), data, 2 * steps, title, seed=1)
+    if "soft" in sparse:
         hard = keras_moe.upcycle(
-            model, "expert_choice", router_options=ROUTERS["expert_choice"]
+            sparse["soft"],
+            "expert_choice",
+            router_options=ROUTERS["expert_choice"],
         )
-        found["soft to expert_choice"] = train(
-            hard, data, steps // 2, "soft to expert_choice, tuned", 5e-4, 2
-        )
-    return found
+        title = "soft, upcycled, to expert_choice"
+        curves[title] = train(hard, data, steps // 2, title, 5e-4, 2)
+    if arguments.record:
+        write_record(steps, curves)
+    return curves
+
+
+def total_steps(name, steps):
+    """Steps of a model with those of the models that it was made from."""
+    if name == "dense":
+        return steps
+    return 2 * steps + (steps // 2 if name.endswith("to expert_choice") else 0)
+
+
+def write_record(steps, curves):
+    """Write the losses and steps of all models, whole or not at all."""
+    record = {
+        "backend": keras.backend.backend(),
+        "models": {
+            name: {
+                "steps": total_steps(name, steps),
+                "held_out_loss": [round(loss, 4) for loss in losses],
+            }
+            for name, losses in curves.items()
+        },
+    }
+    part = RECORD.with_name(f".{RECORD.name}.part")
+    part.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    part.replace(RECORD)
 
 
 if __name__ == "__main__":

@@ -14,40 +14,52 @@ def parser():
         prog="python -m keras_moe", description=__doc__
     )
     commands = root.add_subparsers(dest="command", required=True)
-    commands.add_parser("presets", help="list all presets and where they live")
-    plan = commands.add_parser("plan", help="what a paper's model costs")
-    plan_command.add_arguments(plan)
-    generate = commands.add_parser("generate", help="continue a text")
-    generate.add_argument(
-        "prompt", metavar="PROMPT", help="the text's beginning"
+    commands.add_parser("presets", help="List all presets and where they are.")
+    plan = commands.add_parser(
+        "plan", help="Plan the memory of a paper's model."
     )
+    plan_command.add_arguments(plan)
+    generate = commands.add_parser(
+        "generate", help="Continue a text with a language model."
+    )
+    generate.add_argument("prompt", metavar="PROMPT", help="Text to continue.")
     generate.add_argument(
         "--preset",
         default=GENERATE,
-        help=f"name, folder or hf:// handle ({GENERATE})",
+        metavar="PRESET",
+        help="Name, folder or hf:// handle of the language model (default: "
+        "%(default)s).",
     )
     generate.add_argument(
         "--max-length",
         type=running.positive,
-        help="tokens of the whole text (as many as the model has positions)",
+        metavar="N",
+        help="Stop at this many tokens, with those of PROMPT (default: the "
+        "number of positions of the model).",
     )
     generate.add_argument(
         "--sampler",
         choices=SAMPLERS,
         default="top_k",
-        help="how the next token is chosen (top_k)",
+        help="Choose the next token from the 20 most probable ones (top_k), "
+        "from the "
+        "most probable ones with a total of 0.9 (top_p), from all (random), or "
+        "take the most probable one (greedy); default: %(default)s.",
     )
     generate.add_argument(
         "--temperature",
         type=running.positive_real,
         default=0.8,
-        help="divides the logits before sampling; greedy ignores it (0.8)",
+        metavar="T",
+        help="Divide the logits by this number before sampling; greedy ignores "
+        "it (default: %(default)s).",
     )
     generate.add_argument(
         "--seed",
         type=running.seed,
         default=0,
-        help="seed of the sampler (0)",
+        metavar="N",
+        help="Random seed of the sampler (default: %(default)s).",
     )
     return root
 

@@ -33,30 +33,45 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--architecture",
         required=True,
-        help="a configuration of the papers: " + ", ".join(names()),
+        metavar="NAME",
+        help="Plan this architecture of the papers: "
+        + ", ".join(names())
+        + ".",
     )
     parser.add_argument(
-        "--devices", type=positive, default=1, help="number of devices (1)"
+        "--devices",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="Spread the model over this many devices (default: %(default)s).",
     )
     parser.add_argument(
         "--device-memory",
         type=memory,
         default="16GB",
-        help="memory of one device, such as 32GB or 16GiB (16GB)",
+        metavar="SIZE",
+        help="Memory of one device, such as 32GB or 16GiB (default: "
+        "%(default)s).",
     )
     parser.add_argument(
-        "--batch", type=positive, default=1, help="images on each device (1)"
+        "--batch",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="Number of images on each device (default: %(default)s).",
     )
     parser.add_argument(
         "--inference",
         action="store_true",
-        help="plan inference instead of training",
+        help="Plan inference instead of training with Adam.",
     )
     parser.add_argument(
         "--dtype",
         choices=planning.BYTES,
         default="float32",
-        help="dtype of activations (float32)",
+        help="Dtype of the activations: "
+        + ", ".join(planning.BYTES)
+        + " (default: %(default)s).",
     )
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import pathlib
+import re
 
 import pytest
 
@@ -74,10 +75,11 @@ def test_help_explains_every_option(command):
     shown = " ".join(parser.format_help().split())
     for action in parser._actions:
         named = action.option_strings or action.dest
-        assert action.help and len(action.help) > 5, named
-        assert action.help[0] != "(" and action.help[-1] != ".", named
+        if isinstance(action, argparse._HelpAction):
+            continue
+        assert re.fullmatch(r"[A-Z].* .*\.", action.help), named
         if action.default not in (None, False, argparse.SUPPRESS):
-            assert "(" in action.help, f"{named}: the default"
+            assert "default: " in action.help, f"{named}: the default"
         for choice in action.choices or ():
             assert str(choice) in shown, named
 
@@ -90,7 +92,9 @@ def test_help_explains_every_command(program):
         if isinstance(action, argparse._SubParsersAction)
     )
     explained = {one.dest: one.help for one in action._choices_actions}
-    assert set(explained) == set(action.choices) and all(explained.values())
+    assert set(explained) == set(action.choices)
+    for name, text in explained.items():
+        assert re.fullmatch(r"[A-Z].* .*\.", text), name
 
 
 @pytest.mark.parametrize(

@@ -199,8 +199,7 @@ def test_ctrl_c_says_how_to_go_on(capsys, monkeypatch):
     code, said = ended(zoo_command.main, ["train", RECIPE], capsys)
     assert code == 130
     assert said == (
-        "interrupted; the same command goes on from the last epoch that was "
-        "saved"
+        "interrupted; the same command resumes from the last saved epoch"
     )
 
 

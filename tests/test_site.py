@@ -4,6 +4,7 @@ import ast
 import csv
 import importlib
 import inspect
+import json
 import os
 import pathlib
 import re
@@ -20,6 +21,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 SITE = ROOT / "guides" / "site"
 PAGES = SITE / "pages"
 RESULTS = ROOT / "tests" / "benchmarks" / "results"
+BACKENDS = ("torch", "tensorflow", "jax")
 # Public beside what keras_moe/__init__.py imports for all.
 ON_DEMAND = {"kerashub", "models", "planning", "upcycling", "visualize"}
 
@@ -88,18 +90,36 @@ def test_it_builds_and_its_links_lead_somewhere(tmp_path, monkeypatch):
     broken, elsewhere = links.check(site)
     assert broken == []
     assert "https://arxiv.org/abs/2308.00951" in elsewhere
-    # What is made of other files is there.
+    assert links.not_found(site) == []
+    # Pages show what comes from other files.
     assert "mot_tiny_shakespeare" in (site / "zoo.html").read_text()
     for path in RESULTS.glob("*.csv"):
         assert path.name in (site / "benchmarks.html").read_text()
     assert len(list((site / "benchmarks").glob("*.svg"))) >= 10
+    benchmarks = (site / "benchmarks.html").read_text()
+    for headline in ("token_choice", "dropless", "memory"):
+        assert benchmarks.count(f"headline_{headline}_") == 3
+    assert benchmarks.index("headline_memory_torch") < benchmarks.index("<li>")
+    for path in (ROOT / "guides").glob("*.ipynb"):
+        text = (site / "guides" / f"{path.stem}.html").read_text()
+        pictures = path.read_text().count('"image/png"')
+        assert text.count(f'src="{path.stem}_') == pictures, path.name
     assert "tf_saved_model" in (site / "backends.html").read_text()
     assert "soft_moe_s16" in (site / "devices.html").read_text()
-    assert "0.896, 300" in (site / "upcycling.html").read_text()
+    upcycling = (site / "upcycling.html").read_text()
+    assert "0.896, 300 steps" in upcycling
+    record = json.loads((ROOT / "guides" / "upcycling.json").read_text())
+    for model in record["models"].values():
+        assert f"{model['held_out_loss'][-1]:.2f}" in upcycling
     # A link to nowhere is found.
     (site / "models.html").write_text('<a href="routers.html#nowhere">')
     (broken,) = links.check(site)[0]
     assert broken.startswith("models.html leads to routers.html#nowhere")
+    # A search that finds nothing is found.
+    monkeypatch.setattr(links, "SEARCHES", {"no such word": "faq.html"})
+    assert links.not_found(site) == [
+        "the search for 'no such word' does not find faq.html"
+    ]
 
 
 def test_docstrings_become_markdown(monkeypatch):
@@ -196,15 +216,21 @@ def test_notebooks_become_pages(monkeypatch, tmp_path):
         )
 
     write()
-    page = notebooks.page(path)
-    assert page.startswith("# A guide")
+    page, pictures = notebooks.page(path)
+    assert page.startswith("# A guide") and not pictures
     assert "```python\nprint(1)\n```" in page and "guides/guide.ipynb" in page
     code.outputs = [
-        nbformat.new_output("display_data", {"image/png": "iVBORw0KGgo="})
+        nbformat.new_output("stream", name="stdout", text="one\n"),
+        nbformat.new_output("display_data", {"image/png": "iVBORw0KGgo="}),
     ]
+    setup = nbformat.new_code_cell("pip", metadata={"tags": ["setup"]})
+    cells.insert(1, setup)
     write()
-    with pytest.raises(ValueError, match="guide.ipynb must be saved without"):
-        notebooks.page(path)
+    page, pictures = notebooks.page(path)
+    assert "    one" in page and "pip" not in page
+    ((name, picture),) = pictures.items()
+    assert name.startswith("guide_") and f"({name})" in page
+    assert picture == b"\x89PNG\r\n\x1a\n"
 
 
 def tables():
@@ -361,3 +387,105 @@ def test_benchmarks_page_says_what_the_records_say():
         pair = (f"{min(values):.2f}", f"{max(values):.2f}")
         said = said.format(*(end.removeprefix("0") for end in pair))
         assert said in text
+
+
+def test_benchmarks_page_gives_ratios_of_the_records():
+    text = " ".join((PAGES / "benchmarks.md").read_text().split())
+
+    def ends(values):
+        return tuple(
+            f"{end:.2f}".removeprefix("0") for end in (min(values), max(values))
+        )
+
+    gather = sum(
+        (
+            values
+            for (of, _), values in ratios("hard_plans", "/reference").items()
+            if of == "gather"
+        ),
+        [],
+    )
+    assert f"at most {max(gather):.2f} times" in text
+    assert 0.005 < min(gather) < 0.015  # "a hundredth"
+    capacity = [
+        value
+        for (of, _), values in ratios(
+            "token_choice_layers", "/KerasHub"
+        ).items()
+        if of.startswith("capacity")
+        for value in values
+    ]
+    assert (round(1 / max(capacity)), round(1 / min(capacity))) == (7, 17)
+    products = [
+        value
+        for slots in ("7", "32", "128")  # many rows for each expert
+        for (of, _), values in ratios(
+            "soft_moe_layers", "/plain", slots=slots
+        ).items()
+        if of == "products"
+        for value in values
+    ]
+    least, most = ends(products)
+    assert f"it takes {least} to {most} of the time of the plain" in text
+    layers = ratios("soft_moe_layers", "/plain")
+    ours = layers["SoftMoE", "torch"]
+    for of, sentence in (
+        ("soft-moe", "`soft-moe` takes {:.1f} to {:.1f} times"),
+        ("soft-moe-pytorch", "`soft-moe-pytorch` {:.1f} to {:.0f} times"),
+    ):
+        found = [a / b for a, b in zip(layers[of, "torch"], ours)]
+        assert sentence.format(min(found), max(found)) in text
+    overhead = ratios("keras_overhead", "/native")
+    compiled = overhead["SoftMoE", "jax"] + overhead["SoftMoE", "tensorflow"]
+    assert "takes {} to {} of the time of the same".format(*ends(compiled)) in (
+        text
+    )
+    experts = {
+        number: [
+            value
+            for values in ratios(
+                "soft_moe_experts", "/8 experts", experts=number
+            ).values()
+            for value in values
+        ]
+        for number in ("32", "128", "512")
+    }
+    assert f"up to {max(experts['32'] + experts['128']):.2f} times" in text
+    assert "{} to {} times for 512".format(*ends(experts["512"])) in text
+    vision, language = (
+        ratios("whole_models", "/dense", op=f"{op}, training step")
+        for op in ("ViT S/16", "language model")
+    )
+    steps = {backend: vision["SoftMoE", backend][0] for backend in BACKENDS}
+    assert (
+        f"{steps['torch']:.1f} times as long on PyTorch, "
+        f"{steps['tensorflow']:.1f} times on TensorFlow and "
+        f"{steps['jax']:.1f} times on JAX"
+    ) in text
+    steps = [f"{language['MixtureOfTokens', b][0]:.2f}" for b in BACKENDS]
+    assert "{}, {} and {} times as long as the dense".format(*steps) in text
+    (pages,) = (
+        values
+        for (of, _), values in ratios("huge_pages", "/usual").items()
+        if of == "huge pages"
+    )
+    assert "then takes {} to {} of the time".format(*ends(pages)) in text
+
+
+def test_headlines_show_the_records(monkeypatch):
+    headlines = load("headlines", monkeypatch)
+    pictures = headlines.pictures(RESULTS)
+    assert len(pictures) == 9
+    text = headlines.markdown(RESULTS)
+    assert all(f"({name})" in text for name in pictures)
+    (capacity, *_) = headlines.HEADLINES
+    rows = [
+        {"batch": "2", "tokens": "1024", "mode": "F", "of": of, "/KerasHub": r}
+        for of, r in (("KerasHub", "1.0"), ("capacity 1", "0.1"), ("no", "3"))
+    ]
+    assert headlines.bars(capacity, rows) == {
+        "2 × 1,024 tokens, forward pass": {
+            "KerasHub, every expert": 1.0,
+            "TokenChoiceMoE, capacity factor 1": 0.1,
+        }
+    }

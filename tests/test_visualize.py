@@ -40,7 +40,13 @@ def test_regions_are_what_the_most_used_slots_read(tmp_path):
                 np.unravel_index(wanted.argmin(), wanted.shape)
             ] == pytest.approx(0)
     expert, slot = divmod(int(used[0]), 2)
-    assert axes[0, 1].get_title() == f"expert {expert}\nslot {slot}"
+    least, most = axes[0, 1].get_title().split("\n")[-1].split(" to ")
+    read = read[0, 1:].reshape(6, -1)[:, used[0]]
+    assert (float(least), float(most)) == pytest.approx(
+        (read.min(), read.max()), rel=0.1
+    )
+    title = axes[0, 1].get_title()
+    assert title.startswith(f"expert {expert}\nslot {slot}\n")
     figure.savefig(tmp_path / "slots.png")
     assert (tmp_path / "slots.png").read_bytes().startswith(b"\x89PNG")
 

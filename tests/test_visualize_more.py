@@ -6,12 +6,14 @@ import re
 import keras
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 
 import keras_moe
 from keras_moe import diagnostics
 from keras_moe import layers
 from keras_moe import visualize
 from keras_moe.visualize import page as page_module
+from keras_moe.visualize import texts
 from keras_moe.visualize.canvas import weights
 from tests.test_visualize import plan_of
 
@@ -50,18 +52,24 @@ def test_regions_of_experts_add_up_their_slots():
     assert shown.argmin() == wanted.argmin()
 
 
-def test_dropped_patches_are_black():
+def test_dropped_patches_are_hatched():
     layer = layers.TokenChoiceMoE(3, 1, capacity_factor=0.5, intermediate_dim=2)
     plan = plan_of(layer, tokens=6)
     figure = visualize.token_weights(np.ones((2, 4, 6)), plan, (2, 3))
     seats = weights(plan)[0].sum((2, 3))
     for row in range(2):
-        weight, _, black = (
-            figure.axes[3 * row + column].images[-1].get_array()
-            for column in (1, 1, 2)
-        )
+        weights_axis, image_axis = figure.axes[3 * row + 1 : 3 * row + 3]
+        weight = weights_axis.images[-1].get_array()
         np.testing.assert_array_equal(weight.ravel(), seats[row])
-        np.testing.assert_array_equal(black[..., 3].ravel(), seats[row] == 0)
+        low, high = seats[row].min(), seats[row].max()
+        scale = f"capacity slots\n{low:.0f} to {high:.0f}"
+        assert weights_axis.get_title() == scale
+        assert all(patch.get_hatch() for patch in image_axis.patches)
+        corners = [patch.get_xy() for patch in image_axis.patches]
+        assert corners == [
+            (2 * (token % 3), 2 * (token // 3))
+            for token in np.flatnonzero(seats[row] == 0)
+        ]
     assert (seats == 0).any() and (seats > 0).any()
     soft = plan_of(layers.SoftMoE(3, 2, intermediate_dim=2))
     figure = visualize.token_weights(np.ones((2, 4, 6)), soft, (2, 3))
@@ -69,7 +77,7 @@ def test_dropped_patches_are_black():
 
 
 @pytest.mark.parametrize(
-    "options, texts",
+    "options, number",
     [
         ({"group_size": 2}, 4),
         ({"group_size": 2}, 3),  # a group is filled up
@@ -77,13 +85,13 @@ def test_dropped_patches_are_black():
         ({"group_size": 2, "inference_mixing": "argmax"}, 2),
     ],
 )
-def test_tokens_have_the_colour_of_their_expert(options, texts):
+def test_tokens_have_the_colour_of_their_expert(options, number):
     layer = layers.MixtureOfTokens(3, intermediate_dim=2, **options)
-    inputs = np.random.default_rng(0).normal(size=(texts, 5, 4))
+    inputs = np.random.default_rng(0).normal(size=(number, 5, 4))
     plans = captured(layer, inputs)
     plan, found = plans[layer.path], plans.layers[layer.path]
     assert found is layer
-    figure = visualize.token_experts([list("a b\nc")] * texts, layer, plan)
+    figure = visualize.token_experts([list("a b\nc")] * number, layer, plan)
     shown = figure.axes[0].images[0].get_array()
     # The same by the layer's own way back from groups to texts.
     taken = keras.ops.sum(plan.weights()[1], -1)
@@ -102,6 +110,18 @@ def test_tokens_have_the_colour_of_their_expert(options, texts):
     )
     written = {text.get_text() for text in figure.axes[0].texts}
     assert written == {"a", "␣", "b", "↵", "c"}
+
+
+def test_the_six_busiest_experts_have_colours():
+    most = np.repeat(np.arange(8), [3, 1, 5, 2, 9, 4, 6, 0])
+    colours, labels = texts._colours(most, 9)
+    assert list(labels) == [
+        *(f"expert {expert}" for expert in (0, 2, 3, 4, 5, 6)),
+        "1 other expert",
+    ]
+    grey = (colours == to_rgb(texts.OTHERS)).all(-1)
+    assert np.flatnonzero(grey).tolist() == [1, 7, 8]
+    assert len(np.unique(colours, axis=0)) == 7
 
 
 def test_tokens_that_do_not_fit():

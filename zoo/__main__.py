@@ -12,51 +12,59 @@ from zoo.commands import transition
 def parser():
     root = argparse.ArgumentParser(prog="python -m zoo", description=__doc__)
     commands = root.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", help="name the presets and where they are")
+    commands.add_parser("list", help="List the presets and where they are.")
     train = commands.add_parser(
-        "train", help="train a preset, or go on with a run broken off"
+        "train", help="Train a preset, or resume an interrupted run."
     )
     train.add_argument(
         "--epochs",
         type=running.positive,
-        help="epochs of training, instead of the recipe's",
+        help="Train for this many epochs instead of the recipe's.",
     )
     evaluate = commands.add_parser(
-        "evaluate", help="measure a trained preset on test data"
+        "evaluate", help="Measure a trained preset on test data."
     )
     evaluate.add_argument(
-        "--preset", help="name or folder of a preset, instead of the run's"
+        "--preset",
+        metavar="NAME_OR_FOLDER",
+        help="Measure this preset instead of the one of the run.",
     )
     pack = commands.add_parser(
-        "pack", help="put a run's preset into the package, in half precision"
+        "pack",
+        help="Put the preset of a run into the package, in half precision.",
     )
     other = pack.add_mutually_exclusive_group()
     other.add_argument(
         "--tuned",
         choices=("self", "argmax"),
-        help="pack the preset that was tuned for this mode instead",
+        help="Pack the preset that was tuned for this mode: self or argmax.",
     )
     other.add_argument(
         "--further",
         action="store_true",
-        help="pack the preset that was trained further instead",
+        help="Pack the preset that `further` trained.",
     )
     pack.add_argument(
         "--inference-mixing",
         choices=("group", "self", "argmax"),
-        help="inference_mixing of a Mixture of Tokens, instead of the preset's",
+        help="Set inference_mixing of a Mixture of Tokens: group, self or "
+        "argmax "
+        "(default: that of the preset).",
     )
     record = commands.add_parser(
-        "record", help="write what the runs measured to zoo/results"
+        "record", help="Write the measurements of the runs to zoo/results."
     )
     step_time = commands.add_parser(
-        "step-time", help="compare a recipe's step time with its twin's"
+        "step-time",
+        help="Measure the step time of a recipe and of its dense twin.",
     )
     compare = commands.add_parser(
-        "compare", help="hold a recipe's runs against those of its twin"
+        "compare",
+        help="Compare the runs of a recipe with those of its dense twin.",
     )
     variants = commands.add_parser(
-        "variants", help="train small variants of a recipe, and record them"
+        "variants",
+        help="Train small variants of a recipe and record their results.",
     )
     named = (train, evaluate, pack, record, step_time, compare, variants)
     for command in named:
@@ -73,13 +81,13 @@ def parser():
 
 
 # What Ctrl-C leaves behind, or how to go on after it.
-ON = "the same command goes on from the last epoch that was saved"
+ON = "the same command resumes from the last saved epoch"
 RESUME = {
     "train": ON,
     "further": ON,
     "variants": ON,
     "publish": "the repository has the whole commit or none of it; the same "
-    "command goes on",
+    "command resumes",
 }
 
 

@@ -1,17 +1,20 @@
-"""Pages of the site that are made of other files of the repository."""
+"""Pages of the site that come from other files of the repository."""
 
 import json
 import pathlib
 
 import benchmarks
+import headlines
 import notebooks
 from mkdocs.structure.files import File
 
 SITE = pathlib.Path(__file__).parent
 ROOT = SITE.parent.parent
 RESULTS = ROOT / "tests" / "benchmarks" / "results"
-# What stands in the navigation for all of them.
+# The entry of the navigation that stands for all notebooks.
 NOTEBOOKS = "guides/*.ipynb"
+# The tables need the width of the list of headings.
+ZOO_HEAD = "---\nhide: [toc]\n---\n"
 
 
 def guides() -> dict[str, pathlib.Path]:
@@ -30,29 +33,33 @@ def on_config(config):
 
 
 def on_files(files, config):
-    made = {uri: notebooks.page(path) for uri, path in guides().items()}
-    made["zoo.md"] = (ROOT / "zoo" / "README.md").read_text()
+    made = {}
+    for uri, path in guides().items():
+        made[uri], pictures = notebooks.page(path)
+        made |= {f"guides/{name}": data for name, data in pictures.items()}
+    made["zoo.md"] = ZOO_HEAD + (ROOT / "zoo" / "README.md").read_text()
     for path in (ROOT / "zoo" / "figures").iterdir():
         made[f"figures/{path.name}"] = path.read_bytes()
     made |= benchmarks.chapters(RESULTS)[1]
+    made |= headlines.pictures(RESULTS)
     for uri, content in made.items():
         files.append(File.generated(config, uri, content=content))
     return files
 
 
-def turned() -> str:
-    """A table of the presets whose routers were turned and tuned."""
+def transitions() -> str:
+    """A table of presets with a new router, before and after tuning."""
     rows = []
     for path in sorted((ROOT / "zoo" / "results").glob("turned_*.json")):
-        found = json.loads(path.read_text())
+        record = json.loads(path.read_text())
         rows.append(
             {
-                "preset": f"`{found['recipe']}`",
-                "to": f"`{found['router']}`",
-                "figure": found["metric"].replace("_", " "),
-                "before": f"{found['before']:.3f}",
-                "turned": f"{found['turned']:.3f}",
-                "tuned, steps": f"{found['tuned']:.3f}, {found['steps']}",
+                "preset": f"`{record['recipe']}`",
+                "new router": f"`{record['router']}`",
+                "metric": record["metric"].replace("_", " "),
+                "before": f"{record['before']:.3f}",
+                "converted": f"{record['turned']:.3f}",
+                "tuned": f"{record['tuned']:.3f}, {record['steps']} steps",
             }
         )
     return benchmarks.table(rows)
@@ -88,13 +95,13 @@ def quantised_experts() -> str:
     )
 
 
-def _by_backend(record, wanted, told, figure):
-    """A table with a line for each thing told, and columns of backends."""
+def _by_backend(record, chosen, columns, figure):
+    """A table with a line for each set of columns, and one column a backend."""
     lines = {}
     for path in sorted(RESULTS.glob(f"{record}-*.csv")):
         backend = path.stem.split("-")[1]
-        for row in filter(wanted, benchmarks.read(path)):
-            line = tuple(told(row).items())
+        for row in filter(chosen, benchmarks.read(path)):
+            line = tuple(columns(row).items())
             lines.setdefault(line, {})[backend] = figure(row)
     backends = sorted({name for found in lines.values() for name in found})
     return benchmarks.table(
@@ -105,11 +112,58 @@ def _by_backend(record, wanted, told, figure):
     )
 
 
+def upcycling_losses() -> str:
+    """A table of guides/upcycling.json."""
+    record = json.loads((ROOT / "guides" / "upcycling.json").read_text())
+    rows = [
+        {
+            "model": name,
+            "steps in total": str(model["steps"]),
+            "loss at the start": f"{model['held_out_loss'][0]:.2f}",
+            "loss at the end": f"{model['held_out_loss'][-1]:.2f}",
+        }
+        for name, model in record["models"].items()
+    ]
+    return benchmarks.table(rows)
+
+
+def streaming() -> str:
+    """A table of memory and time of soft routing at 16,384 tokens."""
+    rows = []
+    for path in sorted(RESULTS.glob("soft_routing_memory-*-cpu.csv")):
+        backend = headlines.BACKENDS[path.stem.split("-")[1]]
+        cells = {"backend": backend}
+        table = benchmarks.read(path)
+        for name in ("reference", "shared_exp", "streaming"):
+            forward, both = (
+                next(
+                    row
+                    for row in table
+                    if (row["tokens"], row["of"], row["mode"])
+                    == ("16384", name, mode)
+                )
+                for mode in ("F", "FB")
+            )
+            cells[f"`{name}`, MiB"] = " / ".join(
+                f"{int(row['peak_extra_mib']):,}" for row in (forward, both)
+            )
+            cells[f"`{name}`, s"] = " / ".join(
+                f"{float(row['seconds']):.1f}" for row in (forward, both)
+            )
+        rows.append(cells)
+    return benchmarks.table(rows)
+
+
 def on_page_markdown(markdown, page, config, files):
     if page.file.src_uri == "benchmarks.md":
+        markdown = markdown.replace(
+            "<!-- headlines -->", headlines.markdown(RESULTS)
+        )
+        markdown = markdown.replace("<!-- streaming -->", streaming())
         return f"{markdown}\n\n{benchmarks.chapters(RESULTS)[0]}\n"
     if page.file.src_uri == "upcycling.md":
-        return markdown.replace("<!-- turned -->", turned())
+        markdown = markdown.replace("<!-- losses -->", upcycling_losses())
+        return markdown.replace("<!-- transitions -->", transitions())
     if page.file.src_uri == "kerashub.md":
         markdown = markdown.replace("<!-- sparse models -->", sparse_models())
         return markdown.replace(

@@ -1,18 +1,21 @@
-"""The links of the built site: those inside it lead somewhere.
+"""Check the links and the search index of the built site.
 
     python guides/site/links.py .site
 
-Says what is broken, and lists the addresses elsewhere, which it does not try.
+Links inside the site must lead to a page or anchor that exists; the addresses
+of other sites are listed, not tried. Terms that readers search for must be in
+the title or in the text of a page.
 """
 
 import html.parser
+import json
 import pathlib
 import sys
 import urllib.parse
 
 
 class _Page(html.parser.HTMLParser):
-    """What a page links to, what it loads, and where it can be linked to."""
+    """The links of a page, the files that it loads, and its anchors."""
 
     def __init__(self, path: pathlib.Path):
         super().__init__()
@@ -32,12 +35,29 @@ class _Page(html.parser.HTMLParser):
             self.loads.add(given["src"])
 
 
+# What readers type into the search, and a page that the search must find.
+SEARCHES = {
+    "load balancing": "faq.html",
+    "FAQ": "faq.html",
+    "Colab": "faq.html",
+    "citation": "faq.html",
+    "install": "faq.html",
+    "GPU": "benchmarks.html",
+    "dropped token": "glossary.html",
+    "capacity": "glossary.html",
+    "Mixtral": "kerashub.html",
+    "LoRA": "presets.html",
+    "export": "backends.html",
+    "Hugging Face": "presets.html",
+}
+
+
 def is_elsewhere(address: str) -> bool:
     return bool(urllib.parse.urlsplit(address).netloc)
 
 
 def check(site: pathlib.Path) -> tuple[list[str], list[str]]:
-    """What is broken, each as a line of text, and the addresses elsewhere."""
+    """Broken links, each as a line of text, and the addresses elsewhere."""
     pages = {path.resolve(): _Page(path) for path in site.rglob("*.html")}
     if not pages:
         raise ValueError(f"site must be a folder of pages; received {site}.")
@@ -70,13 +90,29 @@ def check(site: pathlib.Path) -> tuple[list[str], list[str]]:
     return broken, sorted(elsewhere)
 
 
+def not_found(site: pathlib.Path) -> list[str]:
+    """Searches that do not find their page in the index, as lines of text."""
+    index = json.loads((site / "search" / "search_index.json").read_text())
+    texts = {}
+    for entry in index["docs"]:
+        page = entry["location"].partition("#")[0] or "index.html"
+        text = f"{entry['title']} {entry['text']}".lower()
+        texts[page] = texts.get(page, "") + text
+    return [
+        f"the search for {words!r} does not find {page}"
+        for words, page in SEARCHES.items()
+        if not all(w in texts.get(page, "") for w in words.lower().split())
+    ]
+
+
 def main(site: str):
     broken, elsewhere = check(pathlib.Path(site))
     print(f"Addresses elsewhere, not tried: {len(elsewhere)}")
     print("\n".join(f"  {address}" for address in elsewhere))
+    broken += not_found(pathlib.Path(site))
     if broken:
         sys.exit("Broken:\n" + "\n".join(f"  {line}" for line in broken))
-    print("All links inside the site lead somewhere.")
+    print("All links inside the site and all searches find their pages.")
 
 
 if __name__ == "__main__":

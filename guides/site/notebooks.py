@@ -5,17 +5,28 @@ import pathlib
 import nbconvert
 import nbformat
 
+SETUP_TAG = "setup"  # of the cell that only a notebook needs
 
-def page(path: pathlib.Path) -> str:
-    """The Markdown of a notebook, which holds no pictures."""
+
+def page(path: pathlib.Path) -> tuple[str, dict[str, bytes]]:
+    """The Markdown of a notebook and its pictures, by their file names."""
     notebook = nbformat.read(path, as_version=4)
-    # It may be saved without its kernel, which says what to highlight.
+    # A notebook saved without its kernel lacks the name of the language.
     notebook.metadata.setdefault("language_info", {"name": "python"})
-    text, resources = nbconvert.MarkdownExporter().from_notebook_node(notebook)
-    if resources["outputs"]:
-        raise ValueError(
-            f"{path.name} must be saved without pictures in its outputs; "
-            f"received {', '.join(sorted(resources['outputs']))}."
-        )
-    source = f"\n\nThis page is the notebook `guides/{path.name}`.\n"
-    return text.rstrip() + source
+    notebook.cells = [
+        cell
+        for cell in notebook.cells
+        if SETUP_TAG not in cell.metadata.get("tags", ())
+    ]
+    text, resources = nbconvert.MarkdownExporter().from_notebook_node(
+        notebook, {"unique_key": path.stem}
+    )
+    pictures = resources["outputs"]
+    missing = [name for name in pictures if f"({name})" not in text]
+    if missing:
+        raise ValueError(f"{path.name} must show its pictures: {missing}.")
+    source = (
+        f"\n\nThis page is the notebook `guides/{path.name}` without its first "
+        "code cell, which chooses the backend and installs keras_moe.\n"
+    )
+    return text.rstrip() + source, pictures

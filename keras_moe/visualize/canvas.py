@@ -24,6 +24,42 @@ def check_title(title):
         )
 
 
+def whole_ticks(axis):
+    """Put the ticks of a matplotlib x or y axis at whole numbers only."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(integer=True))
+
+
+def hatch(axis, places, colour="tab:orange"):
+    """Hatch unit cells of an axis.
+
+    Args:
+        axis: matplotlib axes.
+        places: (left, bottom, width, height) of each cell, in data units.
+        colour: of the lines and of the frame.
+    """
+    from matplotlib.patches import Rectangle
+
+    for left, bottom, width, height in places:
+        axis.add_patch(
+            Rectangle(
+                (left, bottom),
+                width,
+                height,
+                facecolor="white",
+                edgecolor=colour,
+                hatch="/////",
+                linewidth=0.5,
+            )
+        )
+
+
+def span(values) -> str:
+    """The range of values as text, such as `0.01 to 0.27`."""
+    return f"{values.min():.2g} to {values.max():.2g}"
+
+
 def blank(axis):
     """Take the ticks off an axis."""
     axis.set_xticks([])

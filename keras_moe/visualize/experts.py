@@ -1,4 +1,4 @@
-"""How experts share the work, and which of them read the same."""
+"""The load of each expert, and how similar the tokens are that they read."""
 
 import numpy as np
 
@@ -29,16 +29,19 @@ def expert_load(plan, title: str | None = None):
     axis.bar(np.arange(len(load)), load, color="tab:red")
     axis.axhline(1 / len(load), color="black", linestyle="--", linewidth=1)
     axis.set(xlabel="expert", ylabel="share of the load")
+    axis.set_xlim(-0.6, len(load) - 0.4)
+    canvas.whole_ticks(axis.xaxis)
     figure.suptitle(title)
     return figure
 
 
 def expert_similarity(plan, title: str | None = None):
-    """Draw for each pair of experts how alike is what they read.
+    """Draw how similar the tokens are that each pair of experts reads.
 
-    That is the cosine between the weights with which the slots of the two,
-    added up, read the tokens of a group; mean over the groups in which both
-    read something. 1: the same; white: there is no such group.
+    The value is the cosine between the dispatch weights of two experts, each
+    summed over the slots of the expert: the mean over the groups in which both
+    experts read a token. 1 means that both read the same tokens; a white cell
+    means that there is no such group.
 
     Args:
         plan, title: as in `expert_load`.
@@ -49,13 +52,15 @@ def expert_similarity(plan, title: str | None = None):
     axis = figure.subplots()
     shown = axis.imshow(pairs, cmap="viridis", vmin=0, vmax=1)
     axis.set(xlabel="expert", ylabel="expert")
-    figure.colorbar(shown, ax=axis)
+    canvas.whole_ticks(axis.xaxis)
+    canvas.whole_ticks(axis.yaxis)
+    figure.colorbar(shown, ax=axis, label="cosine")
     figure.suptitle(title)
     return figure
 
 
 def similarity_of_pairs(plan):
-    """What `expert_similarity` draws: (E,E), NaN where there is no group."""
+    """Mean cosine of each pair of experts: (E,E), NaN without a group."""
     read, _ = plan_arrays.shares(plan)
     unit, reads = plan_arrays.unit_columns(read.sum(axis=-1))  # (G,T,E), (G,E)
     cosines = np.einsum("gte,gtf->ef", unit, unit)

@@ -1,4 +1,4 @@
-"""Where routers look in images: by slot, by expert, by patch."""
+"""Regions of images that slots and experts read, and dropped patches."""
 
 import numpy as np
 
@@ -17,8 +17,10 @@ def slot_regions(
 ):
     """Show which parts of each image the most used slots read.
 
-    One row for an image, one column for a slot; red is what the slot reads
-    most of. A slot is used as much as all tokens together take of it.
+    One row for an image, one column for a slot. Red marks the patches with the
+    largest dispatch weights. Each map has its own scale, from no red at the
+    smallest weight to full red at the largest; both stand in its title. The use
+    of a slot is the sum of its combine weights over all tokens.
 
     Args:
         images: (n,H,W), (n,H,W,1) or (n,H,W,3), numbers 0…255 or 0…1.
@@ -77,10 +79,11 @@ def token_weights(
 ):
     """Show how much of each patch the slots read altogether.
 
-    Beside each image the sum of a patch's dispatch weights (soft plans: 1 is
-    what it would be if all were read equally of as many slots as tokens) or
-    the number of its slots (hard plans), and for hard plans the image with
-    the patches that no expert serves blacked out.
+    The map beside an image shows, for each patch, the sum of its dispatch
+    weights (soft plans) or the number of its capacity slots (hard plans). With
+    as many slots as tokens the mean of a map is 1. All maps share one scale,
+    which stands in their titles. For hard plans a third picture is the image
+    with hatched dropped patches.
 
     Args:
         images, plan, grid, titles, title: as in `slot_regions`.
@@ -88,7 +91,7 @@ def token_weights(
     images, read, _ = _fitting(images, plan, grid, titles, title)
     total = read.sum(axis=(2, 3)).reshape(-1, *grid)
     hard = plan_arrays.kind(plan).hard
-    figure = canvas.new_figure(4.8 if hard else 3.6, 1.5 * len(images) + 0.5)
+    figure = canvas.new_figure(5.2 if hard else 3.9, 1.6 * len(images) + 0.5)
     axes = figure.subplots(len(images), 3 if hard else 2, squeeze=False)
     extent = _extent(images)
     for row, (image, weight) in enumerate(zip(images, total)):
@@ -97,20 +100,30 @@ def token_weights(
             weight, cmap="magma", extent=extent, vmin=0, vmax=total.max()
         )
         canvas.blank(axes[row, 1])
+        name = "capacity slots" if hard else "dispatch weight"
+        axes[row, 1].set_title(f"{name}\n{canvas.span(weight)}", fontsize=8)
         if hard:
             _show(axes[row, 2], image)
-            black = np.zeros((*grid, 4))
-            black[..., 3] = weight == 0
-            axes[row, 2].imshow(black, extent=extent)
-    figure.colorbar(shown, ax=axes[:, 1].tolist(), shrink=0.8)
-    axes[0, 1].set_title(
-        "capacity slots" if hard else "weight read", fontsize=9
-    )
+            places = _dropped_places(weight, images)
+            canvas.hatch(axes[row, 2], places)
+            axes[row, 2].set_title(
+                f"dropped patches\n{len(places)} of {weight.size}", fontsize=8
+            )
+    bar = figure.colorbar(shown, ax=axes[:, 1].tolist(), shrink=0.8)
     if hard:
-        dropped = float((total == 0).mean())
-        axes[0, 2].set_title(f"{dropped:.0%} dropped", fontsize=9)
+        canvas.whole_ticks(bar.ax.yaxis)
     figure.suptitle(title)
     return figure
+
+
+def _dropped_places(weight, images):
+    """(left, top, width, height) of the patches of weight 0, in pixels."""
+    rows, columns = weight.shape
+    height, width = images.shape[1] / rows, images.shape[2] / columns
+    return [
+        (column * width, row * height, width, height)
+        for row, column in np.argwhere(weight == 0)
+    ]
 
 
 def _fitting(images, plan, grid, titles, title):
@@ -137,7 +150,7 @@ def _draw_regions(images, read, grid, names, titles, title):
     span = read.max(axis=1, keepdims=True) - low
     regions = (read - low) / np.maximum(span, 1e-30)  # (n,patches,columns)
     rows, columns = len(images), len(names)
-    figure = canvas.new_figure(1.5 * (columns + 1) + 0.8, 1.6 * rows + 0.7)
+    figure = canvas.new_figure(1.4 * (columns + 1) + 0.4, 1.7 * rows + 0.7)
     axes = figure.subplots(rows, columns + 1, squeeze=False)
     for row, image in enumerate(images):
         _show(axes[row, 0], image, titles[row] if titles else None)
@@ -147,8 +160,9 @@ def _draw_regions(images, read, grid, names, titles, title):
             red[..., 0] = 1.0
             red[..., 3] = 0.85 * regions[row, :, column].reshape(grid)
             axis.imshow(red, extent=_extent(images))
-            if row == 0:
-                axis.set_title(names[column], fontsize=9)
+            scale = canvas.span(read[row, :, column])
+            heading = f"{names[column]}\n{scale}" if row == 0 else scale
+            axis.set_title(heading, fontsize=8)
     figure.suptitle(title)
     return figure
 

@@ -1,4 +1,4 @@
-"""Which tokens of texts share experts."""
+"""Texts whose tokens have the colours of their experts."""
 
 import numpy as np
 from keras import ops
@@ -7,13 +7,17 @@ from keras_moe import checks
 from keras_moe.layers.base import MoELayer
 from keras_moe.visualize import canvas
 
+# Light enough for black letters.
+COLOURS = ("#6db5ff", "#ffa64d", "#4fcf9a", "#e79be8", "#f2d43d", "#ff8378")
+OTHERS = "#bdbdbd"
+
 
 def token_experts(tokens, layer, plan, title: str | None = None):
     """Write each text with its tokens coloured by the expert they get most of.
 
-    Tokens of one colour share an expert. The fuller the colour, the larger the
-    share of that expert in what the token receives; white is a token that no
-    expert serves.
+    The six experts that are the largest for most tokens have a colour each, all
+    others are grey. The fuller the colour, the larger the share of that expert
+    in what the token receives; a dropped token is white.
 
     Args:
         tokens: lists of strings, one list for a text, all equally long.
@@ -40,12 +44,11 @@ def token_experts(tokens, layer, plan, title: str | None = None):
     most = share.argmax(axis=-1)
     total = share.sum(axis=-1)
     fullness = share.max(axis=-1) / np.maximum(total, 1e-30)
-    seen = np.unique(most[total > 0])
-    columns = max(1, min(len(seen), length // 5))
-    legend = 0.17 * -(-len(seen) // columns)
+    colours, labels = _colours(most[total > 0], share.shape[-1])
+    columns = max(1, min(len(labels), length // 5))
+    legend = 0.17 * -(-len(labels) // columns)
     figure = canvas.new_figure(0.22 * length + 0.4, 0.3 * texts + legend + 0.5)
     axis = figure.subplots()
-    colours = _colours(share.shape[-1])
     picture = np.ones((texts, length, 4))
     picture[..., :3] = colours[most]
     picture[..., 3] = np.where(total > 0, 0.15 + 0.85 * fullness, 0.0)
@@ -62,9 +65,8 @@ def token_experts(tokens, layer, plan, title: str | None = None):
                 parse_math=False,
             )
     canvas.blank(axis)
-    for expert in seen:
-        label = f"expert {expert}"
-        axis.plot([], [], "s", color=colours[expert], label=label)
+    for label, colour in labels.items():
+        axis.plot([], [], "s", color=colour, label=label)
     axis.set_xlim(-0.5, length - 0.5)
     axis.set_ylim(texts - 0.5, -0.5)
     figure.legend(loc="outside lower left", ncols=columns, fontsize=6)
@@ -130,8 +132,24 @@ def _visible(token):
     return token.replace(" ", "␣").replace("\n", "↵")
 
 
-def _colours(number):
-    """As many colours as experts, (E,3), neighbours far apart."""
-    import matplotlib
+def _colours(most, number):
+    """The colour of each expert, (E,3), and the legend {label: colour}.
 
-    return matplotlib.colormaps["hsv"](np.arange(number) * 0.618 % 1)[:, :3]
+    Args:
+        most: integers (n,), the expert with the largest share, of each token.
+        number: of the experts.
+    """
+    from matplotlib.colors import to_rgb
+
+    counts = np.bincount(most, minlength=number)
+    busiest = np.argsort(-counts, kind="stable")[: len(COLOURS)]
+    busiest = np.sort(busiest[counts[busiest] > 0])
+    colours = np.tile(to_rgb(OTHERS), (number, 1))
+    labels = {}
+    for expert, colour in zip(busiest, COLOURS):
+        colours[expert] = to_rgb(colour)
+        labels[f"expert {expert}"] = colour
+    others = np.count_nonzero(counts) - len(busiest)
+    if others:
+        labels[f"{others} other expert{'s' if others > 1 else ''}"] = OTHERS
+    return colours, labels

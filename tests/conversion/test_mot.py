@@ -78,7 +78,7 @@ def test_ctrl_c_leaves_nothing(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().err
     assert "Traceback" not in said
     assert said.splitlines()[-1] == (
-        f"interrupted; {out} is as it was, or whole; the same command starts "
+        f"interrupted; {out} is unchanged or complete; the same command starts "
         "again"
     )
     assert not list(tmp_path.iterdir())

@@ -135,8 +135,7 @@ def test_ctrl_c_anywhere(data_folder, tmp_path, monkeypatch, capsys):
         said = capsys.readouterr().err
         assert "Traceback" not in said
         assert said.splitlines()[-1] == (
-            "interrupted; the same command goes on from the last epoch that "
-            "was saved"
+            "interrupted; the same command resumes from the last saved epoch"
         )
         left = [path.name for path in run.rglob("*")]
         assert not [name for name in left if "part" in name], left

@@ -6,27 +6,37 @@ from keras_moe.commands import seed
 
 
 def add_name(command) -> None:
-    command.add_argument("name", metavar="NAME", help="name of a recipe")
+    command.add_argument(
+        "name", metavar="NAME", help="Name of a recipe in zoo/recipes."
+    )
 
 
 def add_runs(command) -> None:
     command.add_argument(
         "--runs",
         type=pathlib.Path,
+        metavar="FOLDER",
         default=pathlib.Path("runs"),
-        help="folder of all runs (runs)",
+        help="Read and write runs below this folder (default: %(default)s).",
     )
 
 
 def add_seed(command) -> None:
     command.add_argument(
-        "--seed", type=seed, default=0, help="seed of the run (0)"
+        "--seed",
+        type=seed,
+        default=0,
+        metavar="N",
+        help="Use the run with this random seed (default: %(default)s).",
     )
 
 
 def add_data(command) -> None:
     command.add_argument(
-        "--data", metavar="FOLDER", help="folder of the data set"
+        "--data",
+        metavar="FOLDER",
+        help="Read the data set from this folder (default: an installed "
+        "package).",
     )
 
 

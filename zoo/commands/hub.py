@@ -7,65 +7,72 @@ from zoo import recipe as recipes
 from zoo.commands import arguments as shared
 from zoo.publish.sources import SOURCES
 
+NAME = "Name of a preset that `list` shows."
+
 
 def add(commands) -> None:
     """Add the commands' parsers."""
-    card = commands.add_parser("card", help="print the card of a preset")
+    card = commands.add_parser("card", help="Print the model card of a preset.")
     card.add_argument(
         "--out",
         metavar="FOLDER",
         type=pathlib.Path,
-        help="folder to write the card and its picture to, instead",
+        help="Write the card and its picture to this folder instead.",
     )
     publish = commands.add_parser(
         "publish",
-        help="put a preset and its card on the Hub; without --yes, show what "
-        "would be done",
+        help="Upload a preset and its card to the Hugging Face Hub, or show "
+        "what "
+        "would be uploaded.",
     )
     verify = commands.add_parser(
-        "verify", help="load a published preset back and compare it"
+        "verify", help="Download a published preset and compare its files."
     )
-    table = commands.add_parser("table", help="write zoo/README.md")
+    table = commands.add_parser(
+        "table", help="Write zoo/README.md from the records."
+    )
     table.add_argument(
         "--check",
         action="store_true",
-        help="write nothing, and fail where it is stale",
+        help="Write nothing; fail if the file is stale.",
     )
     build = commands.add_parser(
-        "build", help="make a preset of a published checkpoint"
+        "build",
+        help="Download a published checkpoint and convert it to a preset.",
     )
-    build.add_argument("name", metavar="NAME", help="name that `list` shows")
+    build.add_argument("name", metavar="NAME", help=NAME)
     build.add_argument(
         "--out",
         metavar="FOLDER",
         type=pathlib.Path,
-        help="folder to write (one called NAME)",
+        help="Write the preset to this folder (default: NAME).",
     )
     for command in (card, publish, verify):
-        command.add_argument(
-            "name", metavar="NAME", help="name that `list` shows"
-        )
+        command.add_argument("name", metavar="NAME", help=NAME)
         command.add_argument(
             "--repo",
             metavar="ORGANISATION/NAME",
             required=command is not card,
-            help="repository on the Hugging Face Hub",
+            help="Name of the repository on the Hugging Face Hub.",
         )
     for command in (card, publish, verify):
         command.add_argument(
             "--preset",
             metavar="FOLDER",
             type=pathlib.Path,
-            help="folder of the preset, instead of that of the package",
+            help="Use the preset in this folder (default: the one in the "
+            "package).",
         )
     shared.add_data(publish)
     publish.add_argument(
-        "--yes", action="store_true", help="upload, in one commit"
+        "--yes",
+        action="store_true",
+        help="Upload in one commit; without this, only show the upload.",
     )
     publish.add_argument(
         "--replace",
         action="store_true",
-        help="replace another model that the repository holds",
+        help="Replace another model in the repository.",
     )
 
 

@@ -26,54 +26,64 @@ def options(text: str) -> dict:
 def add(commands) -> None:
     """Add the commands' parsers."""
     mixing = commands.add_parser(
-        "mixing", help="measure each inference_mixing of a Mixture of Tokens"
+        "mixing",
+        help="Measure each inference_mixing of a Mixture of Tokens model.",
     )
     mixing.add_argument(
-        "--preset", help="name or folder of a preset, instead of NAME"
+        "--preset",
+        metavar="NAME_OR_FOLDER",
+        help="Measure this preset (default: NAME).",
     )
     tune = commands.add_parser(
-        "tune", help="tune a Mixture of Tokens for one inference_mixing"
+        "tune", help="Tune a Mixture of Tokens model for one inference_mixing."
     )
     tune.add_argument(
         "--mode",
         choices=("self", "argmax"),
         default="self",
-        help="the inference_mixing to tune for (self)",
+        help="Tune for this inference_mixing: self or argmax (default: "
+        "%(default)s).",
     )
     turn = commands.add_parser(
         "turn",
-        help="turn the packaged preset's router into another one, and tune",
+        help="Replace the router of a packaged preset and tune the model.",
     )
     turn.add_argument(
         "--router",
         choices=("expert_choice", "token_choice"),
         required=True,
-        help="the new router",
+        help="Use this router: expert_choice or token_choice.",
     )
     turn.add_argument(
         "--options",
         type=options,
         default={},
-        help="arguments of the new router, as JSON ({})",
+        metavar="JSON",
+        help="Pass these arguments to the new router, as a JSON object "
+        "(default: "
+        "%(default)s).",
     )
     further = commands.add_parser(
-        "further", help="train a run's preset on, from a lower learning rate"
+        "further",
+        help="Train the preset of a run further, with a lower learning rate.",
     )
     further.add_argument(
         "--epochs",
         type=running.positive,
         default=6,
-        help="further epochs (6)",
+        help="Train for this many further epochs (default: %(default)s).",
     )
     further.add_argument(
-        "--preset", help="name or folder of a preset to start from"
+        "--preset",
+        metavar="NAME_OR_FOLDER",
+        help="Start from this preset (default: the one of the run).",
     )
     for command in (tune, turn):
         command.add_argument(
             "--steps",
             type=running.positive,
             default=200,
-            help="steps of tuning (200)",
+            help="Tune for this many steps (default: %(default)s).",
         )
     for command in (mixing, tune, turn, further):
         shared.add_name(command)
@@ -83,7 +93,9 @@ def add(commands) -> None:
             "--learning-rate",
             type=running.positive_real,
             default=5e-4,
-            help="largest learning rate (5e-4)",
+            metavar="RATE",
+            help="Largest learning rate of the schedule (default: "
+            "%(default)s).",
         )
         shared.add_seed(command)
         shared.add_runs(command)
