@@ -5,6 +5,13 @@ from keras import ops
 
 from keras_moe.ops.experts import gelu_of_erf
 
+__all__ = [
+    "exportable",
+    "gelu_tanh",
+    "get",
+    "serialize",
+]
+
 
 @keras.saving.register_keras_serializable(package="keras_moe")
 def gelu_tanh(x):

@@ -5,6 +5,10 @@ from keras import ops
 
 from keras_moe import checks
 
+__all__ = [
+    "MaxSize",
+]
+
 
 @keras.saving.register_keras_serializable(package="keras_moe")
 class MaxSize(keras.constraints.Constraint):

@@ -11,6 +11,16 @@ from keras_moe import plan_arrays
 from keras_moe.captured import Plans
 from keras_moe.captured import Slots as Slots
 
+__all__ = [
+    "Plans",
+    "RouterMonitor",
+    "capture",
+    "collect",
+    "open_blocks",
+    "record",
+    "summarize",
+]
+
 # The open blocks of all threads: layers look here first, as it costs nothing.
 open_blocks = {}  # by id
 # Those of this thread or asyncio task.

@@ -30,6 +30,21 @@ import keras
 
 from keras_moe import checks
 
+__all__ = [
+    "ANSWERS",
+    "DATA",
+    "EXPERT",
+    "HIDDEN",
+    "JointLayout",
+    "SLOTS",
+    "WEIGHTS",
+    "batch_shards",
+    "exchange",
+    "expert_parallel",
+    "knows_layout",
+    "layout_map",
+]
+
 DATA = "data"
 EXPERT = "expert"
 # Paths of weights and of tensors, and how many axes these have.

@@ -5,6 +5,10 @@ from keras import ops
 
 from keras_moe import checks
 
+__all__ = [
+    "PerExpert",
+]
+
 
 @keras.saving.register_keras_serializable(package="keras_moe")
 class PerExpert(keras.initializers.Initializer):

@@ -12,6 +12,13 @@ from keras import ops
 from keras_moe.scalars import keep
 from keras_moe.scalars import scalar
 
+__all__ = [
+    "balance_loss",
+    "importance_loss",
+    "load_loss",
+    "z_loss",
+]
+
 
 def importance_loss(gates, mask=None):
     """Squared coefficient of variation of the experts' gate sums.

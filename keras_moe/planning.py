@@ -8,6 +8,16 @@ import math
 
 from keras_moe import routing
 
+__all__ = [
+    "BYTES",
+    "Part",
+    "Plan",
+    "TRAINING_BYTES",
+    "flops",
+    "parts",
+    "plan",
+]
+
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Bytes of a parameter in training: float32 with its gradient and Adam's two
 # moments. At inference it has the dtype of the activations.

@@ -29,6 +29,29 @@ from keras_moe.sorting import descending as descending
 from keras_moe.thresholds import moved_thresholds as moved_thresholds
 from keras_moe.thresholds import threshold_choice as threshold_choice
 
+__all__ = [
+    "Choice",
+    "GroupedPlan",
+    "HardPlan",
+    "SoftPlan",
+    "ascending",
+    "best_expert",
+    "choose_experts",
+    "descending",
+    "drop_none",
+    "dropless_choice",
+    "expert_capacity",
+    "expert_choice",
+    "fill",
+    "mixture_of_tokens",
+    "moved_thresholds",
+    "soft_moe",
+    "soften",
+    "threshold_choice",
+    "token_choice",
+    "unit",
+]
+
 
 def unit(x, axis: int, epsilon: float = 1e-6):
     """Scale vectors to length one: x / sqrt(sum(x²) + epsilon).

@@ -21,3 +21,18 @@ from keras_moe.ops.selection import facts as facts
 from keras_moe.ops.selection import make_dispatcher as make_dispatcher
 from keras_moe.ops.selection import names as names
 from keras_moe.ops.selection import select as select
+
+__all__ = [
+    "AUTOMATIC",
+    "ENVIRONMENT",
+    "EVERYWHERE",
+    "Facts",
+    "IMPLEMENTATIONS",
+    "Implementation",
+    "STREAMING_BYTES",
+    "choose_dispatcher",
+    "facts",
+    "make_dispatcher",
+    "names",
+    "select",
+]

@@ -5,6 +5,13 @@ import typing
 
 import numpy as np
 
+__all__ = [
+    "FASHION_MNIST_CLASSES",
+    "FOLDER",
+    "Samples",
+    "fashion_mnist",
+]
+
 FOLDER = pathlib.Path(__file__).parent
 FASHION_MNIST_CLASSES = (
     "T-shirt/top",

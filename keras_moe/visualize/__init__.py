@@ -7,3 +7,13 @@ from keras_moe.visualize.images import slot_regions as slot_regions
 from keras_moe.visualize.images import token_weights as token_weights
 from keras_moe.visualize.page import report as report
 from keras_moe.visualize.texts import token_experts as token_experts
+
+__all__ = [
+    "expert_load",
+    "expert_regions",
+    "expert_similarity",
+    "report",
+    "slot_regions",
+    "token_experts",
+    "token_weights",
+]

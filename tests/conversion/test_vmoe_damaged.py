@@ -62,14 +62,18 @@ def test_bytes_too_many(file, tmp_path):
 
 @pytest.mark.parametrize("seed", range(12))
 def test_flipped_bytes_of_the_index(seed, tmp_path):
-    """Wherever an index is hit: an error, or the very same preset."""
+    """Wherever an index is hit, an error."""
     prefix = write(tmp_path)
     path = tmp_path / "in" / "ckpt.index"
     content = bytearray(path.read_bytes())
     rng = np.random.default_rng(seed)
     content[int(rng.integers(len(content)))] ^= int(rng.integers(1, 256))
     path.write_bytes(bytes(content))
-    refused(prefix, tmp_path / "out", ".")
+    # A flip that leaves msgpack changes a name.
+    match = "ckpt.index is no whole index of a vmoe checkpoint"
+    if seed in (2, 8):
+        match = "missing .'Encoder/encoderblock_3/.*not used .'Encoder/"
+    refused(prefix, tmp_path / "out", match)
 
 
 def test_flipped_bytes_that_make_no_number(tmp_path):
