@@ -161,7 +161,7 @@ def _heads(options, width, features, rotary, missing):
 
 
 def _feed_forward(shapes, blocks, placement):
-    """What the blocks' second parts are."""
+    """Kinds of the blocks' second parts."""
     kinds, dense, experts = {}, set(), set()
     for index in blocks:
         mlp = names.part(index, "feedforward", placement)
@@ -210,7 +210,7 @@ def _feed_forward(shapes, blocks, placement):
 
 
 def _asked(options, **hints):
-    """What to ask for of the options named, with a hint for each."""
+    """Names of the options that are missing, with a hint for each."""
     return [
         f"{flag(name)} {hint}"
         for name, hint in hints.items()

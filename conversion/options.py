@@ -1,4 +1,4 @@
-"""What the commands may be told, on the command line and from Python.
+"""Options of the commands, on the command line and from Python.
 
 An option that is `None` is deduced from the checkpoint, or asked for. Nothing
 heavy is imported here, as `--help` needs this.
@@ -110,7 +110,7 @@ class LlmRandomOptions(_Checked):
 
 
 def flag(name):
-    """How the command line spells an option."""
+    """Spelling of an option on the command line."""
     return f"--{name.replace('_', '-')}"
 
 

@@ -37,7 +37,7 @@ def build(plan, small=False):
 
 
 def edits(plan):
-    """What turns the twin's files into those of the model."""
+    """Edits that turn the twin's files into those of the model."""
 
     def of_backbone(config):
         for key in ("hidden_dim", "mlp_dim"):

@@ -1,4 +1,4 @@
-"""How vmoe names what our model names: the table of the conversion.
+"""Names of vmoe for the weights of our models: the conversion's table.
 
 Arrays are laid out alike, but that the biases of experts have an axis more.
 """

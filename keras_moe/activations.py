@@ -31,7 +31,7 @@ def get(identifier):
 
 
 def serialize(activation):
-    """What `get` takes back."""
+    """Serialise an activation to what `get` reads."""
     if activation is gelu_tanh:
         return "gelu_tanh"
     return keras.activations.serialize(activation)

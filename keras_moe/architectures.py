@@ -101,5 +101,5 @@ def get(name):
 
 
 def names() -> tuple:
-    """What `get` knows."""
+    """Return the names that `get` takes."""
     return tuple(ARCHITECTURES)

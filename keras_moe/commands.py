@@ -1,4 +1,4 @@
-"""How commands end: with their output, or with one line that says why not."""
+"""Ends of commands: their output, or one line that says why there is none."""
 
 import argparse
 import contextlib

@@ -129,7 +129,7 @@ def expert_parallel(
 
 
 def layout_map(mesh):
-    """Where weights and tensors go: a `keras.distribution.LayoutMap`.
+    """Map weights and tensors to devices: a `keras.distribution.LayoutMap`.
 
     For one's own `keras.distribution.ModelParallel`. Experts lie along the
     mesh's axis `"expert"`, groups of tokens along all axes. KerasHub's banks
@@ -206,7 +206,7 @@ def batch_shards() -> int:
 
 
 def knows_layout() -> bool:
-    """Whether experts lie as `expert_parallel` has them, or are all whole."""
+    """Test whether experts are laid out by `expert_parallel`, or are whole."""
     active = keras.distribution.distribution()
     return isinstance(
         active, (_ExpertParallel, keras.distribution.DataParallel)

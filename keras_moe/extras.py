@@ -1,4 +1,4 @@
-"""What is said where a package of an extra is not installed."""
+"""Errors for packages of extras that are not installed."""
 
 
 def missing(package: str, extra: str, by: str) -> ImportError:

@@ -17,7 +17,7 @@ from keras_moe.plans import SoftPlan
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """What is asked of a kind of plan.
+    """Properties of a kind of plan.
 
     Args:
         hard: whether tokens sit whole, and may be dropped.
@@ -99,7 +99,7 @@ def weights(plan):
 
 
 def shares(plan):
-    """What is read of each token, and what each token receives.
+    """Shares of each token that are read, and that each token receives.
 
     Returns:
         `read`, (G,T,E,C): how much of a token each reader of an expert reads;
@@ -111,7 +111,7 @@ def shares(plan):
 
 
 def seen(plan, shape):
-    """Which tokens are not masked, Boolean of shape (G,T)."""
+    """Unmasked tokens, Boolean of shape (G,T)."""
     if plan.mask is None:
         return np.ones(shape, "bool")
     return ops.convert_to_numpy(plan.mask)

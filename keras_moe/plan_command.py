@@ -76,7 +76,7 @@ def add_arguments(parser) -> None:
 
 
 def report(arguments) -> str:
-    """What the command prints.
+    """Text that the command prints.
 
     Raises:
         ValueError: for an architecture that there is not.

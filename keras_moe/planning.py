@@ -1,4 +1,4 @@
-"""What a model costs: parameters, FLOPs and memory, from shapes alone.
+"""Costs of a model: parameters, FLOPs and memory, from shapes alone.
 
 Nothing here makes a weight or runs a layer.
 """
@@ -36,8 +36,8 @@ def flops(model, num_tokens: int | None = None) -> int:
     Args:
         model: a `MoEViTBackbone` or `MoTBackbone` (or a task on one). A
             model that no weights are allocated for will do.
-        num_tokens: of a text; by default `max_sequence_length`. Left out for
-            images.
+        num_tokens: length of a text; by default `max_sequence_length`. Left
+            out for images.
 
     Returns:
         FLOPs of an example. Mixture of Tokens mixes several: its experts'
@@ -65,11 +65,11 @@ def flops(model, num_tokens: int | None = None) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """What one part of a model costs for one example.
+    """Costs of one part of a model for one example.
 
     Args:
-        name: of the part.
-        flops: of a forward pass.
+        name: name of the part.
+        flops: FLOPs of a forward pass.
         kept: numbers that a backward pass reads, in the compute dtype.
         kept_float32: those of them that are float32 in any case: the router's.
     """
@@ -213,7 +213,7 @@ def _head_flops(model, backbone, num_tokens):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a model costs on each of several devices; sizes in bytes."""
+    """Costs of a model on each of several devices; sizes in bytes."""
 
     parameters: int
     expert_parameters: int
@@ -256,12 +256,14 @@ def plan(
 
     Args:
         backbone: as in `flops`.
-        shapes: of its weights, as `keras_moe.models.weight_shapes` gives them.
+        shapes: shapes of its weights, as `keras_moe.models.weight_shapes`
+            returns them.
         devices: how many.
         device_bytes: memory of one.
         batch: examples on each device.
         training: or inference.
-        dtype: of the activations, `"float32"`, `"bfloat16"` or `"float16"`.
+        dtype: dtype of the activations, `"float32"`, `"bfloat16"` or
+            `"float16"`.
     """
     sizes = {path: math.prod(shape) for path, shape in shapes.items()}
     in_experts = sum(n for path, n in sizes.items() if "/experts/" in path)

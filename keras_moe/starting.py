@@ -1,4 +1,4 @@
-"""How `python -m` of our programs starts, before Keras is imported.
+"""Start of our programs with `python -m`, before Keras is imported.
 
 Importing Keras and its backend takes seconds. TensorFlow logs meanwhile, below
 Python and whatever its log level is, and Ctrl-C would show a traceback. In our

@@ -70,7 +70,8 @@ def moved_thresholds(
     Args:
         thresholds: (E,), none negative.
         gates: float32 (G,T,E), none negative.
-        share: of the tokens that an expert should have, capacity_factor / E.
+        share: share of the tokens that an expert should have,
+            capacity_factor / E.
         momentum: from 0 up to, not including, 1.
         mask: `None` or Boolean (G,T).
     """

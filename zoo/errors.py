@@ -1,4 +1,4 @@
-"""What the commands of the zoo end with, in words."""
+"""Errors of the zoo's commands."""
 
 
 class DataError(ValueError):

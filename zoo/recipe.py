@@ -1,4 +1,4 @@
-"""What it takes to train a preset: one flat, frozen record each."""
+"""Recipes of presets: one flat, frozen record each."""
 
 import dataclasses
 import importlib
@@ -13,7 +13,7 @@ class RecipeError(ValueError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a model is trained, whatever it is for.
+    """Recipe of a model's training, whatever its task.
 
     Args:
         name: of the preset.
@@ -42,7 +42,7 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageRecipe(Recipe):
-    """How an image classifier is made and trained; an epoch is all images.
+    """Recipe of an image classifier; an epoch is all images.
 
     Args:
         classifier: arguments of `MoEViTImageClassifier` beside those of the
@@ -68,7 +68,7 @@ class ImageRecipe(Recipe):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextRecipe(Recipe):
-    """How a language model of bytes is made and trained.
+    """Recipe of a language model of bytes.
 
     Args:
         sequence_length: bytes of an example.

@@ -80,7 +80,7 @@ class Checkpoint:
         return self._open(path).dtype.numpy_dtype
 
     def where(self, path):
-        """What to call the place of an array in errors."""
+        """Name of an array's place in errors."""
         return self.folder
 
     def read(self, path):

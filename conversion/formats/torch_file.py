@@ -72,7 +72,7 @@ class Checkpoint:
         return {name: tuple(t.shape) for name, t in self._model.items()}
 
     def where(self, name):
-        """What to call the place of a tensor in errors."""
+        """Name of a tensor's place in errors."""
         return self.file
 
     def read(self, name):

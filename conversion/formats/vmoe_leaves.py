@@ -27,7 +27,7 @@ NAMED_TUPLES = {
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-    """Where one array lies: `slices[i]` is in shard `shards[i]`."""
+    """Place of one array: `slices[i]` is in shard `shards[i]`."""
 
     number: int
     shape: tuple
@@ -41,7 +41,7 @@ class Leaf:
 
 
 class Entry(typing.NamedTuple):
-    """What an index says of an array: `Leaf` without its number."""
+    """Entry of an index for an array: `Leaf` without its number."""
 
     shape: tuple
     dtype: np.dtype

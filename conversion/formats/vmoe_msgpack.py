@@ -83,7 +83,7 @@ class Checkpoint:
         return self.leaves[path].dtype
 
     def where(self, path):
-        """What to call the place of an array in errors."""
+        """Name of an array's place in errors."""
         return self.prefix
 
     def read(self, path):

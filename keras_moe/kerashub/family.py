@@ -1,4 +1,4 @@
-"""What an adapter says of a family, and the code of KerasHub it knows."""
+"""Description of a family of models, and the KerasHub code it fits."""
 
 import hashlib
 import importlib

@@ -1,4 +1,4 @@
-"""What the adapters share: chosen experts applied to tokens, and their gates.
+"""Chosen experts applied to tokens, and their gates, for all adapters.
 
 Tokens are flattened as KerasHub flattens them: (T,D), one group.
 """

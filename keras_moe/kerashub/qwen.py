@@ -72,7 +72,7 @@ def _call(
         implementation: of the experts' products.
         router: the layer that makes router logits of tokens.
         normalize: whether gates sum to one.
-        activation: of the experts' gates.
+        activation: activation of the experts' gates.
         shared: layers of the expert of all tokens and of its gate, or `None`.
         hidden_states: (B,N,D), and the block's further inputs.
         attention_mask: for the auxiliary loss.

@@ -31,7 +31,7 @@ class SparseBlock(NamedTuple):
     """A block whose experts' computation changed.
 
     Args:
-        path: of the layer whose `call` changed.
+        path: path of the layer whose `call` changed.
         family: such as `"Mixtral"`.
     """
 
@@ -197,7 +197,7 @@ def _make_call(family, implementation, layer, block):
 
 
 def _replaced(block) -> _Origin | None:
-    """What was made of a block's call here, `None` for KerasHub's own."""
+    """Our replacement of a block's call, `None` for KerasHub's own."""
     call = vars(block).get("call")
     origin = getattr(call, "origin", None)
     return origin if isinstance(origin, _Origin) else None

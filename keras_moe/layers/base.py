@@ -1,4 +1,4 @@
-"""What the four layers share: one straight path from tokens to tokens."""
+"""Base of the four layers: one straight path from tokens to tokens."""
 
 import keras
 from keras import ops

@@ -63,21 +63,21 @@ class ExpertChoiceMoE(ExpertRouter):
             Each expert is a fresh clone of it, made from its config (weights
             are not copied, its dtype is kept), and the clones run one after
             another: more general and slower.
-        activation: of the hidden features, any Keras activation, or
+        activation: activation of the hidden features, any of Keras or
             `"gelu_tanh"`, the tanh form that the vmoe codes use.
         gated: whether each expert is `down(activation(gate(x)) * up(x))`
             instead of `down(activation(up(x)))`.
         use_bias: whether the experts' projections have biases.
         dropout: rate of dropout on the experts' hidden features, in training.
-        kernel_initializer: of each expert's kernels, drawn for each expert by
-            itself; pass `keras_moe.initializers.PerExpert(…,
-            identical=True)` to start all experts equal.
-        bias_initializer: of the experts' biases.
-        router_initializer: of the router's weights.
-        kernel_regularizer: of the experts' kernels.
-        bias_regularizer: of the experts' biases.
-        kernel_constraint: of the experts' kernels.
-        bias_constraint: of the experts' biases.
+        kernel_initializer: initialiser of the experts' kernels, drawn for each
+            expert separately; `keras_moe.initializers.PerExpert(…,
+            identical=True)` starts all experts equal.
+        bias_initializer: initialiser of the experts' biases.
+        router_initializer: initialiser of the router's weights.
+        kernel_regularizer: regulariser of the experts' kernels.
+        bias_regularizer: regulariser of the experts' biases.
+        kernel_constraint: constraint on the experts' kernels.
+        bias_constraint: constraint on the experts' biases.
         implementation: `"auto"` or the name of one way to dispatch and
             combine: `"reference"` (one-hot products), `"gather"` (by index;
             `"top_k"` alone) or `"grouped"` (rows sorted by expert;

@@ -1,4 +1,4 @@
-"""What the experts do with their slots: (G,E,S,D) -> (G,E,S,D)."""
+"""Experts, each an MLP on its slots: (G,E,S,D) -> (G,E,S,D)."""
 
 import functools
 

@@ -249,7 +249,7 @@ class TokenRouter(MoELayer):
     # === The shared expert ===
 
     def _shared_outputs(self, inputs, mask, training):
-        """What the expert of all tokens makes of them; 0 where masked."""
+        """Output of the shared expert; 0 where masked."""
         if mask is not None:
             mask = ops.convert_to_tensor(mask)  # checked before
             mask = ops.cast(mask, "bool")[..., None]

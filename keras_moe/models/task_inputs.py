@@ -1,4 +1,4 @@
-"""What tasks are given: checked before anything is made of it."""
+"""Inputs of tasks, checked before use."""
 
 import numbers
 import reprlib
@@ -20,7 +20,7 @@ _NEVER = (
 
 
 def received(value) -> str:
-    """What came, in short: a text may have megabytes."""
+    """Describe a value in short: a text may have megabytes."""
     return f"received {reprlib.repr(value)} ({type(value).__name__})"
 
 

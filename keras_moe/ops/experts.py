@@ -22,7 +22,7 @@ def experts_mlp(
         weights: pairs of a kernel and a bias or `None`: up, down and, if the
             experts are gated, gate. A kernel is an array, or a function of the
             rows.
-        activation: of the hidden features.
+        activation: activation of the hidden features.
         between: of them too, such as dropout.
         steps: a dispatcher, whose `product`, (E,N,D) · (E,D,F) -> (E,N,F), and
             `shift`, (E,N,F) + (E,1,F), these are.

@@ -51,7 +51,7 @@ PORTABLE_ONLY = frozenset({"sharded", "compiled", "meta", "transformed"})
 
 
 class Implementation(NamedTuple):
-    """How to prepare a plan, the plans it serves, and where it runs.
+    """Implementation of dispatch and combine, and the plans that it serves.
 
     Args:
         prepare: `prepare(plan, dtype)`, where `dtype` is that of the tokens,

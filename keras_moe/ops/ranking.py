@@ -50,7 +50,7 @@ def _by_ranking(values, number, most):
 
 
 def _by_halving(values, number):
-    """What `_by_ranking` gives, up to 2^-26 of the span of the values.
+    """Result of `_by_ranking`, up to 2^-26 of the span of the values.
 
     TensorFlow does not read JAX's top_k from files, and XLA's sort is slow.
     """
@@ -112,7 +112,7 @@ def top(values, number):
 
 
 def count(entries, axis=-1):
-    """How many are true along an axis, which stays."""
+    """Count true values along an axis, which stays."""
     return total(ops.cast(entries, "int32"), axis)
 
 

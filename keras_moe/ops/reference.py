@@ -9,7 +9,7 @@ from keras_moe.plans import GroupedPlan
 
 
 class Dispatcher:
-    """What implementations have in common: how experts multiply.
+    """Base of dispatchers: products of experts' kernels.
 
     `product(rows, kernels)`, (E,N,D) · (E,D,F) -> (E,N,F), and `shift(rows,
     biases)`, (E,N,F) + (E,1,F), are `None` where they are the plain ones.

@@ -1,4 +1,4 @@
-"""Which implementation runs: a pure choice from what is known statically."""
+"""Choice of the implementation, a pure function of static facts."""
 
 import math
 import os
@@ -21,15 +21,15 @@ _BACKEND = keras.backend.backend()
 
 
 class Facts(NamedTuple):
-    """What `select` may know of a plan: nothing that depends on values.
+    """Static facts of a plan that `select` reads; none depends on values.
 
     Args:
         kind: `"soft"`, `"hard"` or `"grouped"`.
         device: `"cpu"`, `"gpu"` or `"tpu"`.
         bound: a number that no |logit| exceeds, `None` if none is known.
         traits: names in `implementations.TRAITS`, those that hold.
-        weight_bytes: of one array (G,T,E,S) of weights on a device, 0 if not
-            known.
+        weight_bytes: bytes of one array (G,T,E,S) of weights on a device, 0 if
+            not known.
     """
 
     kind: str
@@ -43,11 +43,11 @@ class Facts(NamedTuple):
 
 
 def facts(plan, dtype, experts=()) -> Facts:
-    """What is known of a plan and of tokens of this dtype, statically.
+    """Return the static facts of a plan and of tokens of this dtype.
 
     Args:
-        plan: of any kind.
-        dtype: of the tokens.
+        plan: a plan of any kind.
+        dtype: dtype of the tokens.
         experts: names in `implementations.TRAITS` that hold of the experts.
     """
     if isinstance(plan, GroupedPlan):
@@ -159,7 +159,7 @@ def shards() -> int:
 
 
 def names(kind: str) -> tuple:
-    """What `implementation=` may say for plans of `kind`."""
+    """Return the values of `implementation=` for plans of `kind`."""
     serving = (n for n, i in IMPLEMENTATIONS.items() if kind in i.plans)
     return ("auto", *serving)
 
@@ -183,7 +183,7 @@ def select(
     """Name the implementation to run; a pure function of static facts.
 
     Args:
-        facts: of the plan, from `facts()`.
+        facts: facts of the plan, from `facts()`.
         requested: the layer's `implementation`.
         backend: `"jax"`, `"tensorflow"` or `"torch"`.
         environment: value of `KERAS_MOE_IMPLEMENTATION`. It stands in for
@@ -243,7 +243,7 @@ def make_dispatcher(plan, dtype, name: str):
 
     Args:
         plan: a `SoftPlan`, a `HardPlan` or a `GroupedPlan`.
-        dtype: of the tokens that will be dispatched.
+        dtype: dtype of the tokens that will be dispatched.
         name: in `IMPLEMENTATIONS`, as `select` names it.
 
     Returns:
@@ -261,7 +261,7 @@ def choose_dispatcher(plan, dtype, requested: str, experts=()):
 
     Args:
         plan: a `SoftPlan`, a `HardPlan` or a `GroupedPlan`.
-        dtype: of the tokens that will be dispatched.
+        dtype: dtype of the tokens that will be dispatched.
         requested: `"auto"` or a name; `KERAS_MOE_IMPLEMENTATION` stands in for
             `"auto"`.
         experts: names in `implementations.TRAITS` that hold of the experts.

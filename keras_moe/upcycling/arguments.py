@@ -90,7 +90,7 @@ def router_options(source, router, num_experts, given):
 
 
 def _tokens(arguments):
-    """How many tokens an image has."""
+    """Count the tokens of an image."""
     patch = vit_arguments.patch(arguments["patch_size"])
     (rows, columns), _ = vit_arguments.grid(
         arguments["image_shape"], patch, arguments["data_format"]

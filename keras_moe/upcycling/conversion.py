@@ -67,7 +67,7 @@ def upcycle(
         calibration: with `"soft"`, images as the backbone reads them. Each
             layer's slot embeddings become centres of clusters of their
             tokens, and its `scale` what comes nearest to the MLP.
-        seed: of the noise, the router and the clusters.
+        seed: seed of the noise, the router and the clusters.
 
     Returns:
         A task for a task, a backbone for a backbone: `MoEViTImageClassifier`

@@ -33,7 +33,7 @@ EXPERT_OPTIONS = (
 
 
 def total_weight(router, options) -> float:
-    """What the weights of one token's experts sum to, on average.
+    """Average sum of the weights of one token's experts.
 
     With a router that prefers nobody, and no token dropped.
 

@@ -1,4 +1,4 @@
-"""What `report` takes: a page's path, a batch, a task's preprocessor."""
+"""Arguments of `report`: a page's path, a batch, a task's preprocessor."""
 
 import os
 import pathlib

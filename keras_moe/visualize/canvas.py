@@ -1,4 +1,4 @@
-"""What the pictures share: a figure without a window, and a plan's arrays."""
+"""Figures without a window, and arrays of plans, for the pictures."""
 
 from keras_moe import checks
 from keras_moe import extras

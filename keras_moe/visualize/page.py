@@ -71,7 +71,7 @@ def report(model, batch, path: str | os.PathLike = "report.html"):
         batch: what the model takes: raw images (n,H,W,channels) from 0 to 255
             for a classifier, a list of texts for a language model, else
             inputs for one eager call of the model.
-        path: of the page, which is written whole or not at all.
+        path: path of the page, which is written whole or not at all.
 
     Returns:
         The path.
@@ -135,7 +135,7 @@ def _write(path, page):
 
 
 def _kind(model, batch):
-    """What to do with a model and a batch.
+    """Functions that `report` calls with a model and a batch.
 
     Returns whether the model is of this package, how many examples the batch
     has, how to run it, and what to draw: a function of a layer and its plan,

@@ -103,7 +103,7 @@ def _check_tokens(tokens):
 
 
 def _received(layer, plan, texts, length):
-    """How much each token receives of each expert: (texts,length,E)."""
+    """Weights of each expert for each token: (texts,length,E)."""
     _, taken = canvas.weights(plan)
     taken = taken.sum(axis=-1)  # (G,T,E)
     # Numbered tokens, grouped as the layer groups them, tell who is where;

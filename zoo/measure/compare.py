@@ -21,7 +21,7 @@ FIGURES = pathlib.Path(zoo.__file__).parent / "figures"
 
 
 def name_of(recipe) -> str:
-    """What the comparison is called in `zoo/results`."""
+    """Name of the comparison in `zoo/results`."""
     return f"comparison_{recipe.name}"
 
 

@@ -1,4 +1,4 @@
-"""How good a trained preset is, on data it has not seen."""
+"""Evaluation of a trained preset on data it has not seen."""
 
 import pathlib
 

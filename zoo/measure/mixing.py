@@ -1,4 +1,4 @@
-"""What each way of mixing at inference costs a language model."""
+"""Costs of each way of mixing at inference for a language model."""
 
 import statistics
 import time

@@ -1,4 +1,4 @@
-"""What was measured of a recipe, kept in `zoo/results` as JSON."""
+"""Measurements of recipes, kept in `zoo/results` as JSON."""
 
 import pathlib
 import statistics

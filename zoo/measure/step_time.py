@@ -1,4 +1,4 @@
-"""How long a training step of a recipe takes, beside that of its twin."""
+"""Time of a training step of a recipe, beside that of its twin."""
 
 import statistics
 import time

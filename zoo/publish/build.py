@@ -47,7 +47,7 @@ def build(source, out, say=print) -> None:
 
 
 def parameters_of(folder) -> int:
-    """How many numbers the weight files of a preset hold."""
+    """Count the numbers in the weight files of a preset."""
     files = pathlib.Path(folder).glob("*.weights.h5")
     return sum(sum(weight_files.weight_sizes(path)) for path in files)
 

@@ -53,7 +53,7 @@ SETTINGS = (
 
 
 def handle_of(recipe, repo=None) -> str:
-    """What `from_preset` finds the preset by."""
+    """Name or handle of the preset for `from_preset`."""
     return recipe.name if repo is None else f"{hub.SCHEME}{repo}"
 
 
@@ -141,7 +141,7 @@ def render(recipe, record, repo=None, mixing=None, twin=None) -> str:
 
 
 def preset_of(recipe, record) -> dict:
-    """What is recorded of the preset that ships, and where it comes from.
+    """Record of the preset that ships, and its origin.
 
     Raises:
         ResultError: where a measurement, the training or a licence lacks.
@@ -166,7 +166,7 @@ def preset_of(recipe, record) -> dict:
 
 
 def recorded_mixing(recipe) -> dict | None:
-    """What was measured of each `inference_mixing`, `None` if nothing."""
+    """Measurements of each `inference_mixing`, `None` if there are none."""
     return results.load(f"mixing_{recipe.name}")
 
 

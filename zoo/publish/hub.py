@@ -30,7 +30,7 @@ TOLERANCE = 3e-4
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a repository is to hold, and how that differs from what it holds.
+    """Planned content of a repository, and its difference from the present one.
 
     Args:
         repo: `"organisation/name"`.
@@ -210,7 +210,7 @@ def verify(model, folder, repo) -> str:
 
 
 def _manifest(preset):
-    """What a preset's manifest records, after its files were held to it."""
+    """Read a preset's manifest, after its files were checked against it."""
     try:
         return manifest.read_manifest(finding.find(str(preset)))
     except (OSError, ValueError) as error:

@@ -87,7 +87,7 @@ def pack(
 
 
 def _further(run):
-    """What the run was trained further by."""
+    """Arguments of the run's further training."""
     return files.read_json(run / FURTHER / "training.json")
 
 

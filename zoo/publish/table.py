@@ -209,7 +209,7 @@ def _where(name, **places):
 
 
 def _places(name, *others):
-    """What a table says of where a preset is."""
+    """Places of a preset, as the table shows them."""
     handle = _where(name).get("hub")
     return [*others, f"`{handle}`"] if handle else list(others)
 

@@ -71,6 +71,6 @@ class States(keras.callbacks.Callback):
 
 
 def _numbers(model):
-    """How many numbers the state of a compiled model has."""
+    """Count the numbers in the state of a compiled model."""
     variables = [*model.variables, *model.optimizer.variables]
     return sum(math.prod(one.shape) for one in variables)

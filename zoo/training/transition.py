@@ -1,4 +1,4 @@
-"""What is done to trained models: other routing, or more training.
+"""Changes of trained models: other routing, or more training.
 
 A Mixture of Tokens mixes tokens of different texts while it is trained; at
 inference it need not (`inference_mixing`). A few steps in which it computes as

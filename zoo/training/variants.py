@@ -102,7 +102,7 @@ def run(recipe, runs, data_folder=None, epochs=None) -> dict:
 
 
 def name_of(recipe) -> str:
-    """What the record is called in `zoo/results`."""
+    """Name of the record in `zoo/results`."""
     return f"variants_{recipe.name}"
 
 

@@ -120,7 +120,7 @@ def load(model, backbone, filepath, read) -> None:
 
 
 def _read(file, filepath):
-    """What is said of a file of adapters, and the arrays beside them."""
+    """Metadata of a file of adapters, and the arrays beside them."""
     if GROUP not in file:
         raise ValueError(
             f"{filepath} must be a file of save_lora_weights of a model of "

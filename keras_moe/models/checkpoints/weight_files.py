@@ -24,7 +24,7 @@ def is_weight(name) -> bool:
 
 
 def weight_sizes(path) -> list[int]:
-    """How many numbers each weight of a weight file has."""
+    """Count the numbers of each weight of a weight file."""
     return [math.prod(shape) for shape, _ in weights(path).values()]
 
 
@@ -44,7 +44,7 @@ def weights(path) -> dict[str, tuple[tuple, str]]:
 
 
 def written_by(layers) -> int:
-    """How many weights Keras writes of layers.
+    """Count the weights that Keras writes of layers.
 
     That is not how many they have: it adds LoRA's adapters to the kernels.
     """

@@ -47,9 +47,9 @@ class MoTBackbone(
         tie_embeddings: whether the head is the embedding, transposed.
         scale_attention_by_layer: whether block i divides its attention logits
             by i + 1.
-        activation: of hidden features.
+        activation: activation of hidden features.
         dropout: rate of dropout.
-        layer_norm_epsilon: of the norms.
+        layer_norm_epsilon: epsilon of the norms.
         dtype: dtype or policy of the layers.
 
     Inputs: a dictionary of `token_ids` (batch, tokens), integer, and

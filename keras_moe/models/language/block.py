@@ -67,9 +67,9 @@ class DecoderBlock(keras.layers.Layer):
         norm_placement: `"pre"` or `"post"`.
         attention_options: arguments of `Attention` beside `num_heads`;
             `causal` is `True` by default.
-        activation: of hidden features.
+        activation: activation of hidden features.
         dropout: rate of dropout on both branches, in training.
-        epsilon: of the norms.
+        epsilon: epsilon of the norms.
     """
 
     def __init__(

@@ -304,7 +304,7 @@ class MoTCausalLM(task.LanguageTask, keras_hub.models.CausalLM):
 
 
 def _up_to_the_first(token_ids, stop_token_ids, prompt):
-    """Which tokens are there up to the first stop token after the prompt."""
+    """Mark the tokens up to the first stop token after the prompt."""
     stops = ops.zeros_like(token_ids, dtype="bool")
     for stop in stop_token_ids:
         stops = ops.logical_or(stops, token_ids == stop)

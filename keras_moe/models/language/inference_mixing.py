@@ -1,4 +1,4 @@
-"""How tokens are mixed outside training: read and changed on a whole model."""
+"""Mixing of tokens outside training, read and set on a whole model."""
 
 from keras_moe import checks
 from keras_moe.layers.mixture_of_tokens import MIXING
@@ -20,7 +20,7 @@ class MixingBackbone:
 
     @property
     def inference_mixing(self) -> str | None:
-        """How tokens mix outside training; `None` without such layers.
+        """Mode of mixing outside training; `None` without such layers.
 
         `"group"` mixes as in training, so that **an example's output depends
         on its batch-mates**; `"discrete"` does too. `"self"` and `"argmax"`

@@ -1,4 +1,4 @@
-"""What language tasks share: a preprocessor that fits, and checked ids."""
+"""Base of language tasks: a preprocessor that fits, and checked ids."""
 
 import numbers
 

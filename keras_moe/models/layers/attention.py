@@ -85,7 +85,7 @@ class Attention(keras.layers.Layer):
         use_bias: whether the projections have biases.
         scale: factor of the logits beside 1/sqrt(head_dim).
         dropout: rate of dropout on the weights, in training.
-        epsilon: of the norms.
+        epsilon: epsilon of the norms.
     """
 
     def __init__(

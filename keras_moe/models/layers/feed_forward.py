@@ -12,7 +12,7 @@ class FeedForward(keras.layers.Layer):
 
     Args:
         intermediate_dim: hidden features.
-        activation: of the hidden features.
+        activation: activation of the hidden features.
         dropout: rate of dropout on the hidden features, in training.
     """
 

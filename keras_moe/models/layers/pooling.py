@@ -18,8 +18,8 @@ class AttentionPooling(keras.layers.Layer):
         num_heads: heads of the attention.
         mlp_dim: hidden features of the MLP.
         qk_norm: whether queries and keys are normalised.
-        activation: of hidden features.
-        epsilon: of the norms.
+        activation: activation of hidden features.
+        epsilon: epsilon of the norms.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""How large a model a preset's configuration may describe.
+"""Bounds on the model that a preset's configuration may describe.
 
 A configuration is a small text that can ask for any number of blocks of any
 width. The weight files beside it say what the model has; a configuration of

@@ -1,4 +1,4 @@
-"""Which presets there are, and where each of them lives.
+"""Catalogue of the presets and of the places where each is found.
 
 The list is a file of the package, `presets/catalogue.json`, which
 `python -m zoo table` writes from recipes, sources of checkpoints and the record
@@ -94,7 +94,7 @@ def presets_with(part) -> dict[str, dict]:
 
 
 def places_of(name) -> dict[str, str]:
-    """Where a preset lives, nothing for a name that is none's."""
+    """Places of a preset, empty for an unknown name."""
     return list_presets().get(name, {}).get("places", {})
 
 

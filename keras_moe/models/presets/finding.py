@@ -1,4 +1,4 @@
-"""Where a preset lies, by its name or handle, and whether it is whole."""
+"""Search for presets by name or handle, and checks that they are whole."""
 
 import difflib
 import os
@@ -55,7 +55,7 @@ def resolve(preset: str) -> str:
 
 
 def _hint(preset, places):
-    """What whoever gave a name of nothing may have meant."""
+    """Suggest names close to one that no preset has."""
     if "convertible" in places:
         return (
             f", which is made of {places['convertible']}: give the folder "

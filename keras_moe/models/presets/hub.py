@@ -119,7 +119,7 @@ def requests(name: str, error: type = OSError, advice: dict = READING):
 
 
 def checksums(content) -> tuple[str, str]:
-    """What the Hub names a file by: SHA-256 if large, else git's identifier.
+    """The Hub's name of a file: SHA-256 if large, else git's identifier.
 
     Args:
         content: bytes, or the path of a file.
@@ -173,7 +173,7 @@ def forget(folder, names) -> None:
 
 
 def _reason(error, name, revision, advice=READING):
-    """What kept the Hub from being read or written, and what helps."""
+    """Error of reading or writing the Hub, with a remedy."""
     from huggingface_hub import constants
     from huggingface_hub import errors
 
@@ -231,7 +231,7 @@ def _lacking(name, revision):
 
 
 def _blobs(folder):
-    """Where the cache keeps the files that a download's links point to."""
+    """Folder of the cache with the files that a download's links point to."""
     return pathlib.Path(folder).resolve().parent.parent / BLOBS
 
 

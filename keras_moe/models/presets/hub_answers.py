@@ -1,4 +1,4 @@
-"""What a Hub answers: no name that it gives leads out of the cache."""
+"""Answers of a Hub, checked: no name in them leads out of the cache."""
 
 import contextlib
 import re

@@ -52,10 +52,10 @@ class MoEViTBackbone(loading.BackbonePresets, keras_hub.models.Backbone):
         qk_norm: whether queries and keys are normalised, over each head.
         positions: `"learned"`, `"sincos2d"` (fixed) or `"none"`.
         class_token: whether a learned token is put in front of the patches.
-        activation: of hidden features; vmoe's is `"gelu_tanh"`.
+        activation: activation of hidden features; vmoe's is `"gelu_tanh"`.
         dropout: rate of dropout on embeddings, branches and hidden features.
         attention_dropout: rate of dropout on attention weights.
-        layer_norm_epsilon: of all norms.
+        layer_norm_epsilon: epsilon of all norms.
         data_format: `"channels_last"`, `"channels_first"`, or `None` for
             Keras' own setting.
         dtype: dtype or policy of the layers.

@@ -25,10 +25,10 @@ class TransformerBlock(keras.layers.Layer):
             takes `group_size` too, tokens that are mixed with each other:
             runs of the whole batch's tokens.
         qk_norm: whether queries and keys are normalised.
-        activation: of hidden features.
+        activation: activation of hidden features.
         dropout: rate of dropout on both branches and on hidden features.
         attention_dropout: rate of dropout on attention weights.
-        epsilon: of the norms.
+        epsilon: epsilon of the norms.
     """
 
     def __init__(

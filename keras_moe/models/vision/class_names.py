@@ -48,7 +48,7 @@ class NamedClasses:
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """What the classes are called, in the order of the outputs.
+        """Names of the classes, in the order of the outputs.
 
         It can be set, and is saved in presets and `.keras` files.
         """

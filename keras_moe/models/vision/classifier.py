@@ -40,9 +40,10 @@ class MoEViTImageClassifier(
             `"map"` (attention pooling by a learned query).
         representation_size: features of a linear map with tanh before the
             head, or `None`.
-        activation: of the outputs; `None` returns logits.
+        activation: activation of the outputs; `None` returns logits.
         dropout: rate of dropout before the head, in training.
-        head_kernel_initializer: of the head. Zero is what vmoe starts from.
+        head_kernel_initializer: initialiser of the head's kernel; vmoe starts
+            from zero.
         head_bias: what the head's bias starts from, such as
             -log(num_classes).
         head_dtype: dtype or policy of the head; the backbone's by default.

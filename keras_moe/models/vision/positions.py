@@ -1,4 +1,4 @@
-"""Where a token stands: class token, learned and fixed positions."""
+"""Class token, and learned and fixed positions of tokens."""
 
 import keras
 import numpy as np

@@ -52,7 +52,7 @@ def prepare(plan, dtype):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Routes:
-    """What one device sends and receives; m, R, k and E as above.
+    """Rows that one device sends and receives; m, R, k and E as above.
 
     Args:
         token: int32 (m·R,), the token of each row that is sent.

@@ -19,7 +19,7 @@ from keras_moe.scalars import scalar
 
 
 class Tiles(NamedTuple):
-    """Which rows and which expert each tile has.
+    """Rows and expert of each tile.
 
     Args:
         expert: int32 (N,), of each tile.

@@ -1,4 +1,4 @@
-"""How many rows a block has."""
+"""Number of rows of a block."""
 
 from keras import ops
 
