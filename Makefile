@@ -41,6 +41,7 @@ quick: $(TEST)/ready
 lint: $(TEST)/ready
 	$(TEST)/bin/ruff check .
 	$(TEST)/bin/ruff format --check .
+	$(TEST)/bin/mypy
 
 bench: $(TEST)/ready
 	@set -e; for backend in $(BACKENDS); do \

@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 # The open blocks of all threads: layers look here first, as it costs nothing.
-open_blocks = {}  # by id
+open_blocks: dict[int, "Plans"] = {}  # by id
 # Those of this thread or asyncio task.
 _open = contextvars.ContextVar("open blocks of capture()", default=())
 

@@ -33,7 +33,7 @@ class ConfiguredLayer(keras.layers.Layer):
     says so when it is made.
     """
 
-    plan_kind = None
+    plan_kind: str | None = None
 
     def __init__(
         self,

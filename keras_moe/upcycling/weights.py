@@ -183,7 +183,7 @@ def calibrate(layer, mlp, tokens, seed) -> float:
     for scale in sorted({min(scale, limit) for scale in SCALES}):
         layer.scale.assign(scale)
         distances[scale] = distance(layer(tokens), expected)
-    best = min(distances, key=distances.get)
+    best = min(distances, key=lambda scale: distances[scale])
     layer.scale.assign(best)
     return distances[best]
 
