@@ -1,4 +1,4 @@
-"""What a block of `diagnostics.capture` has collected."""
+"""Collection of a block of `diagnostics.capture`."""
 
 import dataclasses
 from typing import Any
@@ -6,14 +6,14 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Slots:
-    """What the experts of one call were given, and made of it.
+    """Inputs and outputs of the experts of one call.
 
     Args:
         inputs: (G,E,S,D), the slots; rows (P,D) sorted by expert where the
             implementation `"grouped"` ran.
         hidden: (G,E,S,F), the experts' hidden features, without dropout;
             `None` for rows, and for experts given as `expert=`.
-        outputs: of `inputs`' shape, with the layer's features.
+        outputs: outputs of `inputs`' shape, with the layer's features.
     """
 
     inputs: Any

@@ -20,7 +20,7 @@ class Family(NamedTuple):
 
     Args:
         name: as KerasHub's documentation calls it.
-        module: of KerasHub, below `keras_hub.src.models`.
+        module: module of KerasHub, below `keras_hub.src.models`.
         layer: the class in it that holds router and experts.
         call: `call(layer, implementation, *inputs)`, what the block computes.
         formulas: digests of the code of `call` that the adapter stands for,

@@ -1,4 +1,4 @@
-"""What stands in the place of a bank's kernel: quantised, or with adapters.
+"""Replacements of a bank's kernel: quantised, or with adapters.
 
 Products take the arrays that it gives. KerasHub's converters and files assign
 to it as to the variable that it replaced.
@@ -49,7 +49,7 @@ class QuantizedKernel(ReplacedKernel):
         self.scales = _weight(bank, f"{self.name}_scale", scales, "float32")
 
     def arrays(self, dtype, whole):
-        """What a product takes: kernels made when chosen, or all of them."""
+        """Operand of a product: kernels made when chosen, or all of them."""
         make = {"int8": made.int8_kernels, "int4": made.int4_kernels}
         kernels = make[self.mode](
             ops.convert_to_tensor(self.values),
@@ -98,7 +98,7 @@ class QuantizedKernel(ReplacedKernel):
 
 
 def group_of(features, group_size) -> int:
-    """How many inputs share a scale: the most up to a size that divide D."""
+    """Number of inputs that share a scale, the largest divisor of D in size."""
     sizes = range(1, min(group_size, features) + 1)
     return max(size for size in sizes if features % size == 0)
 
@@ -168,7 +168,7 @@ class AdaptedKernel(ReplacedKernel):
         self.b = _weight(bank, f"lora_{self.name}_b", last, **options)
 
     def arrays(self, dtype, whole):
-        """What `Steps` takes."""
+        """Arguments of `Steps`."""
         a = ops.cast(ops.convert_to_tensor(self.a), dtype)
         b = ops.cast(ops.convert_to_tensor(self.b), dtype)
         return WithAdapters(

@@ -165,7 +165,7 @@ def load_expert_lora(model: keras.Layer, filepath: str) -> None:
     Args:
         model: the one that was trained, or another one with the weights that
             were frozen then. Without adapters, it gets those of the file.
-        filepath: of the file.
+        filepath: path of the file.
 
     Raises:
         ValueError: for a file that is damaged, or of another model, or of
@@ -211,7 +211,7 @@ def load_expert_lora(model: keras.Layer, filepath: str) -> None:
 
 
 def _read(filepath):
-    """What a file says of its adapters, and {path: array} of them."""
+    """Metadata of a file of adapters, and {path: array} of them."""
     with h5py.File(filepath) as file:
         arrays = {}
 

@@ -45,8 +45,8 @@ def quantize_experts(
     Args:
         model: as of `use_sparse_experts`.
         mode: `"int8"` or `"int4"`.
-        group_size: of `"int4"`, the most inputs that share a scale, such as 64
-            or 128; groups are the largest that divide the number of inputs.
+        group_size: for `"int4"`, the most inputs that share a scale, such as
+            64 or 128; groups are the largest that divide the number of inputs.
 
     Returns:
         A list of `SparseBlock`, the path and the family of each block whose

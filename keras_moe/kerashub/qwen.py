@@ -67,9 +67,9 @@ def _call(
     """The block of a family: its outputs and its router logits.
 
     Args:
-        family: of the block.
+        family: family of the block.
         layer: the block.
-        implementation: of the experts' products.
+        implementation: implementation of the experts' products.
         router: the layer that makes router logits of tokens.
         normalize: whether gates sum to one.
         activation: activation of the experts' gates.

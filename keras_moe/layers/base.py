@@ -134,7 +134,7 @@ class MoELayer(ConfiguredLayer):
         saved has its adapters merged into its kernels, as in Keras.
 
         Args:
-            rank: of the adapters, at least 1.
+            rank: rank of the adapters, at least 1.
             **options: `lora_alpha`, `a_initializer` and `b_initializer`, as
                 in `keras.layers.EinsumDense.enable_lora`.
         """

@@ -59,7 +59,7 @@ class ClonedExperts(keras.layers.Layer):
         return ops.cast(ops.stack(outputs, axis=1), self.compute_dtype)
 
     def _one(self, clone, slots, training):
-        """What one expert makes of its slots, (G,S,D)."""
+        """Output of one expert for its slots, (G,S,D)."""
         _, number, features = ops.shape(slots)
         if self.slot_shape:
             slots = ops.reshape(slots, (-1, *self.slot_shape, features))

@@ -153,7 +153,7 @@ class FeedForwardExperts(keras.layers.Layer):
 
 
 def _tensor(weight):
-    """What a weight holds, autocast; `None` stays."""
+    """Value of a weight, autocast; `None` stays."""
     return None if weight is None else ops.convert_to_tensor(weight)
 
 
