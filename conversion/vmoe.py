@@ -4,17 +4,15 @@ import dataclasses
 import math
 import re
 
+from conversion import vmoe_router
 from conversion.errors import ConversionError
 from conversion.options import VmoeOptions as Options
-from conversion.options import flag
+from conversion.vmoe_router import rank_of
 from keras_moe.models.vision import architectures
 
 __all__ = ["Options", "Plan", "deduce", "parameters"]
 
 BLOCK = re.compile(r"Encoder/encoderblock_(\d+)/")
-# vmoe raises capacities to a multiple of 4 unless told otherwise; its Expert
-# Choice configurations of the Soft MoE paper round, to a multiple of 1.
-MULTIPLE = {"token_choice": 4, "ceil": 4, "round": 1}
 
 
 @dataclasses.dataclass
@@ -64,7 +62,7 @@ def deduce(shapes, options):
         )
     notes = []
     named = _named(options.architecture)
-    *patch, channels, features = _rank(shapes, "embedding/kernel", 4)
+    *patch, channels, features = rank_of(shapes, "embedding/kernel", 4)
     blocks = sorted({int(m[1]) for p in shapes if (m := BLOCK.match(p))})
     if blocks != list(range(len(blocks))) or not blocks:
         raise ConversionError(
@@ -76,17 +74,17 @@ def deduce(shapes, options):
         for i in blocks
         if any(p.startswith(block(i) + "Moe/") for p in shapes)
     )
-    heads = _rank(shapes, block(0) + "SelfAttention/query/kernel", 3)[1]
+    heads = rank_of(shapes, block(0) + "SelfAttention/query/kernel", 3)[1]
     _agree("--num-heads", options.num_heads, heads)
     dense = {
-        _rank(shapes, p, 2)[-1]
+        rank_of(shapes, p, 2)[-1]
         for p in shapes
         if p.endswith("/Mlp/Dense_0/kernel")
         and "/Moe/" not in p
         and "MapHead" not in p
     }
     expert = {
-        _rank(shapes, p, 3)[-1]
+        rank_of(shapes, p, 3)[-1]
         for p in shapes
         if p.endswith("/Moe/Mlp/Dense_0/kernel")
     }
@@ -113,29 +111,29 @@ def deduce(shapes, options):
     sides = _image_size(shapes, options, patch, class_token, named, notes)
     backbone["image_shape"] = (*sides, channels)
     if moe_layers:
-        router, router_options = _router(
+        router, router_options = vmoe_router.router(
             shapes, block(moe_layers[0]) + "Moe/", options, named, notes
         )
         if expert and expert != {mlp_dim}:
             router_options["intermediate_dim"] = expert.pop()
         tokens = math.prod(s // p for s, p in zip(sides, patch)) + class_token
-        _group(options, router_options, tokens, notes)
+        vmoe_router.group(options, router_options, tokens, notes)
         backbone.update(
             router=router, moe_layers=moe_layers, router_options=router_options
         )
     else:
-        _refuse_router_options(options)
+        vmoe_router.refuse_options(options)
         if options.group_size is not None:
             raise ConversionError(
                 "--group-size is of mixtures of experts; this model is dense."
             )
     classifier = {
-        "num_classes": _rank(shapes, "head/kernel", 2)[-1],
+        "num_classes": rank_of(shapes, "head/kernel", 2)[-1],
         "pooling": _pooling(shapes, options),
         "head_kernel_initializer": "zeros",
     }
     if "pre_logits/kernel" in shapes:
-        kernel = _rank(shapes, "pre_logits/kernel", 2)
+        kernel = rank_of(shapes, "pre_logits/kernel", 2)
         classifier["representation_size"] = kernel[-1]
     return Plan(backbone, classifier, notes)
 
@@ -147,16 +145,6 @@ def _named(name):
         return architectures.get(name)
     except ValueError as error:
         raise ConversionError(f"--architecture: {error}") from error
-
-
-def _rank(shapes, path, rank):
-    shape = shapes.get(path)
-    if shape is None or len(shape) != rank or 0 in shape:
-        raise ConversionError(
-            f"{path} must have {rank} axes, none of size 0; the checkpoint "
-            f"has {shape}."
-        )
-    return shape
 
 
 def _agree(option, given, found):
@@ -198,7 +186,7 @@ def _image_size(shapes, options, patch, class_token, named, notes):
     table = shapes.get("Encoder/posembed_input/pos_embedding")
     if table is not None:
         places = (
-            _rank(shapes, "Encoder/posembed_input/pos_embedding", 3)[1]
+            rank_of(shapes, "Encoder/posembed_input/pos_embedding", 3)[1]
             - class_token
         )
         side = math.isqrt(places)
@@ -219,88 +207,6 @@ def _image_size(shapes, options, patch, class_token, named, notes):
         "the checkpoint does not say the size of its images: give "
         "--image-size HxW."
     )
-
-
-def _router(shapes, moe, options, named, notes):
-    if moe + "Router/mu" in shapes:
-        _refuse_router_options(options)
-        _, experts, slots = _rank(shapes, moe + "Router/mu", 3)
-        notes.append(f"router: soft, {experts} experts of {slots} slots")
-        return "soft", {
-            "num_experts": experts,
-            "slots_per_expert": slots,
-            "normalize": moe + "Router/scale" in shapes,
-        }
-    experts = _rank(shapes, moe + "Router/dense/kernel", 2)[1]
-    known = {}
-    if named.get("router") in ("token_choice", "expert_choice"):
-        known = dict(named["router_options"])
-    top_k = options.top_k or known.get("top_k")
-    factor = options.capacity_factor or known.get("capacity_factor")
-    if factor is None:
-        raise ConversionError(
-            "the checkpoint does not say how its router is used: give "
-            "--capacity-factor C for Expert Choice, --top-k K and "
-            "--capacity-factor C for token choice, or --architecture NAME."
-        )
-    router_options = {"num_experts": experts, "capacity_factor": factor}
-    rounding = options.capacity_rounding or "round"
-    if top_k:
-        router = kind = "token_choice"
-        router_options["top_k"] = top_k
-        router_options["batch_priority"] = options.batch_priority
-        if options.capacity_rounding == "round":  # else it rounds up
-            router_options["capacity_rounding"] = "round"
-    else:
-        router, kind = "expert_choice", rounding
-        router_options["capacity_rounding"] = rounding
-        if options.batch_priority:
-            raise ConversionError(
-                "--batch-priority is of token choice: give --top-k K too."
-            )
-    router_options["capacity_multiple_of"] = (
-        options.capacity_multiple_of
-        or known.get("capacity_multiple_of")
-        or MULTIPLE[kind]
-    )
-    notes.append(f"router: {router}, {router_options}, as given")
-    if not (top_k or known):
-        notes.append(
-            "router: Expert Choice is taken as --top-k is not given; the "
-            "weights do not tell it from token choice, which --top-k N would "
-            "make it"
-        )
-    return router, router_options
-
-
-def _refuse_router_options(options):
-    for name in (
-        "top_k",
-        "capacity_factor",
-        "capacity_rounding",
-        "capacity_multiple_of",
-    ):
-        if getattr(options, name) is not None:
-            raise ConversionError(
-                f"{flag(name)} is of routers that choose; this checkpoint has "
-                "none, it is Soft MoE or dense."
-            )
-    if options.batch_priority:
-        raise ConversionError(
-            "--batch-priority is of token choice; this checkpoint has none."
-        )
-
-
-def _group(options, router_options, tokens, notes):
-    size = options.group_size
-    if size is None or size == tokens:
-        notes.append(
-            f"group size: the {tokens} tokens of one image"
-            + ("" if size else " (the checkpoint does not say; --group-size)")
-        )
-        return
-    notes.append(f"group size: {size} tokens, as given; an image has {tokens}")
-    router_options["group_size"] = size
 
 
 def _pooling(shapes, options):

@@ -38,7 +38,7 @@ def apply_experts(
     Args:
         layer: under which `diagnostics.capture` has the plan; its
             `num_experts` is E.
-        implementation: implementation of the dispatch and the experts' products.
+        implementation: implementation of dispatch and the experts' products.
         tokens: (T,D).
         gate: (T,k).
         expert: integers (T,k), all different for a token.

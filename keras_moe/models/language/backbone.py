@@ -11,9 +11,9 @@ from keras_moe.models.language import arguments as language_arguments
 from keras_moe.models.language.block import NORMS
 from keras_moe.models.language.block import DecoderBlock
 from keras_moe.models.language.inference_mixing import MixingBackbone
+from keras_moe.models.language.padding import places_of
 from keras_moe.models.presets import finding
 from keras_moe.models.presets import loading
-from keras_moe.models.vision.positions import places_of
 
 
 @keras.saving.register_keras_serializable(package="keras_moe")

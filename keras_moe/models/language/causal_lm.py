@@ -11,6 +11,7 @@ from keras_moe import checks
 from keras_moe.models import task_inputs
 from keras_moe.models.checkpoints import mot
 from keras_moe.models.checkpoints import tokenizer_files
+from keras_moe.models.language import padding
 from keras_moe.models.language import task
 from keras_moe.models.language.backbone import MoTBackbone
 from keras_moe.models.language.causal_lm_preprocessor import (
@@ -18,7 +19,6 @@ from keras_moe.models.language.causal_lm_preprocessor import (
 )
 from keras_moe.models.presets import finding
 from keras_moe.models.presets import loading
-from keras_moe.models.vision import positions
 
 
 @keras.saving.register_keras_serializable(package="keras_moe")
@@ -203,22 +203,7 @@ class MoTCausalLM(task.LanguageTask, keras_hub.models.CausalLM):
                 max_length or self.preprocessor.sequence_length,
                 self.backbone,
             )
-        options = self.backbone.router_options
-        if (
-            self.backbone.router == "expert_choice"
-            and options.get("selection", "top_k") == "top_k"
-            and options["capacity_factor"] < options["num_experts"]
-        ):
-            raise ValueError(
-                "generate needs a router that knows a token's experts before "
-                "later tokens are there; the backbone has router="
-                "'expert_choice', whose tokens compete, with "
-                f"capacity_factor={options['capacity_factor']} (all tokens "
-                "are taken only from num_experts, "
-                f"{options['num_experts']}, on). Models trained with "
-                "selection='threshold' or 'top_k_then_threshold' generate; "
-                "keras_moe.upcycle(model, 'token_choice') gives it another."
-            )
+        task.check_generates(self.backbone)
         return super().generate(
             inputs, max_length, stop_token_ids, strip_prompt
         )
@@ -263,7 +248,7 @@ class MoTCausalLM(task.LanguageTask, keras_hub.models.CausalLM):
         batch, length = ops.shape(token_ids)[0], ops.shape(token_ids)[1]
         # Padding before a prompt, or inside it, is not attended to, and is
         # not written over: it lies ahead of the prompt's end.
-        seen = positions.attended(padding_mask)
+        seen = padding.attended(padding_mask)
         counts = ops.cumsum(padding_mask, axis=-1)
         ahead = (counts - padding_mask) < counts[:, -1:]
         prompts = token_ids
@@ -297,17 +282,7 @@ class MoTCausalLM(task.LanguageTask, keras_hub.models.CausalLM):
         )
         whole = seen
         if stop_token_ids is not None:
-            stopped = _up_to_the_first(token_ids, stop_token_ids, ahead)
+            stopped = padding.up_to_the_first(token_ids, stop_token_ids, ahead)
             whole = ops.logical_and(seen, stopped)
             token_ids = ops.where(whole, token_ids, prompts)
         return {"token_ids": token_ids, "padding_mask": whole}
-
-
-def _up_to_the_first(token_ids, stop_token_ids, prompt):
-    """Mark the tokens up to the first stop token after the prompt."""
-    stops = ops.zeros_like(token_ids, dtype="bool")
-    for stop in stop_token_ids:
-        stops = ops.logical_or(stops, token_ids == stop)
-    stops = ops.logical_and(stops, ops.logical_not(ops.cast(prompt, "bool")))
-    stops = ops.cast(stops, "int32")
-    return (ops.cumsum(stops, axis=-1) - stops) == 0

@@ -220,3 +220,23 @@ def whole_length(loader) -> dict:
     if config.get("max_sequence_length") is None:
         return {}
     return {"sequence_length": config["max_sequence_length"]}
+
+
+def check_generates(backbone) -> None:
+    """Refuse routers with which earlier tokens depend on later ones."""
+    options = backbone.router_options
+    if (
+        backbone.router == "expert_choice"
+        and options.get("selection", "top_k") == "top_k"
+        and options["capacity_factor"] < options["num_experts"]
+    ):
+        raise ValueError(
+            "generate needs a router that knows a token's experts before "
+            "later tokens are there; the backbone has router="
+            "'expert_choice', whose tokens compete, with "
+            f"capacity_factor={options['capacity_factor']} (all tokens "
+            "are taken only from num_experts, "
+            f"{options['num_experts']}, on). Models trained with "
+            "selection='threshold' or 'top_k_then_threshold' generate; "
+            "keras_moe.upcycle(model, 'token_choice') gives it another."
+        )

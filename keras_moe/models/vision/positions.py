@@ -74,34 +74,6 @@ def sincos2d(grid, features, temperature=10_000.0):
     return np.concatenate(parts, axis=1)[None].astype("float32")
 
 
-def attended(padding_mask):
-    """(batch, tokens): tokens, and the places after each sequence's last.
-
-    Padding before a sequence or inside it is `False`. Places after its last
-    token are where it may go on, so they count.
-
-    Args:
-        padding_mask: (batch, tokens), 1 for tokens and 0 for padding.
-    """
-    tokens = ops.cast(padding_mask, "int32")
-    before = ops.cumsum(tokens, axis=-1) - tokens
-    after = before >= ops.sum(tokens, axis=-1, keepdims=True)
-    return ops.logical_or(ops.cast(tokens, "bool"), after)
-
-
-def places_of(padding_mask):
-    """(batch, tokens), int32: how many tokens stand before each place.
-
-    Places after a sequence's last token go on from there, so that padding on
-    the right changes nothing: 0, 1, 2, ….
-
-    Args:
-        padding_mask: (batch, tokens), 1 for tokens and 0 for padding.
-    """
-    counted = ops.cast(attended(padding_mask), "int32")
-    return ops.cumsum(counted, axis=-1) - counted
-
-
 @keras.saving.register_keras_serializable(package="keras_moe")
 class ClassToken(keras.layers.Layer):
     """Puts one learned token in front of each sequence."""

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from keras_moe import models
-from keras_moe.models.vision.positions import attended
-from keras_moe.models.vision.positions import places_of
+from keras_moe.models.language.padding import attended
+from keras_moe.models.language.padding import places_of
 from tests.models import language_support as support
 
 PLACES = {
