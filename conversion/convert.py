@@ -102,16 +102,16 @@ def _variables(plan):
 
 def _match(variables, inside, shapes, plan):
     """{our variable: path in the checkpoint}, each used exactly once."""
-    wanted = {ours: source_name(ours) for ours in variables}
-    missing = sorted(set(wanted.values()) - set(inside))
-    extra = sorted(set(inside) - set(wanted.values()))
+    sources = {ours: source_name(ours) for ours in variables}
+    missing = sorted(set(sources.values()) - set(inside))
+    extra = sorted(set(inside) - set(sources.values()))
     if missing or extra:
         raise ConversionError(
             "the checkpoint is not one of the model deduced from it: "
             f"missing {missing[:5] or 'nothing'}, not used "
             f"{extra[:5] or 'nothing'}."
         )
-    for ours, name in wanted.items():
+    for ours, name in sources.items():
         shape = shapes[inside[name]]
         expected = variables[ours]
         if name.endswith("/bias") and "/Moe/" in name:
@@ -123,7 +123,7 @@ def _match(variables, inside, shapes, plan):
                 f"{name} must have the shape {tuple(expected)}; the "
                 f"checkpoint has {tuple(shape)}."
             )
-    return {ours: inside[name] for ours, name in wanted.items()}
+    return {ours: inside[name] for ours, name in sources.items()}
 
 
 def _reader(checkpoint, variables, used, plan):

@@ -127,8 +127,8 @@ def _positions(checkpoint, shapes, placement, left_out):
             -np.arange(width // 2) / (width // 2)
         )
         wave = np.sin if name.endswith("sin") else np.cos
-        wanted = wave(np.concatenate([angles, angles], axis=1))
-        if not np.allclose(checkpoint.read(name), wanted, atol=1e-4):
+        expected = wave(np.concatenate([angles, angles], axis=1))
+        if not np.allclose(checkpoint.read(name), expected, atol=1e-4):
             raise ConversionError(
                 f"{name} does not hold rotary positions of base 10000."
             )

@@ -47,12 +47,15 @@ def convert_mot(
 
 
 def _convert(source, folder, out, verify, tolerance, licence, say):
-    found = mot.Folder(folder)
-    preprocessor = MoTCausalLM.published_preprocessor(folder, found.backbone)
-    for name, value in found.backbone.items():
+    checkpoint = mot.MoTCheckpoint(folder)
+    preprocessor = MoTCausalLM.published_preprocessor(
+        folder, checkpoint.backbone
+    )
+    for name, value in checkpoint.backbone.items():
         say(f"{name}: {value}")
-    if found.left_out:
-        say(f"left out, no weights of their own: {', '.join(found.left_out)}")
+    if checkpoint.left_out:
+        names = ", ".join(checkpoint.left_out)
+        say(f"left out, no weights of their own: {names}")
     if preprocessor is None:
         say("tokenizer: none in the source; the preset reads token ids")
     else:
@@ -62,19 +65,20 @@ def _convert(source, folder, out, verify, tolerance, licence, say):
         "source": str(source) if _on_hub(source) else folder.name,
         "revision": _revision(folder) if _on_hub(source) else None,
         "files": {
-            file.name: manifest.digest(file) for file in _files(folder, found)
+            file.name: manifest.digest(file)
+            for file in _files(folder, checkpoint)
         },
         "options": {},
-        "deduced": found.backbone,
-        "left_out": found.left_out,
-        "arrays": len(found.shapes()),
+        "deduced": checkpoint.backbone,
+        "left_out": checkpoint.left_out,
+        "arrays": len(checkpoint.shapes()),
         "licence": licence,
     }
     language.write(
         out,
-        found.backbone,
-        found.sources,
-        found,
+        checkpoint.backbone,
+        checkpoint.sources,
+        checkpoint,
         record,
         preprocessor=preprocessor,
         verify=verify,
@@ -107,6 +111,6 @@ def _revision(folder):
     return folder.name if folder.parent.name == "snapshots" else None
 
 
-def _files(folder, found):
+def _files(folder, checkpoint):
     others = (folder / name for name in ("config.json", *TOKENIZER_FILES))
-    return [*(f for f in others if f.is_file()), *found.files.files]
+    return [*(f for f in others if f.is_file()), *checkpoint.files.files]

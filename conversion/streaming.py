@@ -105,17 +105,17 @@ def fill(folder, numbers, read):
 
             def copy(name, item, twin=twin, real=real, file=file):
                 if isinstance(item, h5py.Group):
-                    made = real.require_group(name)
+                    copy = real.require_group(name)
                 elif not weight_files.is_weight(name):
-                    made = real.create_dataset(name, data=item[()])
+                    copy = real.create_dataset(name, data=item[()])
                 else:
                     number = int(np.asarray(item).flat[0])
                     left.remove(number)
                     array = read(numbers[number])
                     totals[file.name] += array.size
-                    made = real.create_dataset(name, data=array)
+                    copy = real.create_dataset(name, data=array)
                 for key, value in item.attrs.items():
-                    made.attrs[key] = value
+                    copy.attrs[key] = value
 
             for key, value in twin.attrs.items():
                 real.attrs[key] = value

@@ -97,13 +97,13 @@ def compare_logits(logits, expected, name, tolerance):
     Raises:
         ConversionError: for another shape or a larger difference.
     """
-    logits, wanted = keras.ops.convert_to_numpy(logits), expected.read(name)
-    if logits.shape != wanted.shape:
+    logits, reference = keras.ops.convert_to_numpy(logits), expected.read(name)
+    if logits.shape != reference.shape:
         raise ConversionError(
             f"--verify {expected.path}: the model gives logits "
-            f"{logits.shape}; {name} has the shape {wanted.shape}."
+            f"{logits.shape}; {name} has the shape {reference.shape}."
         )
-    difference = float(np.abs(logits - wanted).max())
+    difference = float(np.abs(logits - reference).max())
     if not difference <= tolerance:
         raise ConversionError(
             f"--verify {expected.path}: logits differ from {name} by "

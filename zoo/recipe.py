@@ -84,12 +84,12 @@ class TextRecipe(Recipe):
 def dense_twin(recipe: Recipe, name: str, title: str, mlp_dim: int) -> Recipe:
     """The same recipe for a model without routers, of other MLPs."""
     routed = ("router", "moe_layers", "router_options")
-    kept = {k: v for k, v in recipe.backbone.items() if k not in routed}
+    arguments = {k: v for k, v in recipe.backbone.items() if k not in routed}
     return dataclasses.replace(
         recipe,
         name=name,
         title=title,
-        backbone={**kept, "mlp_dim": mlp_dim},
+        backbone={**arguments, "mlp_dim": mlp_dim},
         twin=None,
     )
 

@@ -100,11 +100,11 @@ def check_sizes(file) -> None:
             reader = _Sizes(stream)
             reader.load()
     front = pickled.removesuffix("data.pkl")
-    for key, wanted in reader.sizes.items():
+    for key, size in reader.sizes.items():
         name = f"{front}data/{key}"
-        if sizes.get(name) != wanted:
+        if sizes.get(name) != size:
             raise ValueError(
-                f"{name} must have {wanted} bytes; it has "
+                f"{name} must have {size} bytes; it has "
                 f"{sizes.get(name, 'none')}"
             )
 

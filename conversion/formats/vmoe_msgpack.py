@@ -157,15 +157,15 @@ class Checkpoint:
     def _check_sizes(self, shard, places):
         """A shard must hold as much as the index says, before it is made."""
         for path, leaf in self.leaves.items():
-            wanted = leaf.dtype.itemsize * sum(
+            expected = leaf.dtype.itemsize * sum(
                 math.prod(stop - start for start, stop in nd_slice)
                 for nd_slice in leaf.of_shard(shard)
             )
             start, end = places.get(leaf.number, (0, 0))
-            if wanted > end - start:
+            if expected > end - start:
                 raise ConversionError(
-                    f"{self.files[shard]} must hold {wanted} bytes of {path}; "
-                    f"it holds {end - start}."
+                    f"{self.files[shard]} must hold {expected} bytes of "
+                    f"{path}; it holds {end - start}."
                 )
 
     def _chunks(self, shard, number, path):

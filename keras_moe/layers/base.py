@@ -81,14 +81,14 @@ class MoELayer(ConfiguredLayer):
     def _checked_mask(self, mask, inputs):
         mask = ops.convert_to_tensor(mask)
         expected = tuple(inputs.shape[:-1])
-        came = tuple(mask.shape)
-        fits = len(came) == len(expected) and all(
-            a == b for a, b in zip(came, expected) if None not in (a, b)
+        shape = tuple(mask.shape)
+        fits = len(shape) == len(expected) and all(
+            a == b for a, b in zip(shape, expected) if None not in (a, b)
         )
         if not fits:
             raise ValueError(
                 "mask must have the shape of inputs without the features, "
-                f"{expected}; received shape {came}."
+                f"{expected}; received shape {shape}."
             )
         dtype = keras.backend.standardize_dtype(mask.dtype)
         if "float" in dtype:

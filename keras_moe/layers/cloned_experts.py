@@ -67,10 +67,10 @@ class ClonedExperts(keras.layers.Layer):
         training = (
             {"training": training} if clone._call_has_training_arg else {}
         )
-        made = clone(slots, **training)
+        outputs = clone(slots, **training)
         if self.slot_shape:
-            made = ops.reshape(made, (-1, number, made.shape[-1]))
-        return made
+            outputs = ops.reshape(outputs, (-1, number, outputs.shape[-1]))
+        return outputs
 
     def hidden(self, slots):
         """`None`: layers of any kind may have no hidden features."""

@@ -17,10 +17,10 @@ class EachConstraint(keras.constraints.Constraint):
         self.bias = bias
 
     def __call__(self, weight):
-        made = ops.stack(
+        outputs = ops.stack(
             [self.constraint(one) for one in _each(weight, self.bias)]
         )
-        return made[:, None] if self.bias else made
+        return outputs[:, None] if self.bias else outputs
 
     def get_config(self):
         inner = keras.constraints.serialize(self.constraint)

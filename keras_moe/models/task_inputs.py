@@ -123,10 +123,10 @@ def check_images(name: str, value, backbone, any_size: bool) -> None:
         any_size: whether the images are resized.
     """
     first = backbone.data_format == "channels_first"
-    wanted = list(backbone.image_shape)
+    image_shape = list(backbone.image_shape)
     for axis, side in zip((1, 2) if first else (0, 1), ("height", "width")):
-        wanted[axis] = side if any_size else wanted[axis]
-    shown = ", ".join(str(side) for side in ["batch", *wanted])
+        image_shape[axis] = side if any_size else image_shape[axis]
+    shown = ", ".join(str(side) for side in ["batch", *image_shape])
     expected = f"{name} must be a batch of at least one image, ({shown})"
     if isinstance(value, (*_NEVER, str)):
         raise ValueError(f"{expected}; {received(value)}.")
@@ -146,7 +146,7 @@ def check_images(name: str, value, backbone, any_size: bool) -> None:
     found = tuple(shape)
     fits = len(found) == 4 and found[0] != 0
     if fits:
-        pairs = zip(wanted, found[1:])
+        pairs = zip(image_shape, found[1:])
         fits = all(a == b for a, b in pairs if not isinstance(a, str))
     if not fits:
         raise ValueError(f"{expected}; received shape {found}.")

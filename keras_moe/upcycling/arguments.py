@@ -106,9 +106,9 @@ def check_calibration(router, options, images, source):
             f"normalize=True; received images for router={router!r}."
         )
     expected = tuple(source.arguments["image_shape"])
-    came = tuple(images.shape)
-    if len(came) != 4 or came[1:] != expected:
+    shape = tuple(images.shape)
+    if len(shape) != 4 or shape[1:] != expected:
         raise ValueError(
             f"calibration must be images of shape {(None, *expected)}; "
-            f"received shape {came}."
+            f"received shape {shape}."
         )

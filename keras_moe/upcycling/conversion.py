@@ -210,36 +210,36 @@ def _convert(weights, source, new, index, noise, factor, rng):
     layer = new.blocks[index].mlp
     place = f"block_{index}/"
     if old is None:
-        made = router_conversion.experts_of_mlp(
+        arrays = router_conversion.experts_of_mlp(
             _taken(weights, f"{place}mlp/"), layer.num_experts, noise, rng
         )
         shapes = {
             w.path.removeprefix(f"{place}moe/"): tuple(w.shape)
             for w in layer.weights
         }
-        made |= router_conversion.new_router(shapes, new.router_options, rng)
+        arrays |= router_conversion.new_router(shapes, new.router_options, rng)
     else:
         theirs = _taken(weights, f"{place}moe/")
-        made = {p: v for p, v in theirs.items() if p.startswith("experts/")}
-        made |= router_conversion.converted_router(
+        arrays = {p: v for p, v in theirs.items() if p.startswith("experts/")}
+        arrays |= router_conversion.converted_router(
             theirs,
             old,
             source.arguments["router_options"],
             weights[f"{place}mlp_norm/gamma"],
             weights[f"{place}mlp_norm/beta"],
         )
-    for path in made:
+    for path in arrays:
         if path.startswith("experts/down/"):
-            made[path] = factor * router_conversion.as_numpy(made[path])
+            arrays[path] = factor * router_conversion.as_numpy(arrays[path])
     # What is not made here, such as temperatures, is as the layer began.
     for weight in layer.weights:
         path = weight.path.removeprefix(f"{place}moe/")
         if path.startswith("shared_expert/down/"):
             # A new shared expert adds nothing until it is trained.
-            made.setdefault(path, np.zeros(weight.shape, weight.dtype))
+            arrays.setdefault(path, np.zeros(weight.shape, weight.dtype))
         elif not path.startswith("experts/"):
-            made.setdefault(path, weight)
-    weights.update({f"{place}moe/{path}": v for path, v in made.items()})
+            arrays.setdefault(path, weight)
+    weights.update({f"{place}moe/{path}": v for path, v in arrays.items()})
 
 
 def _taken(weights, place):

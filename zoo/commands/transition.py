@@ -148,7 +148,7 @@ def _turn(arguments):
     from zoo.training import transition
 
     recipe = recipes.load(arguments.name)
-    found = transition.turn(
+    record = transition.turn(
         recipe,
         recipe.name,
         arguments.router,
@@ -160,11 +160,11 @@ def _turn(arguments):
         data_folder=arguments.data,
     )
     write_json(
-        results.path_of(f"turned_{recipe.name}_{arguments.router}"), found
+        results.path_of(f"turned_{recipe.name}_{arguments.router}"), record
     )
     print(
-        f"{found['metric'].replace('_', ' ')}: {found['before']:.4f} before, "
-        f"{found['turned']:.4f} turned, {found['tuned']:.4f} tuned"
+        f"{record['metric'].replace('_', ' ')}: {record['before']:.4f} before, "
+        f"{record['turned']:.4f} turned, {record['tuned']:.4f} tuned"
     )
 
 
@@ -174,11 +174,11 @@ def _mixing(arguments):
     from zoo.measure import results
 
     recipe = _mixture(arguments.name)
-    found = mixing.compare(
+    record = mixing.compare(
         recipe, arguments.preset or recipe.name, arguments.data
     )
-    write_json(results.path_of(f"mixing_{recipe.name}"), found)
-    for mode, row in found.items():
+    write_json(results.path_of(f"mixing_{recipe.name}"), record)
+    for mode, row in record.items():
         print(
             f"{mode:<8} {row['bits_per_byte']:.3f} bits per byte, "
             f"{row['time']:.2f} times the time"

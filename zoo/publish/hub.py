@@ -89,10 +89,10 @@ def check(recipe, record, folder, evaluate=None, data_folder=None) -> None:
     preset = cards.preset_of(recipe, record)
     check_whole(folder)
     metric = task_of(recipe).metric
-    found = (evaluate or measure)(recipe, str(folder), data_folder)[metric]
-    if not abs(found - preset[metric]) <= TOLERANCE:
+    figure = (evaluate or measure)(recipe, str(folder), data_folder)[metric]
+    if not abs(figure - preset[metric]) <= TOLERANCE:
         raise PublishError(
-            f"{metric} of {folder} is {found:.5f}; recorded is "
+            f"{metric} of {folder} is {figure:.5f}; recorded is "
             f"{preset[metric]:.5f}. Only what was measured is published."
         )
 
@@ -217,7 +217,7 @@ def _manifest(preset):
         raise PublishError(str(error)) from error
 
 
-def _check_same(wanted, repo, parent, there):
+def _check_same(expected, repo, parent, there):
     """Raise an error unless the card there is of this preset."""
     name = None
     if CARD in there:
@@ -225,10 +225,10 @@ def _check_same(wanted, repo, parent, there):
             path = HfApi().hf_hub_download(repo, CARD, revision=parent)
         card = ModelCard.load(path, ignore_metadata_errors=True)
         name = card.data.model_name
-    if name != wanted:
+    if name != expected:
         what = f"the model {name!r}" if name else "files without such a card"
         raise PublishError(
-            f"{hub.SCHEME}{repo} holds {what}, not {wanted}; give "
+            f"{hub.SCHEME}{repo} holds {what}, not {expected}; give "
             "--replace to replace all of it."
         )
 

@@ -34,20 +34,20 @@ def record_of(source, folder) -> dict:
             f"preset with `python -m zoo build {source.name}`."
         )
     record = files.read_json(path, error=PublishError)
-    for key, wanted in (
+    for key, expected in (
         ("address", source.address),
         ("licence", source.licence),
     ):
-        if record.get(key) != wanted:
+        if record.get(key) != expected:
             raise PublishError(
-                f"{key} in {path} must be {wanted!r}; it is "
+                f"{key} in {path} must be {expected!r}; it is "
                 f"{record.get(key)!r}."
             )
-    found = parameters_of(folder)
-    if found != source.parameters:
+    parameters = parameters_of(folder)
+    if parameters != source.parameters:
         raise PublishError(
             f"{folder} must have {source.parameters:,} parameters; it has "
-            f"{found:,}."
+            f"{parameters:,}."
         )
     return record
 

@@ -181,10 +181,10 @@ def is_current() -> bool:
 
 def _stale():
     """{path: text} of the files that are not what they should be."""
-    wanted = {PATH: render(), CATALOGUE: render_catalogue()}
+    contents = {PATH: render(), CATALOGUE: render_catalogue()}
     return {
         path: text
-        for path, text in wanted.items()
+        for path, text in contents.items()
         if not path.is_file() or path.read_text() != text
     }
 
@@ -216,9 +216,9 @@ def _places(name, *others):
 
 def _comparisons():
     compared = (recipes.load(name) for name in recipes.names())
-    found = [results.load(compare.name_of(one)) for one in compared]
-    found = [one for one in found if one is not None]
-    if not found:
+    records = [results.load(compare.name_of(one)) for one in compared]
+    records = [one for one in records if one is not None]
+    if not records:
         return ""
     rows = [
         (
@@ -231,13 +231,13 @@ def _comparisons():
             f"{one['equal_steps']['margin']:+.4f}",
             f"{one['equal_time']['margin']:+.4f}",
         )
-        for one in found
+        for one in records
     ]
     text = COMPARISONS.format(table=_markdown(HEAD_OF_COMPARISONS, rows))
     pictures = (
         f"![Validation curves of {one['recipe']} and its twin]"
         f"(figures/{one['recipe']}.png)\n\n"
-        for one in found
+        for one in records
     )
     return text + "".join(pictures) + reasons()
 

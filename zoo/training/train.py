@@ -63,9 +63,9 @@ class History(dict):
         self.path = pathlib.Path(path)
         if self.path.is_file():
             # A loss that diverged is NaN.
-            kept = files.read_json(self.path, list, finite=False)
+            content = files.read_json(self.path, list, finite=False)
             with files.decoding(self.path, HISTORY):
-                super().__init__({entry["epoch"]: entry for entry in kept})
+                super().__init__({entry["epoch"]: entry for entry in content})
 
     def __setitem__(self, epoch, entry):
         super().__setitem__(epoch, entry)

@@ -55,20 +55,20 @@ def match(sources, shapes, variables) -> None:
         )
     used = collections.Counter()
     for ours, source in sources.items():
-        shape, wanted = tuple(shapes[source.name]), tuple(variables[ours])
+        shape, expected = tuple(shapes[source.name]), tuple(variables[ours])
         # All numbers of this array are one and the same, so it is as small
         # as a number whatever its shape.
         array = np.broadcast_to(np.float32(0), shape)
         try:
-            made = source.take(array).shape
+            actual = source.take(array).shape
         except (ValueError, IndexError):  # of an array with other axes
-            made = None
-        if made != wanted:
+            actual = None
+        if actual != expected:
             raise ValueError(
                 f"{source.name} has the shape {shape}, which does not make "
-                f"{ours}, {wanted}."
+                f"{ours}, {expected}."
             )
-        used[source.name] += int(np.prod(wanted))
+        used[source.name] += int(np.prod(expected))
     for name, count in used.items():
         size = int(np.prod(shapes[name], dtype=int))
         # More than once where one learned number stands for several.

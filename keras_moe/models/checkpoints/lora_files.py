@@ -90,11 +90,13 @@ def load(model, backbone, filepath, read) -> None:
         )
     others = _others(model)
     for name, array in arrays.items():
-        wanted = tuple(others[name].shape) if name in others else "no such one"
-        if wanted != array.shape:
+        expected = (
+            tuple(others[name].shape) if name in others else "no such one"
+        )
+        if expected != array.shape:
             raise ValueError(
                 f"{filepath} holds {name} with the shape {array.shape}; the "
-                f"model has {wanted}."
+                f"model has {expected}."
             )
     frozen = {n: w for n, w in others.items() if n not in arrays}
     kinds, base = digests(frozen)

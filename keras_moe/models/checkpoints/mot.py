@@ -73,7 +73,7 @@ def recognises(folder) -> bool:
     return "model_type" in config
 
 
-class Folder:
+class MoTCheckpoint:
     """A model in the `mot` format: its arguments, and where its weights lie.
 
     Args:
@@ -168,18 +168,18 @@ def _backbone_arguments(config, shapes, front, embedding):
         if n.startswith(block)
     }
 
-    def integer(name, told=None):
+    def integer(name, default=None):
         """A number of the configuration, which shapes may tell too."""
         value = config.get(name)
         if value is None:
-            if told is None:
+            if default is None:
                 raise ValueError(f"config.json must have {name}.")
-            return told
+            return default
         value = checks.integer(f"{name} of config.json", value)
-        if told not in (None, value):
+        if default not in (None, value):
             raise ValueError(
                 f"{name} of config.json, {value}, does not agree with the "
-                f"weights, which have {told}."
+                f"weights, which have {default}."
             )
         return value
 

@@ -221,7 +221,9 @@ class MoTBackbone(
         folder = finding.resolve(preset)
         if not mot.recognises(folder):
             return super().from_preset(folder, load_weights, **kwargs)
-        return cls.from_published(mot.Folder(folder), load_weights, **kwargs)
+        return cls.from_published(
+            mot.MoTCheckpoint(folder), load_weights, **kwargs
+        )
 
     @classmethod
     def from_published(cls, found, load_weights: bool = True, **kwargs):
@@ -271,14 +273,14 @@ class MoTBackbone(
         tokens = self.embed(token_ids, places)
         caches = []
         for number, block in enumerate(self.blocks):
-            tokens, kept = block(
+            tokens, updated_cache = block(
                 tokens,
                 padding_mask=padding_mask,
                 cache=cache[:, number],
                 index=index,
                 places=places,
             )
-            caches.append(kept)
+            caches.append(updated_cache)
         if self.norm_layer is not None:
             tokens = self.norm_layer(tokens)
         return tokens, ops.stack(caches, axis=1)

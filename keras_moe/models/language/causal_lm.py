@@ -111,14 +111,14 @@ class MoTCausalLM(task.LanguageTask, keras_hub.models.CausalLM):
         folder = finding.resolve(preset)
         if not mot.recognises(folder):
             return super().from_preset(folder, load_weights, **kwargs)
-        found = mot.Folder(folder)
+        checkpoint = mot.MoTCheckpoint(folder)
         if "preprocessor" not in kwargs:
             kwargs["preprocessor"] = cls.published_preprocessor(
-                folder, found.backbone
+                folder, checkpoint.backbone
             )
         if "backbone" not in kwargs:
             kwargs["backbone"] = MoTBackbone.from_published(
-                found, load_weights, dtype=kwargs.pop("dtype", None)
+                checkpoint, load_weights, dtype=kwargs.pop("dtype", None)
             )
         return cls(**kwargs)
 
@@ -248,7 +248,7 @@ class MoTCausalLM(task.LanguageTask, keras_hub.models.CausalLM):
         batch, length = ops.shape(token_ids)[0], ops.shape(token_ids)[1]
         # Padding before a prompt, or inside it, is not attended to, and is
         # not written over: it lies ahead of the prompt's end.
-        seen = padding.attended(padding_mask)
+        visible = padding.attended(padding_mask)
         counts = ops.cumsum(padding_mask, axis=-1)
         ahead = (counts - padding_mask) < counts[:, -1:]
         prompts = token_ids
@@ -257,7 +257,7 @@ class MoTCausalLM(task.LanguageTask, keras_hub.models.CausalLM):
             free = (i for i in itertools.count() if i not in stop_token_ids)
             token_ids = ops.where(ahead, token_ids, next(free))
         cache = self.backbone.empty_cache(batch, length)
-        _, hidden, cache = self.call_with_cache(token_ids, cache, 0, seen)
+        _, hidden, cache = self.call_with_cache(token_ids, cache, 0, visible)
 
         def step(prompt, cache, index):
             rows = ops.shape(prompt)[0]  # those of a prompt's beams together
@@ -266,7 +266,7 @@ class MoTCausalLM(task.LanguageTask, keras_hub.models.CausalLM):
                 last,
                 cache,
                 index - 1,
-                ops.repeat(seen, rows // batch, axis=0),
+                ops.repeat(visible, rows // batch, axis=0),
             )
             return logits[:, 0], hidden[:, 0], cache
 
@@ -280,9 +280,9 @@ class MoTCausalLM(task.LanguageTask, keras_hub.models.CausalLM):
             hidden_states=hidden,
             model=self,
         )
-        whole = seen
+        whole = visible
         if stop_token_ids is not None:
             stopped = padding.up_to_the_first(token_ids, stop_token_ids, ahead)
-            whole = ops.logical_and(seen, stopped)
+            whole = ops.logical_and(visible, stopped)
             token_ids = ops.where(whole, token_ids, prompts)
         return {"token_ids": token_ids, "padding_mask": whole}

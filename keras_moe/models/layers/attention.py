@@ -63,8 +63,8 @@ def rotate(heads, positions, base=10_000.0):
     angles = ops.cast(positions, dtype)[..., None] * omega  # (…,T,H/2)
     angles = ops.concatenate([angles, angles], axis=-1)[..., None, :]
     wide = ops.cast(heads, dtype)
-    turned = ops.concatenate([-wide[..., half:], wide[..., :half]], axis=-1)
-    wide = wide * ops.cos(angles) + turned * ops.sin(angles)
+    halves = ops.concatenate([-wide[..., half:], wide[..., :half]], axis=-1)
+    wide = wide * ops.cos(angles) + halves * ops.sin(angles)
     return ops.cast(wide, heads.dtype)
 
 

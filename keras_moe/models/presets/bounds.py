@@ -51,9 +51,9 @@ def check_bounds(folder, new_head: bool = False) -> None:
             _check(folder / name, _arguments(backbone), len(found), held)
         head = folder / HEAD
         if name == "task.json" and head.is_file() and not new_head:
-            wanted = _of_head(task, _arguments(backbone))
+            expected = _of_head(task, _arguments(backbone))
             _compare(
-                folder / name, wanted, _numbers(weight_files.weights(head))
+                folder / name, expected, _numbers(weight_files.weights(head))
             )
 
 
@@ -93,10 +93,10 @@ def _check(path, config, arrays, held):
         _compare(path, table, max(held, TABLE), "fixed positions")
 
 
-def _compare(path, wanted, held, what="a model"):
-    if wanted > held + SPARE:
+def _compare(path, expected, held, what="a model"):
+    if expected > held + SPARE:
         raise files.UnreadableFile(
-            f"{path} describes {what} of {wanted:,} numbers or more; the "
+            f"{path} describes {what} of {expected:,} numbers or more; the "
             f"weight files beside it allow {held:,}."
         )
 

@@ -100,7 +100,7 @@ def places_of(name) -> dict[str, str]:
 
 def table() -> str:
     """The presets as lines of text, columns one below the other."""
-    said = {
+    texts = {
         "embedded": "in the package",
         "hub": "{}",
         "convertible": "to be made of {} by `python -m zoo build`",
@@ -112,7 +112,7 @@ def table() -> str:
             entry["model"],
             f"{entry['metadata']['params']:,}",
             "; ".join(
-                said[place].format(address)
+                texts[place].format(address)
                 for place, address in entry["places"].items()
             ),
         )

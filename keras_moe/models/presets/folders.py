@@ -41,7 +41,7 @@ def check_target(target, overwrite: bool = False, keep: bool = False) -> None:
     target = pathlib.Path(target).resolve()
     if not target.exists():
         return
-    told = "; overwrite=True replaces what a preset has there, and no more"
+    remedy = "; overwrite=True replaces what a preset has there, and no more"
     if not target.is_dir():
         raise _refusal(target, "is a file")
     if not (target / MANIFEST).is_file():
@@ -51,15 +51,15 @@ def check_target(target, overwrite: bool = False, keep: bool = False) -> None:
             if not path.name.startswith(".") and path.name not in _BESIDE
         ]
         if others and not overwrite and not keep:
-            raise _refusal(target, f"holds {others[0]}{told}")
+            raise _refusal(target, f"holds {others[0]}{remedy}")
         return
     listed = {} if overwrite else read_manifest(target)
     for name in readable(target):
         loose = name not in listed
         standard = _is_standard(name)
         if loose and not keep and not (overwrite and standard):
-            told = told if standard else ", which belongs elsewhere"
-            raise _refusal(target, f"holds {name}, not of its manifest{told}")
+            remedy = remedy if standard else ", which belongs elsewhere"
+            raise _refusal(target, f"holds {name}, not of its manifest{remedy}")
 
 
 @contextlib.contextmanager

@@ -23,16 +23,16 @@ def answers_checked():
 
 def _check_answer(response):
     """Raise an error if an answer gives the cache a name out of its folder."""
-    told = response.headers
-    _check_cache_name("X-Repo-Commit", told.get("X-Repo-Commit"))
+    headers = response.headers
+    _check_cache_name("X-Repo-Commit", headers.get("X-Repo-Commit"))
     if response.request.method == "HEAD":
-        etag = told.get("X-Linked-ETag") or told.get("ETag") or ""
+        etag = headers.get("X-Linked-ETag") or headers.get("ETag") or ""
         _check_cache_name("ETag", etag.removeprefix("W/").strip('"'))
     path = response.url.path
     if (
         response.is_success
         and "/api/" in path
-        and "json" in told.get("Content-Type", "json")
+        and "json" in headers.get("Content-Type", "json")
     ):
         response.read()
         try:
