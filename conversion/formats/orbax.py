@@ -124,8 +124,8 @@ class Checkpoint:
             self.folder, f"checkpoint with a whole {path}", ConversionError
         ):
             # Of too many levels, tensorstore's parser ends the process.
-            kept = tensorstore.KvStore.open(store).result()
-            files.parse_json(kept[name].decode(), finite=False)
+            entries = tensorstore.KvStore.open(store).result()
+            files.parse_json(entries[name].decode(), finite=False)
             return tensorstore.open(
                 {
                     "driver": "zarr3" if self._zarr3 else "zarr",

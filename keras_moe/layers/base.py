@@ -34,14 +34,16 @@ class MoELayer(ConfiguredLayer):
         slots = dispatcher.dispatch(tokens)  # (G,E,S,D)
         if keras.distribution.distribution() is not None:
             slots = distribution.exchange(self, slots)
-        made = self.experts(
+        expert_outputs = self.experts(
             slots, training=training, steps=dispatcher
         )  # (G,E,S,D)
         if diagnostics.open_blocks:
-            diagnostics.record_slots(self, slots, made)
+            diagnostics.record_slots(self, slots, expert_outputs)
         if self.expert_dropout:
-            made = self.drop_experts(made, training=training)
-        outputs = dispatcher.combine(made)  # (G,T,D)
+            expert_outputs = self.drop_experts(
+                expert_outputs, training=training
+            )
+        outputs = dispatcher.combine(expert_outputs)  # (G,T,D)
         return join(outputs)
 
     def split(self, inputs, mask, training):

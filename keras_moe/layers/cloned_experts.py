@@ -33,9 +33,9 @@ class ClonedExperts(keras.layers.Layer):
         grid = self.slot_shape or (slots_shape[2],)
         one = (slots_shape[0], *grid, slots_shape[3])
         for clone in self.clones:  # also one without `build`, by its call
-            made = clone(keras.KerasTensor(one, dtype=self.compute_dtype))
+            outputs = clone(keras.KerasTensor(one, dtype=self.compute_dtype))
         features = self.output_dim or one[-1]
-        output = tuple(made.shape)
+        output = tuple(outputs.shape)
         # The batch and, without a grid, the number of slots may be unknown.
         if (
             len(output) != len(one)

@@ -18,11 +18,13 @@ def stepper(recipe):
     """A training step of a recipe on random data, and its parameters."""
     task = task_of(recipe)
     keras.utils.set_random_seed(0)
-    made = task.build(recipe)
-    model = compiled(task, recipe, made, steps=1000)
+    task_model = task.build(recipe)
+    model = compiled(task, recipe, task_model, steps=1000)
     part = task.noise(recipe, np.random.default_rng(0))
     inputs, targets = task.batches(part, recipe, 0, 1)[0]
-    return lambda: model.train_on_batch(inputs, targets), made.count_params()
+    return lambda: model.train_on_batch(
+        inputs, targets
+    ), task_model.count_params()
 
 
 def compare(recipe, repeats=30):

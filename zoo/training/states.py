@@ -61,9 +61,9 @@ class States(keras.callbacks.Callback):
         self._delete_others()
 
     def _delete_others(self):
-        kept = self._path(len(self.history))
+        newest = self._path(len(self.history))
         for path in self.folder.glob("*.weights.h5"):
-            if path != kept:
+            if path != newest:
                 path.unlink()
 
     def _path(self, epochs):

@@ -90,12 +90,12 @@ def optimizer_of(recipe, steps):
     return optimizer
 
 
-def compiled(task, recipe, made, steps, model_class=keras.Model):
+def compiled(task, recipe, task_model, steps, model_class=keras.Model):
     """A plain model, compiled as a recipe has it.
 
     KerasHub's `fit` would preprocess, and the batches are ready.
     """
-    model = model_class(made.input, made.output)
+    model = model_class(task_model.input, task_model.output)
     model.compile(
         optimizer=optimizer_of(recipe, steps),
         loss=task.loss(recipe),
@@ -126,15 +126,15 @@ def train(recipe, folder, seed=0, data_folder=None, epochs=None, start=None):
     parts = datasets.load(recipe.data, data_folder)
     keras.utils.set_random_seed(seed)
     if start is None:
-        made = task.build(recipe)
+        task_model = task.build(recipe)
     else:
-        made = task.model_class.from_preset(str(start))
+        task_model = task.model_class.from_preset(str(start))
     history = History(folder / "history.json")
     batches = task.batches(
         parts["train"], recipe, seed, epochs, first_epoch=len(history)
     )
     steps, done = (batches.steps * e for e in (epochs, len(history)))
-    model = compiled(task, recipe, made, steps)
+    model = compiled(task, recipe, task_model, steps)
     states = States(folder / "backup", history)
     states.restore(model)
     if len(history) < epochs:  # else only the preset is to be written
@@ -151,7 +151,7 @@ def train(recipe, folder, seed=0, data_folder=None, epochs=None, start=None):
                 validation_batch_size=task.evaluation_batch,
                 callbacks=[states, bar],  # the history follows the state
             )
-    made.save_to_preset(folder / PRESET)
+    task_model.save_to_preset(folder / PRESET)
     write_json(
         folder / "training.json",
         {
@@ -167,4 +167,4 @@ def train(recipe, folder, seed=0, data_folder=None, epochs=None, start=None):
             "seconds": round(sum(e["seconds"] for e in history.values())),
         },
     )
-    return made
+    return task_model

@@ -88,12 +88,12 @@ def run(recipe, runs, data_folder=None, epochs=None) -> dict:
     for variant in VARIANTS[recipe.name]:
         folder = pathlib.Path(runs) / recipe.name / "variants" / variant
         one = small(recipe, variant)
-        made = train(one, folder, 0, data_folder, epochs)
+        model = train(one, folder, 0, data_folder, epochs)
         path = folder / "history.json"
         history = files.read_json(path, list, finite=False)
         with files.decoding(path, HISTORY):
             found[variant] = {
-                "parameters": made.count_params(),
+                "parameters": model.count_params(),
                 "training": [_bits(entry["loss"]) for entry in history],
                 "validation": [_bits(entry["val_loss"]) for entry in history],
             }

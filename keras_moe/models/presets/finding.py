@@ -116,9 +116,9 @@ def check_download(backbone, path) -> None:
     head, backbone.head_source = backbone.head_source, None
     if handle is None:
         return
-    came = (folder / HEAD).is_file()
+    was_there = (folder / HEAD).is_file()
     find(handle)  # fetches what is missing
-    if head == AWAITED and not came and (folder / HEAD).is_file():
+    if head == AWAITED and not was_there and (folder / HEAD).is_file():
         raise OSError(
             f"{HEAD} of {handle}, the weights of the head, could not be "
             "fetched in time, and the head has new ones. Load the preset once "

@@ -150,9 +150,13 @@ def handle_of(folder) -> str | None:
 
     folder = pathlib.Path(folder).resolve()
     cache = pathlib.Path(constants.HF_HUB_CACHE).resolve()
-    kept = folder.parent.parent  # snapshots of it lie below
-    kind, *names = kept.name.split("--")
-    if not is_download(folder) or kept.parent != cache or kind != "models":
+    repository = folder.parent.parent  # snapshots of it lie below
+    kind, *names = repository.name.split("--")
+    if (
+        not is_download(folder)
+        or repository.parent != cache
+        or kind != "models"
+    ):
         return None
     return f"{SCHEME}{'/'.join(names)}@{folder.name}"
 
