@@ -76,24 +76,24 @@ def add_arguments(parser) -> None:
 
 
 def report(arguments) -> str:
-    """What the command prints.
+    """Write the report that the command prints.
 
     Raises:
         ValueError: for an architecture that there is not.
     """
     from keras_moe import models
 
-    made = []
+    backbones = []
 
     def make():
-        made.append(
+        backbones.append(
             models.MoEViTBackbone.from_architecture(arguments.architecture)
         )
-        return made[0]
+        return backbones[0]
 
     shapes = models.weight_shapes(make)
     plan = planning.plan(
-        made[0],
+        backbones[0],
         shapes,
         arguments.devices,
         arguments.device_memory,

@@ -33,9 +33,9 @@ class ClonedExperts(keras.layers.Layer):
         grid = self.slot_shape or (slots_shape[2],)
         one = (slots_shape[0], *grid, slots_shape[3])
         for clone in self.clones:  # also one without `build`, by its call
-            made = clone(keras.KerasTensor(one, dtype=self.compute_dtype))
+            answer = clone(keras.KerasTensor(one, dtype=self.compute_dtype))
         features = self.output_dim or one[-1]
-        output = tuple(made.shape)
+        output = tuple(answer.shape)
         # The batch and, without a grid, the number of slots may be unknown.
         if (
             len(output) != len(one)
@@ -67,10 +67,10 @@ class ClonedExperts(keras.layers.Layer):
         training = (
             {"training": training} if clone._call_has_training_arg else {}
         )
-        made = clone(slots, **training)
+        answers = clone(slots, **training)
         if self.slot_shape:
-            made = ops.reshape(made, (-1, number, made.shape[-1]))
-        return made
+            answers = ops.reshape(answers, (-1, number, answers.shape[-1]))
+        return answers
 
     def hidden(self, slots):
         """`None`: layers of any kind may have no hidden features."""

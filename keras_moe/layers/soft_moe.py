@@ -251,8 +251,8 @@ class SoftMoE(MoELayer):
     def route(self, tokens, mask, training):
         noise = None
         if training and self.noise_std > 0:
-            seats = (self.num_experts, self.num_slots)
-            shape = (*ops.shape(tokens)[:2], *seats)
+            slots = (self.num_experts, self.num_slots)
+            shape = (*ops.shape(tokens)[:2], *slots)
             noise = self.noise(shape, self.noise_std)
         keys = ops.cast(tokens, self.router_dtype)
         if self.key_projection:

@@ -1,4 +1,4 @@
-"""How many rows a block has."""
+"""Sizes of blocks of rows."""
 
 from keras import ops
 
