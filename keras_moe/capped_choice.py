@@ -31,13 +31,13 @@ import keras
 from keras import ops
 
 from keras_moe.ops import selection
-from keras_moe.ops.ranking import NONE
-from keras_moe.ops.ranking import at_most
-from keras_moe.ops.ranking import count
-from keras_moe.ops.ranking import either
-from keras_moe.ops.ranking import largest
-from keras_moe.ops.ranking import top
-from keras_moe.ops.ranking import total
+from keras_moe.ranking import NONE
+from keras_moe.ranking import at_most
+from keras_moe.ranking import count
+from keras_moe.ranking import largest
+from keras_moe.ranking import top
+from keras_moe.ranking import total
+from keras_moe.ranking import where
 
 PRICE_ROUNDS = 6
 DAMPING = 0.7  # two experts that both move all the way would swap for ever
@@ -142,10 +142,10 @@ def _assign(gates, mask, capacity, cap, rounds):
     enough = slots * experts <= places
     least = ops.cast(enough, gates.dtype) * (-2.0 * experts)  # (G,1,1)
     price = _prices(gates, present, slots, capacity, cap, least)
-    price = price - ops.amin(either(present, price, 1e9), -1, keepdims=True)
+    price = price - ops.amin(where(present, price, 1e9), -1, keepdims=True)
     share = ops.cast(slots * experts, "float32")
     share = share >= NEARLY * ops.cast(places, "float32")
-    price = either(share, price, 0.0)
+    price = where(share, price, 0.0)
     held = _auction(gates, present, slots, capacity, cap, least, price, rounds)
     taken = _fill(held, gates, mask, slots[:, 0], capacity, cap)
     return ops.transpose(taken, (0, 2, 1))
@@ -162,7 +162,7 @@ def _prices(gates, present, slots, capacity, cap, least):
         offers = gates - q
         _, ranked = top(offers, cap + 1)
         other = ops.where(offers >= ranked[-2], ranked[-1], ranked[-2])
-        value = either(present, gates - ops.relu(other), NONE)
+        value = where(present, gates - ops.relu(other), NONE)
         _, last, after = largest(value, slots, capacity)
         after = ops.where(after > NONE, after, last)
         new = at_most((last + after) / 2, 2.0)
@@ -183,14 +183,14 @@ def _auction(gates, present, slots, capacity, cap, least, floor, rounds):
     their price most, as much as leaves these no worse than the next best one; a
     token keeps the `cap` highest bids, and the lowest of them is its price.
     """
-    present_gates = either(present, gates, NONE)
+    present_gates = where(present, gates, NONE)
     experts = gates.shape[1]
     allowed = ops.cast(slots * experts, "float32") * OPEN
 
     def bid(bids, price, step, goes_on):
         held = bids > NONE
         gain = present_gates - price
-        gain = either(ops.logical_or(held, gain < least), NONE, gain)
+        gain = where(ops.logical_or(held, gain < least), NONE, gain)
         need = slots - count(held)
         much = ops.cast(total(need, axis=1), "float32") > allowed
         need = need * ops.cast(much, need.dtype)
@@ -198,7 +198,7 @@ def _auction(gates, present, slots, capacity, cap, least, floor, rounds):
         offer = gates - ops.maximum(after, least) + step
         bids = ops.where(wanted, offer, bids)
         kept, ranked = top(bids, cap)
-        bids = either(kept, bids, NONE)
+        bids = where(kept, bids, NONE)
         price = ops.maximum(ranked[-1], floor)  # (G,1,T)
         return bids, price, step * GROWTH, ops.any(wanted)
 
@@ -257,8 +257,8 @@ def _fill(held, gates, mask, slots, capacity, cap):
         rank = 2 * holds + ops.cast(places > later + holds, "int32")
         score = gates + ops.cast(rank, gates.dtype)
         free = ops.logical_and(places > 0, ops.logical_not(critical))
-        free, _, _ = largest(either(free, score, NONE), spare, capacity)
-        score = either(ops.logical_or(critical, free), score, NONE)
+        free, _, _ = largest(where(free, score, NONE), spare, capacity)
+        score = where(ops.logical_or(critical, free), score, NONE)
         taken, _, _ = largest(score, number, capacity)
         taken = ops.cast(taken, "int32")
         return places - taken, taken
@@ -278,8 +278,8 @@ def _scan(take, start, by_expert, experts):
     def step(number, places, rows):
         one = [ops.take(x, number, axis=0) for x in by_expert]
         places, row = take(places, one)
-        where = ops.reshape(number, (1, 1))
-        return number + 1, places, ops.scatter_update(rows, where, row[None])
+        index = ops.reshape(number, (1, 1))
+        return number + 1, places, ops.scatter_update(rows, index, row[None])
 
     state = (ops.zeros((), "int32"), start, by_expert[1])
     loop = ops.while_loop(lambda number, *_: number < experts, step, state)

@@ -17,10 +17,10 @@ from keras_moe.plans import SoftPlan
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """Properties of a kind of plan.
+    """Description of a kind of plan.
 
     Args:
-        hard: whether tokens sit whole, and may be dropped.
+        hard: whether slots hold whole tokens, which may be dropped.
         of_groups: names of the arrays whose first axis is G.
         of_layer: names of the arrays that belong to the layer, which training
             may change in place.
@@ -42,13 +42,13 @@ def _hard_shares(plan):
     token = ops.convert_to_numpy(plan.token_index)
     gate = ops.convert_to_numpy(plan.combine_weights)
     groups, experts, _ = token.shape
-    seats = np.zeros((groups, int(plan.num_tokens), experts), "float32")
-    gates = np.zeros_like(seats)
-    group, expert, seat = np.nonzero(gate)
-    where = (group, token[group, expert, seat], expert)
-    np.add.at(seats, where, 1.0)
-    np.add.at(gates, where, gate[group, expert, seat])
-    return seats[..., None], gates
+    slots = np.zeros((groups, int(plan.num_tokens), experts), "float32")
+    gates = np.zeros_like(slots)
+    group, expert, slot = np.nonzero(gate)
+    where = (group, token[group, expert, slot], expert)
+    np.add.at(slots, where, 1.0)
+    np.add.at(gates, where, gate[group, expert, slot])
+    return slots[..., None], gates
 
 
 def _grouped_shares(plan):
@@ -79,16 +79,16 @@ _KINDS = {
 
 
 def kind(plan) -> Kind:
-    """The kind of a plan, or an error that names `plan`."""
-    for cls, found in _KINDS.items():
+    """Find the kind of a plan, or raise an error that names `plan`."""
+    for cls, description in _KINDS.items():
         if isinstance(plan, cls):
-            return found
-    came = f"received {type(plan).__name__}"
+            return description
+    received = f"received {type(plan).__name__}"
     if isinstance(plan, dict):
-        came += "; take one of its plans, plans[path]"
+        received += "; take one of its plans, plans[path]"
     raise ValueError(
         "plan must be a SoftPlan, a HardPlan or a GroupedPlan, as capture() "
-        f"yields; {came}."
+        f"yields; {received}."
     )
 
 
@@ -99,31 +99,31 @@ def weights(plan):
 
 
 def shares(plan):
-    """Shares of each token that are read, and that each token receives.
+    """Compute what is read of each token, and what each token receives.
 
     Returns:
         `read`, (G,T,E,C): how much of a token each reader of an expert reads;
         the readers are slots (soft) or the expert itself (hard, C = 1, the
-        number of its seats with that token). `received`, (G,T,E): the weight
+        number of its slots with that token). `received`, (G,T,E): the weight
         of each expert in what the token gets.
     """
     return kind(plan).shares(plan)
 
 
 def seen(plan, shape):
-    """Unmasked tokens, Boolean of shape (G,T)."""
+    """Tell which tokens are not masked, Boolean of shape (G,T)."""
     if plan.mask is None:
         return np.ones(shape, "bool")
     return ops.convert_to_numpy(plan.mask)
 
 
 def group_arrays(plan) -> dict:
-    """The arrays of a plan whose first axis is G, by name; some are `None`."""
+    """Name the arrays of a plan whose first axis is G; some are `None`."""
     return {name: getattr(plan, name) for name in kind(plan).of_groups}
 
 
 def snapshot(plan):
-    """The plan, safe from training, which may change weights in place."""
+    """Copy the plan, safe from training, which may change weights in place."""
     copies = {}
     for name in kind(plan).of_layer:
         value = getattr(plan, name)
@@ -133,7 +133,7 @@ def snapshot(plan):
 
 
 def first_groups(plan, number: int):
-    """The plan of the first `number` groups."""
+    """Cut the plan down to its first `number` groups."""
     arrays = group_arrays(plan).items()
     rows = {name: None if a is None else a[:number] for name, a in arrays}
     return dataclasses.replace(plan, **rows)

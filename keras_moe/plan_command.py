@@ -83,17 +83,17 @@ def report(arguments) -> str:
     """
     from keras_moe import models
 
-    made = []
+    backbones = []
 
     def make():
-        made.append(
+        backbones.append(
             models.MoEViTBackbone.from_architecture(arguments.architecture)
         )
-        return made[0]
+        return backbones[0]
 
     shapes = models.weight_shapes(make)
     plan = planning.plan(
-        made[0],
+        backbones[0],
         shapes,
         arguments.devices,
         arguments.device_memory,

@@ -81,15 +81,15 @@ class Part:
 
 
 def parts(backbone, num_tokens: int | None = None) -> list[Part]:
-    """The costs of a backbone's embedding and of each of its blocks."""
+    """List the costs of a backbone's embedding and of each of its blocks."""
     features = backbone.hidden_dim
-    tokens, found = _embedding(backbone, num_tokens)
+    tokens, costs = _embedding(backbone, num_tokens)
     heads = backbone.num_heads
     head_dim = getattr(backbone, "head_dim", None) or features // heads
     for index in range(backbone.num_layers):
         wide = heads * head_dim
         mixing = 4 * tokens * tokens * wide
-        found.append(
+        costs.append(
             Part(
                 f"block_{index}/attention",
                 8 * tokens * features * wide + mixing,
@@ -101,10 +101,10 @@ def parts(backbone, num_tokens: int | None = None) -> list[Part]:
         )
         name = f"block_{index}/mlp"
         if index in backbone.moe_layers:
-            found.append(_moe(name, backbone, tokens))
+            costs.append(_moe(name, backbone, tokens))
         else:
-            found.append(_mlp(name, tokens, features, backbone.mlp_dim))
-    return found
+            costs.append(_mlp(name, tokens, features, backbone.mlp_dim))
+    return costs
 
 
 def _embedding(backbone, num_tokens):
@@ -179,7 +179,7 @@ def _slots(router, options, tokens):
     if options.get("capacity_factor", 1.0) is None:
         return tokens * options["top_k"]
     group = options.get("group_size") or tokens
-    seats = routing.expert_capacity(
+    capacity = routing.expert_capacity(
         group,
         experts,
         options.get("capacity_factor", 1.0),
@@ -189,7 +189,7 @@ def _slots(router, options, tokens):
         ),
         multiple_of=options.get("capacity_multiple_of", 1),
     )
-    return experts * seats * tokens / group
+    return experts * capacity * tokens / group
 
 
 def _head_flops(model, backbone, num_tokens):
@@ -272,13 +272,13 @@ def plan(
     expert_devices = math.gcd(devices, options.get("num_experts", 1))
     here = total - in_experts + in_experts // expert_devices
     costs = parts(backbone)
-    held = [p.kept * BYTES[dtype] + 4 * p.kept_float32 for p in costs]
+    saved = [p.kept * BYTES[dtype] + 4 * p.kept_float32 for p in costs]
     return Plan(
         parameters=total,
         expert_parameters=in_experts,
         flops=flops(backbone),
         expert_devices=expert_devices,
         parameter_bytes=here * (TRAINING_BYTES if training else BYTES[dtype]),
-        activation_bytes=int(batch * (sum(held) if training else max(held))),
+        activation_bytes=int(batch * (sum(saved) if training else max(saved))),
         device_bytes=device_bytes,
     )

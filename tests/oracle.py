@@ -121,22 +121,22 @@ def expert_choice_capacity(
 ):
     exact = length * factor / num_experts
     if how == "ceil":
-        seats = math.ceil(exact)
+        capacity = math.ceil(exact)
     else:
-        seats = math.floor(exact)
-        rest = exact - seats
-        if rest > 0.5 or (rest == 0.5 and seats % 2 == 1):
-            seats += 1
-    while seats % multiple:
-        seats += 1
-    return seats
+        capacity = math.floor(exact)
+        rest = exact - capacity
+        if rest > 0.5 or (rest == 0.5 and capacity % 2 == 1):
+            capacity += 1
+    while capacity % multiple:
+        capacity += 1
+    return capacity
 
 
 def token_choice_capacity(length, num_experts, top_k, factor, multiple=1):
-    seats = math.ceil(length * top_k * factor / num_experts)
-    while seats % multiple:
-        seats += 1
-    return seats
+    capacity = math.ceil(length * top_k * factor / num_experts)
+    while capacity % multiple:
+        capacity += 1
+    return capacity
 
 
 def expert_choice_seats(gates, capacity, mask=None):

@@ -115,16 +115,16 @@ def _normal(rng, *shape):
 
 
 def hard_case(name, shape, empty=0.3, mask=None, repeat=False):
-    """Random seats. shape: (G,T,E,S,D); `empty` is the share of empty seats."""
-    groups, length, experts, seats, features = shape
+    """Random slots. shape: (G,T,E,S,D); `empty` is the share of empty ones."""
+    groups, length, experts, capacity, features = shape
     rng = np.random.default_rng(0)
-    token = np.zeros((groups, experts, seats), "int32")
+    token = np.zeros((groups, experts, capacity), "int32")
     gate = rng.uniform(0.1, 1.0, token.shape).astype("float32")
     for g in range(groups):
         for e in range(experts):
             order = rng.permutation(length)
-            token[g, e] = np.resize(order, seats)
-            gate[g, e, length:] = 0.0  # seats beyond the tokens are empty
+            token[g, e] = np.resize(order, capacity)
+            gate[g, e, length:] = 0.0  # slots beyond the tokens are empty
     gate[rng.random(gate.shape) < empty] = 0.0
     if empty:
         gate[0, 0, 0] = 0.0
@@ -137,7 +137,7 @@ def hard_case(name, shape, empty=0.3, mask=None, repeat=False):
         gate[~sits] = 0.0
 
     def plan(gate):
-        # As routers do: nothing flows back from an empty seat.
+        # As routers do: nothing flows back from an empty slot.
         gate = ops.where(gate != 0, gate, 0.0)
         return routing.HardPlan(
             ops.convert_to_tensor(token), gate, length, mask
@@ -147,7 +147,7 @@ def hard_case(name, shape, empty=0.3, mask=None, repeat=False):
         name,
         "hard",
         _normal(rng, groups, length, features),
-        _normal(rng, groups, experts, seats, features),
+        _normal(rng, groups, experts, capacity, features),
         (gate,),
         plan,
     )
@@ -187,15 +187,15 @@ def soft_case(name, shape, mask=None, noise=False, learned=False, **options):
 
     `learned` gives each expert a temperature, one to merge and one to emit.
     """
-    groups, length, experts, seats, features = shape
+    groups, length, experts, capacity, features = shape
     rng = np.random.default_rng(0)
     tokens = _normal(rng, groups, length, features)
     weights = [
         _normal(rng, groups, length, features),
-        _normal(rng, features, experts, seats),
+        _normal(rng, features, experts, capacity),
     ]
     if noise:
-        weights.append(_normal(rng, groups, length, experts, seats))
+        weights.append(_normal(rng, groups, length, experts, capacity))
     if learned:
         for _ in range(2):
             weights.append(rng.uniform(0.5, 2, experts).astype("float32"))
@@ -215,7 +215,7 @@ def soft_case(name, shape, mask=None, noise=False, learned=False, **options):
         name,
         "soft",
         tokens,
-        _normal(rng, groups, experts, seats, features),
+        _normal(rng, groups, experts, capacity, features),
         tuple(weights),
         plan,
     )
@@ -266,10 +266,10 @@ def _mask(groups, length, gone):
 
 CASES = [
     hard_case("ragged", (2, 7, 3, 2, 5)),
-    hard_case("all seats taken", (1, 13, 2, 5, 3), empty=0.0),
-    hard_case("all seats empty", (2, 5, 2, 2, 3), empty=1.0),
-    hard_case("more seats than tokens", (2, 3, 2, 5, 1)),
-    hard_case("one token, one seat", (3, 1, 2, 1, 4)),
+    hard_case("all slots taken", (1, 13, 2, 5, 3), empty=0.0),
+    hard_case("all slots empty", (2, 5, 2, 2, 3), empty=1.0),
+    hard_case("more slots than tokens", (2, 3, 2, 5, 1)),
+    hard_case("one token, one slot", (3, 1, 2, 1, 4)),
     hard_case("one token everywhere", (2, 6, 3, 2, 3), 0.2, repeat=True),
     hard_case(
         "masked", (3, 9, 2, 4, 3), mask=_mask(3, 9, [(0, 4), (0, 0), (1, None)])

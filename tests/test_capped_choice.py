@@ -13,20 +13,20 @@ from keras_moe import routing
 from tests import support
 
 GROUPS = 16
-# Tokens, experts, cap b, seats S. Where E·S = T·b no choice of the cap is left
-# and prices decide most; the others are as in use.
+# Tokens, experts, cap b, capacity S. Where E·S = T·b no choice of the cap is
+# left and prices decide most; the others are as in use.
 SIZES = [(12, 4, 1, 3), (16, 8, 2, 4), (31, 5, 3, 12), (32, 8, 3, 12)]
 
 
 @functools.cache
 def choose(capacity, cap):
-    def seats(gates, mask):
+    def choice(gates, mask):
         plan = routing.expert_choice(
             gates, capacity, mask=mask, max_experts_per_token=cap
         )
         return plan.token_index, plan.combine_weights
 
-    return support.compiled(seats)
+    return support.compiled(choice)
 
 
 def draw(kind, tokens, experts):
@@ -100,7 +100,7 @@ def test_masked_tokens_take_no_seat(size):
     assert not chosen[~mask].any()
     assert chosen.sum(axis=2).max() <= cap
     assert chosen.sum(axis=1).max() <= capacity
-    # As many seats are taken as tokens and cap allow.
+    # As many slots are taken as tokens and cap allow.
     real = mask.sum(axis=1)
     most = np.minimum(experts * np.minimum(capacity, real), real * cap)
     np.testing.assert_array_equal(chosen.sum(axis=(1, 2)), most)
@@ -111,7 +111,7 @@ def test_an_auction_cut_short_still_fills_all_seats(rounds, monkeypatch):
     monkeypatch.setattr(capped_choice, "ROUNDS", rounds)
     gates = draw("three tokens", 16, 8)
     mask = np.ones(gates.shape[:2], bool)
-    mask[3:8, 6:] = False  # too few for all seats
+    mask[3:8, 6:] = False  # too few for all slots
     chosen = taken(choose.__wrapped__(4, 2)(gates, mask), 16)
     assert not chosen[~mask].any()
     assert chosen.sum(axis=2).max() <= 2

@@ -1,5 +1,6 @@
-"""What pip is told: bounds for users, a pinned PyTorch for our tests."""
+"""Requirements: bounds for users, a pinned PyTorch and peers for our tests."""
 
+import importlib.util
 import pathlib
 import re
 import tomllib
@@ -55,3 +56,17 @@ def test_readme_says_what_stays():
         readme.split()
     )
     assert "`pinned`" in readme
+
+
+def test_a_benchmark_names_the_packages_that_it_lacks(monkeypatch):
+    from tests.benchmarks import soft_moe_layers
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError) as error:
+        soft_moe_layers.check_peers()
+    assert str(error.value) == (
+        "soft_moe_layers times layers of soft-moe-pytorch and soft-moe on "
+        "PyTorch; missing: soft-moe-pytorch soft-moe (pip install --no-deps "
+        "soft-moe-pytorch soft-moe)."
+    )
+    assert "soft-moe-pytorch" in EXTRAS["dev"]

@@ -34,7 +34,7 @@ def test_load_and_similarity_are_those_of_the_plan():
     read = weights(plan)[0].sum(-1)  # (G,T,E)
     cosine = [
         read[g, :, 0] @ read[g, :, 2] / 2 for g in range(2)
-    ]  # two seats each
+    ]  # two slots each
     assert shown[0, 2] == pytest.approx(np.mean(cosine))
     np.testing.assert_allclose(np.diag(shown), 1, rtol=1e-6)
 
@@ -56,21 +56,21 @@ def test_dropped_patches_are_hatched():
     layer = layers.TokenChoiceMoE(3, 1, capacity_factor=0.5, intermediate_dim=2)
     plan = plan_of(layer, tokens=6)
     figure = visualize.token_weights(np.ones((2, 4, 6)), plan, (2, 3))
-    seats = weights(plan)[0].sum((2, 3))
+    slots = weights(plan)[0].sum((2, 3))
     for row in range(2):
         weights_axis, image_axis = figure.axes[3 * row + 1 : 3 * row + 3]
         weight = weights_axis.images[-1].get_array()
-        np.testing.assert_array_equal(weight.ravel(), seats[row])
-        low, high = seats[row].min(), seats[row].max()
+        np.testing.assert_array_equal(weight.ravel(), slots[row])
+        low, high = slots[row].min(), slots[row].max()
         scale = f"capacity slots\n{low:.0f} to {high:.0f}"
         assert weights_axis.get_title() == scale
         assert all(patch.get_hatch() for patch in image_axis.patches)
         corners = [patch.get_xy() for patch in image_axis.patches]
         assert corners == [
             (2 * (token % 3), 2 * (token // 3))
-            for token in np.flatnonzero(seats[row] == 0)
+            for token in np.flatnonzero(slots[row] == 0)
         ]
-    assert (seats == 0).any() and (seats > 0).any()
+    assert (slots == 0).any() and (slots > 0).any()
     soft = plan_of(layers.SoftMoE(3, 2, intermediate_dim=2))
     figure = visualize.token_weights(np.ones((2, 4, 6)), soft, (2, 3))
     assert len(figure.axes) == 2 * 2 + 1  # and the bar of colours

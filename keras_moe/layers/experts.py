@@ -1,4 +1,4 @@
-"""Experts, each an MLP on its slots: (G,E,S,D) -> (G,E,S,D)."""
+"""Layers of all experts on their slots: (G,E,S,D) -> (G,E,S,D)."""
 
 import functools
 
@@ -127,16 +127,16 @@ class FeedForwardExperts(keras.layers.Layer):
         return restore(rows)
 
     def traits(self) -> set:
-        """Names in `ops.implementations.TRAITS`, those that hold."""
+        """List the names in `ops.implementations.TRAITS` that hold."""
         served = all(p.multiplies_rows for p in self._projections())
         return set() if served else {"quantised_experts"}
 
     def _mlp(self, rows, drop):
-        """The MLP by Keras' own layers, of four axes."""
+        """Compute the MLP by Keras' own layers, of four axes."""
         return self.down(drop(self.hidden(rows)))
 
     def hidden(self, slots):
-        """Hidden features of slots: (G,E,S,D) -> (G,E,S,F)."""
+        """Compute the hidden features of slots: (G,E,S,D) -> (G,E,S,F)."""
         hidden = self.up(slots)
         return self.gate(slots) * hidden if self.gated else hidden
 

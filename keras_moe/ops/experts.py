@@ -1,8 +1,6 @@
-"""The MLP of each expert, as one function of arrays."""
+"""MLPs of experts, as one function of arrays."""
 
-import math
-
-from keras import ops
+import functools
 
 from keras_moe.ops import reference
 
@@ -10,7 +8,7 @@ from keras_moe.ops import reference
 def experts_mlp(
     rows, weights, activation, *, between=None, steps=reference.PLAIN
 ):
-    """The MLP of each expert on its rows, (E,N,D) -> (E,N,D).
+    """Compute the MLP of each expert on its rows, (E,N,D) -> (E,N,D).
 
         hidden = activation(rows · up + bias)                         (E,N,F)
         hidden = activation(rows · gate + bias) * (rows · up + bias)  gated
@@ -25,10 +23,13 @@ def experts_mlp(
         activation: activation of the hidden features.
         between: of them too, such as dropout.
         steps: a dispatcher, whose `product`, (E,N,D) · (E,D,F) -> (E,N,F), and
-            `shift`, (E,N,F) + (E,1,F), these are.
+            `shift`, (E,N,F) + (E,1,F), these are, and whose `activate` calls
+            the activation.
     """
     up, down, *gate = weights
     hidden = _project(rows, *up, steps)
+    if steps.activate is not None:
+        activation = functools.partial(steps.activate, activation)
     if gate:
         hidden = activation(_project(rows, *gate[0], steps)) * hidden
     else:
@@ -52,9 +53,3 @@ def _project(rows, kernel, bias, steps):
         return outputs
     plain = steps.shift is None
     return outputs + bias if plain else steps.shift(outputs, bias)
-
-
-def gelu_of_erf(x):
-    """GELU, x/2 · (1 + erf(x/√2)), in operators of other runtimes."""
-    # Converters to LiteRT know GELU by these steps in this order.
-    return 0.5 * x * (1.0 + ops.erf(x * math.sqrt(0.5)))

@@ -23,8 +23,7 @@ STREAMING_BYTES = 2**29
 # least this much.
 SHARED_BYTES = 2**23
 
-# What a plan may have, or the program it is in, and that some implementations
-# cannot serve.
+# Traits of a plan, or of its program, that some implementations cannot serve.
 TRAITS = {
     "noise": "the router adds noise to its logits",
     "temperature": "temperatures divide the logits",
@@ -51,7 +50,7 @@ PORTABLE_ONLY = frozenset({"sharded", "compiled", "meta", "transformed"})
 
 
 class Implementation(NamedTuple):
-    """Implementation of dispatch and combine, and the plans that it serves.
+    """Row of the table: how to prepare a plan, which plans, and where.
 
     Args:
         prepare: `prepare(plan, dtype)`, where `dtype` is that of the tokens,
@@ -74,7 +73,7 @@ class Implementation(NamedTuple):
     auto_bytes: dict = {}
 
     def obstacle(self, facts) -> str:
-        """Why it cannot serve plans of these facts; empty if it can."""
+        """Say why it cannot serve plans of these facts; empty if it can."""
         for trait, reason in TRAITS.items():
             if trait in self.obstacles and trait in facts.traits:
                 return reason
@@ -124,7 +123,7 @@ IMPLEMENTATIONS |= {
     "cpu": Implementation(
         cpu.prepare,
         ("soft",),
-        cpu.BACKENDS,
+        EVERYWHERE,
         devices=("cpu",),
         obstacles=NOT_SHARED | PORTABLE_ONLY,
         auto_bytes={"torch": SHARED_BYTES},
@@ -146,7 +145,6 @@ IMPLEMENTATIONS |= {
 # Soft plans on CPUs, measured. The whole layer with "cpu" against the plain
 # formulas, outputs and gradients: tests/benchmarks/results/soft_moe_layers-*,
 # rows SoftMoE; its routing alone: soft_routing-*, rows cpu and shared_exp.
-# TensorFlow has no "cpu".
 # Soft plans on GPUs and TPUs, compiled, not run: shared_exp, which needs a
 # bound, and logsumexp take the least memory in training and on TPUs the fewest
 # cycles: tests/benchmarks/results/soft_routing_compiled-jax-*, all rows.
@@ -162,7 +160,12 @@ IMPLEMENTATIONS |= {
 # TPUs it was not run.
 AUTOMATIC |= {
     ("soft", "jax", "cpu"): ("streaming", "cpu", "shared_exp", "reference"),
-    ("soft", "tensorflow", "cpu"): ("streaming", "shared_exp", "reference"),
+    ("soft", "tensorflow", "cpu"): (
+        "streaming",
+        "cpu",
+        "shared_exp",
+        "reference",
+    ),
     ("soft", "torch", "cpu"): ("streaming", "cpu", "reference"),
 }
 for _backend in EVERYWHERE:

@@ -21,12 +21,12 @@ def with_gradient(function, forward, backward):
     Args:
         function: `(arrays, context) -> outputs`, which JAX can differentiate;
             `arrays` is a tuple of floating arrays.
-        forward: `(arrays, context) -> (outputs, kept)`.
-        backward: `(arrays, context, kept, gradients) -> gradients`, of
+        forward: `(arrays, context) -> (outputs, saved)`.
+        backward: `(arrays, context, saved, gradients) -> gradients`, of
             outputs and of arrays.
 
     All three are functions of a module, so that what they compile to is found
-    again. `context` and `kept` are structures of arrays.
+    again. `context` and `saved` are structures of arrays.
     """
 
     @jax.custom_jvp
@@ -36,10 +36,10 @@ def with_gradient(function, forward, backward):
     @differentiable.defjvp
     def change(values, changes):
         arrays, context = values
-        outputs, kept = forward(arrays, context)
-        known, tree = jax.tree.flatten((arrays, context, kept))
+        outputs, saved = forward(arrays, context)
+        leaves, tree = jax.tree.flatten((arrays, context, saved))
         changed = _linear.bind(
-            *known,
+            *leaves,
             *changes[0],
             function=function,
             backward=backward,
@@ -56,9 +56,9 @@ _linear.multiple_results = True
 
 
 def _split(leaves, tree):
-    """(arrays, context, kept) and the changes of the arrays."""
-    known = jax.tree.unflatten(tree, leaves[: tree.num_leaves])
-    return *known, leaves[tree.num_leaves :]
+    """(arrays, context, saved) and the changes of the arrays."""
+    structures = jax.tree.unflatten(tree, leaves[: tree.num_leaves])
+    return *structures, leaves[tree.num_leaves :]
 
 
 def _apply(*leaves, function, backward, tree, results):
@@ -87,21 +87,21 @@ def _derive(values, changes, **parameters):
 
 
 def _transpose(grads, *leaves, function, backward, tree, results):
-    arrays, context, kept, changes = _split(leaves, tree)
+    arrays, context, saved, changes = _split(leaves, tree)
     grads = [ad.instantiate_zeros(grad) for grad in grads]
     by_arrays = backward(
-        arrays, context, kept, jax.tree.unflatten(results, grads)
+        arrays, context, saved, jax.tree.unflatten(results, grads)
     )
-    asked = (
+    gradients = (
         by_array if ad.is_undefined_primal(change) else None
         for change, by_array in zip(changes, by_arrays)
     )
-    return [*(None,) * tree.num_leaves, *asked]
+    return [*(None,) * tree.num_leaves, *gradients]
 
 
 def _batch(leaves, axes, **parameters):
-    made = jax.vmap(functools.partial(_apply, **parameters), axes)(*leaves)
-    return made, (0,) * len(made)
+    outputs = jax.vmap(functools.partial(_apply, **parameters), axes)(*leaves)
+    return outputs, (0,) * len(outputs)
 
 
 _linear.def_abstract_eval(_shapes)

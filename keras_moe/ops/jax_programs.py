@@ -10,7 +10,7 @@ def compiled(function, **options):
 
     Within another program it is a part of that, not one that JAX keeps for
     later calls: exporters put operations of their own in place of JAX's while
-    they trace, and what was kept would run nowhere else.
+    they trace, and what was saved would run nowhere else.
     """
     program = jax.jit(function, **options)
 

@@ -1,6 +1,5 @@
-"""Choice of the implementation, a pure function of static facts."""
+"""Select the implementation that runs, by static facts alone."""
 
-import math
 import os
 from typing import NamedTuple
 
@@ -21,7 +20,7 @@ _BACKEND = keras.backend.backend()
 
 
 class Facts(NamedTuple):
-    """Static facts of a plan that `select` reads; none depends on values.
+    """Static facts of a plan, none of which depends on values.
 
     Args:
         kind: `"soft"`, `"hard"` or `"grouped"`.
@@ -39,11 +38,11 @@ class Facts(NamedTuple):
     weight_bytes: int = 0
 
 
-# === What is known ===
+# === Static facts ===
 
 
 def facts(plan, dtype, experts=()) -> Facts:
-    """Return the static facts of a plan and of tokens of this dtype.
+    """Collect the static facts of a plan and of tokens of this dtype.
 
     Args:
         plan: a plan of any kind.
@@ -97,7 +96,7 @@ def _grouped_traits(plan) -> set:
 
 
 def kind_of(array) -> str:
-    """`"cpu"`, `"gpu"` or `"tpu"`: where the array is, or will be.
+    """Name the kind of device of an array: `"cpu"`, `"gpu"` or `"tpu"`.
 
     A JAX program under compilation does not know. Then it is the device that
     JAX compiles for by default.
@@ -125,7 +124,7 @@ def kind_of(array) -> str:
 
 
 def program_traits(array) -> set:
-    """Those of the program that computes the array; PyTorch alone has any."""
+    """Name the traits of the program that computes an array, on PyTorch."""
     traits = set()
     if _BACKEND != "torch":
         return traits
@@ -144,12 +143,12 @@ def program_traits(array) -> set:
 
 
 def only_portable(array) -> bool:
-    """Whether the program takes portable formulas alone."""
+    """Tell whether the program takes portable formulas alone."""
     return shards() > 1 or bool(program_traits(array))
 
 
 def shards() -> int:
-    """On how many devices the groups of a batch lie."""
+    """Count the devices that the groups of a batch are spread over."""
     if keras.distribution.distribution() is None:
         return 1
     return distribution.batch_shards()
@@ -159,19 +158,9 @@ def shards() -> int:
 
 
 def names(kind: str) -> tuple:
-    """Return the values of `implementation=` for plans of `kind`."""
+    """List the values of `implementation=` for plans of `kind`."""
     serving = (n for n, i in IMPLEMENTATIONS.items() if kind in i.plans)
     return ("auto", *serving)
-
-
-def serves(implementation, facts: Facts) -> bool:
-    """Whether an implementation can serve plans of these facts."""
-    bound = math.inf if facts.bound is None else facts.bound
-    return (
-        facts.device in implementation.devices
-        and bound <= implementation.limit
-        and implementation.obstacles.isdisjoint(facts.traits)
-    )
 
 
 def select(
@@ -206,7 +195,7 @@ def select(
     for name in AUTOMATIC[kind, backend, facts.device]:
         one = IMPLEMENTATIONS[name]
         enough = facts.weight_bytes >= one.auto_bytes.get(backend, 0)
-        if enough and serves(one, facts):
+        if enough and not one.obstacle(facts):
             return name
     raise AssertionError(f"nothing serves {facts}")
 
@@ -219,13 +208,14 @@ def _check_known(source, name):
 
 def _check_serves(source, name, facts, backend):
     kind, one = facts.kind, IMPLEMENTATIONS[name]
+    obstacle = one.obstacle(facts)
     if kind not in one.plans or backend not in one.backends:
         reason = (
             f"serves {' and '.join(one.plans)} plans on "
             f"{', '.join(one.backends)}; for a {kind} plan on {backend}"
         )
-    elif not serves(one, facts):
-        reason = f"cannot serve this plan, as {one.obstacle(facts)};"
+    elif obstacle:
+        reason = f"cannot serve this plan, as {obstacle};"
     else:
         return
     others = ", ".join(
@@ -233,7 +223,7 @@ def _check_serves(source, name, facts, backend):
         for n in names(kind)
         if n == "auto"
         or backend in IMPLEMENTATIONS[n].backends
-        and serves(IMPLEMENTATIONS[n], facts)
+        and not IMPLEMENTATIONS[n].obstacle(facts)
     )
     raise ValueError(f"{source}={name!r} {reason} choose one of {others}.")
 
@@ -272,6 +262,10 @@ def choose_dispatcher(plan, dtype, requested: str, experts=()):
     Raises:
         ValueError: as `select` does.
     """
-    known = facts(plan, dtype, experts)
-    name = select(known, requested, _BACKEND, os.environ.get(ENVIRONMENT))
+    name = select(
+        facts(plan, dtype, experts),
+        requested,
+        _BACKEND,
+        os.environ.get(ENVIRONMENT),
+    )
     return make_dispatcher(plan, dtype, name)

@@ -4,9 +4,10 @@ MLPs of four times the features with exact GELU. Forward (F), or with the
 gradients of the tokens and all weights (FB). `products` is what one large
 product takes for as many multiplications as the layer's own products; on
 PyTorch `soft-moe-pytorch` and `soft-moe` are the layers of these packages from
-PyPI (`pip install --no-deps` does for both). `flushed` is the first of them
-while PyTorch takes numbers below 1.2e-38 for zero: it has weights as small,
-which some CPUs are slow to multiply.
+PyPI. The second is not among the developers' packages: it requires timm, for
+models that are not used here. `flushed` is the first of them while PyTorch
+takes numbers below 1.2e-38 for zero: it has weights as small, which some CPUs
+are slow to multiply.
 """
 
 import functools
@@ -23,12 +24,16 @@ from tests.benchmarks.soft_routing import SIZES
 from tests.benchmarks.soft_routing import row
 
 OP = "Soft MoE layer"
+# Packages and their modules.
+PEERS = {"soft-moe-pytorch": "soft_moe_pytorch", "soft-moe": "soft_moe"}
 # As many slots, tokens and multiplications, on ever more experts; of as many
 # hidden features as features, so that all of them fit into memory.
 EXPERTS = tuple((4, 1024, n, 1024 // n) for n in (8, 32, 128, 512, 1024))
 
 
 def rows():
+    if timing.BACKEND == "torch":
+        check_peers()
     for size in tqdm(SIZES, desc=timing.BACKEND):
         for mode in timing.MODES:
             functions, arrays = competitors(size, mode)
@@ -77,6 +82,21 @@ def build(size, hidden=4 * FEATURES, **options):
     return timing.layer_of_arrays(layer, (groups, tokens, FEATURES))
 
 
+def check_peers():
+    """Raise before anything is timed if a package is missing."""
+    missing = [
+        package
+        for package, module in PEERS.items()
+        if importlib.util.find_spec(module) is None
+    ]
+    if missing:
+        names = " ".join(missing)
+        raise ModuleNotFoundError(
+            f"soft_moe_layers times layers of {' and '.join(PEERS)} on "
+            f"PyTorch; missing: {names} (pip install --no-deps {names})."
+        )
+
+
 def peers(experts, slots):
     """Layers of other packages, of the same sizes."""
     import torch
@@ -89,7 +109,7 @@ def peers(experts, slots):
             torch.nn.Linear(4 * FEATURES, FEATURES),
         )
 
-    # The package itself would import timm, for models that are not used here.
+    # The package itself would import timm.
     folder = importlib.util.find_spec("soft_moe").submodule_search_locations[0]
     path = pathlib.Path(folder) / "soft_moe.py"
     spec = importlib.util.spec_from_file_location("soft_moe_layer", path)

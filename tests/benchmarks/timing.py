@@ -9,7 +9,10 @@ a product add up. `OMP_NUM_THREADS=1` makes it the time of one core.
 import csv
 import importlib.metadata
 import math
+import os
 import pathlib
+import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -202,9 +205,25 @@ def print_peak(small, large):
 
 
 def write(op: str, rows, device="cpu"):
-    """Save rows and print them."""
-    path = save(op, list(rows), device)
+    """Save rows and print them; of this CPU, with its chip and the threads."""
+    rows = list(rows)
+    if device == "cpu":
+        columns = {"chip": cpu(), "threads": threads()}
+        rows = [{**row, **columns} for row in rows]
+    path = save(op, rows, device)
     print(f"{path.name}\n{path.read_text()}")
+
+
+def cpu() -> str:
+    """Name the chip of this machine, as Linux says it."""
+    words = pathlib.Path("/proc/cpuinfo").read_text()
+    found = re.search(r"model name\s*: (.*)", words)
+    return found[1] if found else platform.machine()
+
+
+def threads() -> int:
+    """Count the threads that a product may use."""
+    return int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count())
 
 
 def save(op: str, rows: list, device: str, folder=RESULTS):

@@ -166,35 +166,41 @@ def test_tensorflow_jit(label, size):
         close(found, expected)
 
 
-# Calls of one layer that compile nothing more.
+# The four layers, one of them also without drops, are called often.
+OFTEN = ("soft", "choice", "token", "dropless", "mixture")
 EAGER = [*LAYERS] if BACKEND == "jax" else []
 
 
+@pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("label", EAGER)
-def test_eager_calls_compile_once(label):
+def test_eager_calls_compile_once(label, masked):
     import jax
 
-    compiled = []
+    programs = []
 
     def listen(name, *_, **__):
         if name == "/jax/core/compile/backend_compile_duration":
-            compiled.append(name)
+            programs.append(name)
 
     layer = make(label)
     tokens = jax.numpy.asarray(tokens_of(4, 8))
-    layer(tokens), layer(tokens)
+    mask = jax.numpy.arange(8) < np.array([[8], [6], [3], [0]])
+    mask = mask if masked else None
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        for _ in range(50 if label == "soft" else 2):
-            layer(tokens)
+        layer(tokens, mask=mask), layer(tokens, mask=mask)
+        assert programs
+        programs.clear()
+        for _ in range(50 if label in OFTEN else 2):
+            layer(tokens, mask=mask)
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
-    assert compiled == []
+    assert programs == []
 
 
 @pytest.mark.parametrize("backend", JAX)
 def test_eager_implementations_compile_once(backend, size):
-    test_eager_calls_compile_once("soft")
+    test_eager_calls_compile_once("soft", masked=True)
 
 
 # === Rows sorted by expert ===

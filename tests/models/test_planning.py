@@ -71,7 +71,7 @@ BEFORE = 1024 + 2048 + 512
             {"num_experts": 3, "slots_per_expert": 2},
             4 * 6 * 8 * 16 + 6 * 4 * 6 * 8,
         ),
-        # ceil(4·2·1/3) = 3 seats each
+        # ceil(4·2·1/3) = 3 slots each
         (
             "token_choice",
             {"num_experts": 3, "top_k": 2},
@@ -89,7 +89,7 @@ BEFORE = 1024 + 2048 + 512
             },
             6 * 8 * 8 * 16 + 6 * 4 * 8 * 3 + 2 * 4 * 3 * 8,
         ),
-        # round(4·1.5/2) = 3 seats each, of gated experts of 5
+        # round(4·1.5/2) = 3 slots each, of gated experts of 5
         (
             "expert_choice",
             {

@@ -70,16 +70,16 @@ REFUSED["shared_exp"] = [
 ]
 
 
-def test_the_helper_lets_a_right_room_pass():
+def test_the_helper_lets_a_right_dispatcher_pass():
     for kind in ("soft", "hard", "grouped"):
         case = parity.case(kind, "masked")
         parity.assert_same(changed(lambda plan: plan), case)
 
 
-# Deliberately wrong rooms -----------------------------------------------------
+# Deliberately wrong dispatchers -----------------------------------------------
 
 
-def room(dispatch=None, combine=None, base=reference):
+def replacing(dispatch=None, combine=None, base=reference):
     """A `prepare` whose steps are these functions of (inputs, plan)."""
 
     def prepare(plan, dtype):
@@ -93,6 +93,7 @@ def room(dispatch=None, combine=None, base=reference):
             combine=steps["combine"] or right.combine,
             product=right.product,
             shift=right.shift,
+            activate=right.activate,
         )
 
     return prepare
@@ -112,7 +113,7 @@ def changed(change, step="both"):
     def wrong(function):
         return lambda inputs, plan: function(inputs, change(plan))
 
-    return room(
+    return replacing(
         wrong(dispatched) if step != "combine" else None,
         wrong(combined) if step != "dispatch" else None,
     )
@@ -128,7 +129,7 @@ def replaced(**changes):
     return change
 
 
-def forget_empty_seats(tokens, plan):
+def fill_empty_slots(tokens, plan):
     full = dataclasses.replace(
         plan, combine_weights=ops.ones_like(plan.combine_weights)
     )
@@ -143,7 +144,7 @@ def weigh_twice(tokens, plan):
     return dispatched(tokens, plan) * plan.combine_weights[..., None]
 
 
-def mean_of_seats(slots, plan):
+def mean_of_slots(slots, plan):
     _, weights = plan.weights()
     count = ops.sum(ops.cast(weights != 0, "float32"), axis=(2, 3))
     return combined(slots, plan) / ops.maximum(count, 1.0)[..., None]
@@ -154,11 +155,11 @@ def next_token(plan):
     return dataclasses.replace(plan, token_index=token)
 
 
-def without_last_seat(plan):
-    seats = plan.combine_weights.shape[2]
-    kept = ops.cast(ops.arange(seats) < seats - 1, "float32")
+def without_last_slot(plan):
+    capacity = plan.combine_weights.shape[2]
+    others = ops.cast(ops.arange(capacity) < capacity - 1, "float32")
     return dataclasses.replace(
-        plan, combine_weights=plan.combine_weights * kept
+        plan, combine_weights=plan.combine_weights * others
     )
 
 
@@ -168,7 +169,7 @@ def cut(function):
 
 
 def over(dispatch_axes, combine_axes):
-    """Rooms with softmaxes over these axes of (G,T,E,S)."""
+    """Dispatchers with softmaxes over these axes of (G,T,E,S)."""
 
     def weights(plan, axes):
         logits = ops.einsum("gtd,des->gtes", plan.tokens, plan.slots)
@@ -176,7 +177,7 @@ def over(dispatch_axes, combine_axes):
             ops.exp(logits), axis=axes, keepdims=True
         )
 
-    return room(
+    return replacing(
         lambda tokens, plan: ops.einsum(
             "gtes,gtd->gesd", weights(plan, dispatch_axes), tokens
         ),
@@ -186,7 +187,7 @@ def over(dispatch_axes, combine_axes):
     )
 
 
-# {what is wrong: (room, the case that must find it)}
+# {what is wrong: (`prepare`, the case that must find it)}
 WRONG_HARD = {
     "ignores the gate": (
         changed(
@@ -197,21 +198,21 @@ WRONG_HARD = {
             ),
             "combine",
         ),
-        "all seats taken",
+        "all slots taken",
     ),
-    "forgets empty seats": (room(forget_empty_seats), "ragged"),
-    "fills seats beyond the tokens": (
-        room(forget_empty_seats),
-        "more seats than tokens",
+    "forgets empty slots": (replacing(fill_empty_slots), "ragged"),
+    "fills slots beyond the tokens": (
+        replacing(fill_empty_slots),
+        "more slots than tokens",
     ),
     "one token off": (changed(next_token, "dispatch"), "ragged"),
     "one token off in combine": (changed(next_token, "combine"), "ragged"),
-    "gate in dispatch too": (room(weigh_twice), "all seats taken"),
-    "mixes groups up": (room(mix_groups_up), "ragged"),
-    "mean, not sum": (room(combine=mean_of_seats), "one token everywhere"),
-    "last seat lost": (changed(without_last_seat), "all seats taken"),
-    "no gradient to tokens": (room(cut(dispatched)), "ragged"),
-    "no gradient to slots": (room(combine=cut(combined)), "ragged"),
+    "gate in dispatch too": (replacing(weigh_twice), "all slots taken"),
+    "mixes groups up": (replacing(mix_groups_up), "ragged"),
+    "mean, not sum": (replacing(combine=mean_of_slots), "one token everywhere"),
+    "last slot lost": (changed(without_last_slot), "all slots taken"),
+    "no gradient to tokens": (replacing(cut(dispatched)), "ragged"),
+    "no gradient to slots": (replacing(combine=cut(combined)), "ragged"),
     "no gradient to gates": (
         changed(
             replaced(
@@ -240,8 +241,8 @@ WRONG_SOFT = {
         "number temperatures",
     ),
     "never discrete": (changed(replaced(discrete=lambda p: False)), "discrete"),
-    "no gradient to tokens": (room(cut(dispatched)), "ragged"),
-    "no gradient to slots": (room(combine=cut(combined)), "ragged"),
+    "no gradient to tokens": (replacing(cut(dispatched)), "ragged"),
+    "no gradient to slots": (replacing(combine=cut(combined)), "ragged"),
     "no gradient to the routed tokens": (
         changed(replaced(tokens=lambda p: ops.stop_gradient(p.tokens))),
         "ragged",
@@ -269,6 +270,7 @@ def with_product(product):
             combine=right.combine,
             product=lambda rows, kernels: product(right, rows, kernels),
             shift=right.shift,
+            activate=right.activate,
         )
 
     return prepare
@@ -311,21 +313,21 @@ WRONG_GROUPED = {
 
 
 @pytest.mark.parametrize("wrong", WRONG_GROUPED)
-def test_wrong_room_for_grouped_plans_fails(wrong):
-    wrong_room, case = WRONG_GROUPED[wrong]
+def test_wrong_dispatcher_for_grouped_plans_fails(wrong):
+    prepare, case = WRONG_GROUPED[wrong]
     with pytest.raises(AssertionError, match=f"grouped case {case}"):
-        parity.assert_same(wrong_room, parity.case("grouped", case))
+        parity.assert_same(prepare, parity.case("grouped", case))
 
 
 @pytest.mark.parametrize("wrong", WRONG_HARD)
-def test_wrong_room_for_hard_plans_fails(wrong):
-    wrong_room, case = WRONG_HARD[wrong]
+def test_wrong_dispatcher_for_hard_plans_fails(wrong):
+    prepare, case = WRONG_HARD[wrong]
     with pytest.raises(AssertionError, match=f"hard case {case}"):
-        parity.assert_same(wrong_room, parity.case("hard", case))
+        parity.assert_same(prepare, parity.case("hard", case))
 
 
 @pytest.mark.parametrize("wrong", WRONG_SOFT)
-def test_wrong_room_for_soft_plans_fails(wrong):
-    wrong_room, case = WRONG_SOFT[wrong]
+def test_wrong_dispatcher_for_soft_plans_fails(wrong):
+    prepare, case = WRONG_SOFT[wrong]
     with pytest.raises(AssertionError, match=f"soft case {case}"):
-        parity.assert_same(wrong_room, parity.case("soft", case))
+        parity.assert_same(prepare, parity.case("soft", case))

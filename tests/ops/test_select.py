@@ -9,7 +9,6 @@ import pytest
 from keras_moe import layers
 from keras_moe import ops as moe_ops
 from keras_moe.ops import gather
-from keras_moe.ops import selection
 from tests import support
 from tests.benchmarks.calls import LAYERS
 from tests.benchmarks.calls import counted
@@ -41,7 +40,7 @@ def test_auto_chooses_what_serves_the_plan():
             one = moe_ops.IMPLEMENTATIONS[name]
             assert kind in one.plans and backend in one.backends
         # The last of them serves whatever the others leave.
-        assert not one.auto_bytes and selection.serves(one, facts)
+        assert not one.auto_bytes and not one.obstacle(facts)
     kinds = {
         kind for case in moe_ops.IMPLEMENTATIONS.values() for kind in case.plans
     }
@@ -144,6 +143,7 @@ class Spy:
             combine=step("combine"),
             product=prepared.product,
             shift=prepared.shift,
+            activate=prepared.activate,
         )
 
 

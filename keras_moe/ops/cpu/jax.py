@@ -1,7 +1,7 @@
 """JAX's CPUs: gradients by hand around `lax.cond`, experts one by one.
 
-Letters: g groups, t tokens, n slots, d features. `beyond` is a Boolean scalar,
-or `None` where the logits are known not to be.
+Letters: g groups, t tokens, n slots, d features. `exceeds_limit` is a Boolean
+scalar, or `None` where no logit does.
 """
 
 import functools
@@ -27,33 +27,33 @@ EQUATIONS = {
 }
 
 
-def is_beyond(scale, limit):
-    """Whether logits may be too large for one exponential."""
+def exceeds(scale, limit):
+    """Tell whether logits may be too large for one exponential."""
     return jax.lax.stop_gradient(jnp.abs(scale)) > limit
 
 
-def exponentials(tokens, slots, mask, beyond):
+def exponentials(tokens, slots, mask, exceeds_limit):
     """(G,T,D), (D,N), (G,T) -> P or L (G,T,N), its sums (G,N) and (G,T)."""
-    return _exponentials((tokens, slots), (mask, beyond))
+    return _exponentials((tokens, slots), (mask, exceeds_limit))
 
 
-def to_slots(tokens, values, over_tokens, beyond):
+def dispatch(tokens, values, over_tokens, exceeds_limit):
     """(G,T,D), P or L, c -> (G,N,D)."""
-    return _mix[1]((tokens, values, over_tokens), beyond)
+    return _mix[1]((tokens, values, over_tokens), exceeds_limit)
 
 
-def to_tokens(slots, values, over_slots, beyond):
+def combine(slots, values, over_slots, exceeds_limit):
     """(G,N,D), P or L, r -> (G,T,D)."""
-    return _mix[2]((slots, values, over_slots), beyond)
+    return _mix[2]((slots, values, over_slots), exceeds_limit)
 
 
-def either(beyond, stable, fast, *arrays):
-    """Run `stable` beyond the limit, `fast` otherwise."""
-    if beyond is None:
+def branch(exceeds_limit, stable, fast, *arrays):
+    """Run `stable` where logits exceed the limit, else `fast`."""
+    if exceeds_limit is None:
         return fast(*arrays)
     # Anew each time: JAX keeps what it has traced, see `functions`.
     return jax.lax.cond(
-        beyond, lambda *a: stable(*a), lambda *a: fast(*a), *arrays
+        exceeds_limit, lambda *a: stable(*a), lambda *a: fast(*a), *arrays
     )
 
 
@@ -78,8 +78,8 @@ def _separate(tokens, slots, mask):
 
 
 def _branching_exponentials(factors, context):
-    mask, beyond = context
-    return either(beyond, _separate, _shared, *factors, mask)
+    mask, exceeds_limit = context
+    return branch(exceeds_limit, _separate, _shared, *factors, mask)
 
 
 def _exponentials_forward(factors, context):
@@ -87,22 +87,22 @@ def _exponentials_forward(factors, context):
     return outputs, outputs
 
 
-def _exponentials_backward(factors, context, kept, grads):
-    (tokens, slots), (_, beyond) = factors, context
+def _exponentials_backward(factors, context, saved, grads):
+    (tokens, slots), (_, exceeds_limit) = factors, context
 
     def fast():
         grad, by_tokens, by_slots = grads
         by_sums = by_tokens[:, None] + by_slots[:, :, None]
-        return kept[0] * (grad + by_sums)
+        return saved[0] * (grad + by_sums)
 
     def stable():
-        values, over_tokens, over_slots = kept
+        values, over_tokens, over_slots = saved
         grad, by_tokens, by_slots = grads
         over_tokens, over_slots = over_tokens[:, None], over_slots[:, :, None]
         grad += jnp.exp(values - over_tokens) * by_tokens[:, None]
         return grad + jnp.exp(values - over_slots) * by_slots[:, :, None]
 
-    logits = either(beyond, stable, fast)
+    logits = branch(exceeds_limit, stable, fast)
     by_token = jnp.einsum("gtn,dn->gtd", logits, slots)
     return by_token, jnp.einsum("gtd,gtn->dn", tokens, logits)
 
@@ -141,21 +141,22 @@ def _by_separate(axis, inputs, values, sums, einsum=jnp.einsum):
     return einsum(EQUATIONS[axis][0], weights, inputs)
 
 
-def _branching_mix(axis, arrays, beyond):
+def _branching_mix(axis, arrays, exceeds_limit):
     stable = functools.partial(_by_separate, axis)
-    return either(beyond, stable, functools.partial(_by_shared, axis), *arrays)
+    fast = functools.partial(_by_shared, axis)
+    return branch(exceeds_limit, stable, fast, *arrays)
 
 
-def _mix_forward(axis, arrays, beyond):
+def _mix_forward(axis, arrays, exceeds_limit):
     stable, fast = (
         functools.partial(mix, axis, einsum=_einsum)
         for mix in (_by_separate, _by_shared)
     )
-    outputs = either(beyond, stable, fast, *arrays)
+    outputs = branch(exceeds_limit, stable, fast, *arrays)
     return outputs, outputs
 
 
-def _mix_backward(axis, arrays, beyond, outputs, grad):
+def _mix_backward(axis, arrays, exceeds_limit, outputs, grad):
     inputs, values, sums = arrays
     _, back, outer = EQUATIONS[axis]
 
@@ -173,7 +174,7 @@ def _mix_backward(axis, arrays, beyond, outputs, grad):
         by_sums = -(outputs.astype(sums.dtype) * grad).sum(-1)
         return by_inputs, weights * by_values, by_sums
 
-    return either(beyond, stable, fast)
+    return branch(exceeds_limit, stable, fast)
 
 
 def _mix_of(axis):
@@ -224,10 +225,10 @@ def _multiply(pair):
 # === Programs ===
 
 TRACED = types.SimpleNamespace(
-    is_beyond=is_beyond,
+    exceeds=exceeds,
     exponentials=exponentials,
-    to_slots=to_slots,
-    to_tokens=to_tokens,
+    dispatch=dispatch,
+    combine=combine,
     product=product,
 )
 EAGER = types.SimpleNamespace(
@@ -236,10 +237,10 @@ EAGER = types.SimpleNamespace(
 
 
 def functions(tokens):
-    """The functions above, as programs of their own for arrays with values.
+    """Choose the functions above: compiled apart for arrays with values.
 
     Within another program they are a part of that, not one that JAX keeps for
     later calls: exporters put operations of their own in place of JAX's while
-    they trace, and what was kept would run nowhere else.
+    they trace, and what was saved would run nowhere else.
     """
     return TRACED if isinstance(tokens, jax.core.Tracer) else EAGER

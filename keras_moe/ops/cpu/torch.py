@@ -1,7 +1,7 @@
 """PyTorch's CPUs: autograd functions, and a branch on the value of `scale`.
 
-Letters: g groups, t tokens, n slots, d features. `beyond` is a Python Boolean,
-or `None` where the logits are known not to be.
+Letters: g groups, t tokens, n slots, d features. `exceeds_limit` is a Python
+Boolean, or `None` where no logit does.
 """
 
 import types
@@ -11,21 +11,21 @@ import torch
 from keras_moe.ops import cpu
 
 
-def is_beyond(scale, limit):
-    """Whether logits may be too large for one exponential; reads `scale`."""
+def exceeds(scale, limit):
+    """Read whether logits may be too large for one exponential."""
     return bool(scale.detach().abs() > limit)
 
 
-def exponentials(tokens, slots, mask, beyond):
+def exponentials(tokens, slots, mask, exceeds_limit):
     """(G,T,D), (D,N), (G,T) -> P or L (G,T,N), its sums (G,N) and (G,T)."""
-    return _Exponentials.apply(tokens, slots, mask, beyond)
+    return _Exponentials.apply(tokens, slots, mask, exceeds_limit)
 
 
 class _Exponentials(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, tokens, slots, mask, beyond):
+    def forward(ctx, tokens, slots, mask, exceeds_limit):
         values = torch.matmul(tokens, slots)
-        if beyond:
+        if exceeds_limit:
             if mask is not None:
                 values.masked_fill_(~mask[:, :, None], cpu.MASKED)
             over_tokens = values.logsumexp(1).clamp_(min=cpu.LOWEST)
@@ -39,7 +39,7 @@ class _Exponentials(torch.autograd.Function):
                 # Zero where all is masked; so is what is divided by it.
                 over_tokens += over_tokens == 0
                 over_slots += over_slots == 0
-        ctx.beyond = beyond
+        ctx.exceeds_limit = exceeds_limit
         ctx.save_for_backward(tokens, slots, values, over_tokens, over_slots)
         return values, over_tokens, over_slots
 
@@ -47,7 +47,7 @@ class _Exponentials(torch.autograd.Function):
     def backward(ctx, grad, by_tokens, by_slots):
         tokens, slots, values, over_tokens, over_slots = ctx.saved_tensors
         by_tokens, by_slots = by_tokens[:, None], by_slots[:, :, None]
-        if ctx.beyond:
+        if ctx.exceeds_limit:
             logits = grad + (values - over_tokens[:, None]).exp() * by_tokens
             logits = logits + (values - over_slots[..., None]).exp() * by_slots
         else:
@@ -58,29 +58,29 @@ class _Exponentials(torch.autograd.Function):
         return by_token, by_slot, None, None
 
 
-def to_slots(tokens, values, over_tokens, beyond):
+def dispatch(tokens, values, over_tokens, exceeds_limit):
     """(G,T,D), P or L, c -> (G,N,D)."""
-    return _Mix.apply(1, tokens, values, over_tokens, beyond)
+    return _Mix.apply(1, tokens, values, over_tokens, exceeds_limit)
 
 
-def to_tokens(slots, values, over_slots, beyond):
+def combine(slots, values, over_slots, exceeds_limit):
     """(G,N,D), P or L, r -> (G,T,D)."""
-    return _Mix.apply(2, slots, values, over_slots, beyond)
+    return _Mix.apply(2, slots, values, over_slots, exceeds_limit)
 
 
 class _Mix(torch.autograd.Function):
     """Sum `inputs` over this axis of P, weighed by P over its sums."""
 
     @staticmethod
-    def forward(ctx, axis, inputs, values, sums, beyond):
+    def forward(ctx, axis, inputs, values, sums, exceeds_limit):
         weights = values
-        if beyond:
+        if exceeds_limit:
             weights = (values - sums.unsqueeze(axis)).exp_()
         weights = weights.to(inputs.dtype)
         outputs = torch.bmm(weights.mT if axis == 1 else weights, inputs)
-        if not beyond:
+        if not exceeds_limit:
             outputs = (outputs / sums[:, :, None]).to(inputs.dtype)
-        ctx.axis, ctx.beyond = axis, beyond
+        ctx.axis, ctx.exceeds_limit = axis, exceeds_limit
         ctx.save_for_backward(inputs, values, sums, outputs)
         return outputs
 
@@ -88,7 +88,7 @@ class _Mix(torch.autograd.Function):
     def backward(ctx, grad):
         inputs, values, sums, outputs = ctx.saved_tensors
         weights = values
-        if ctx.beyond:
+        if ctx.exceeds_limit:
             weights = (values - sums.unsqueeze(ctx.axis)).exp()
         else:
             grad = grad / sums[:, :, None]
@@ -97,7 +97,7 @@ class _Mix(torch.autograd.Function):
         # In the layout of P: the sum of the two steps' shares is quick then.
         pair = (inputs, grad) if ctx.axis == 1 else (grad, inputs)
         by_values = torch.bmm(pair[0], pair[1].mT).to(values.dtype)
-        if ctx.beyond:
+        if ctx.exceeds_limit:
             by_values = by_values * weights
         weights = weights.to(inputs.dtype)
         back = weights if ctx.axis == 1 else weights.mT
@@ -107,10 +107,10 @@ class _Mix(torch.autograd.Function):
 # === Loops ===
 
 
-def repeat(goes_on, step, state, rounds):
-    """Take at most so many steps, while `goes_on` of the state; reads it."""
+def repeat(unfinished, step, state, rounds):
+    """Take at most so many steps, while `unfinished` of the state; reads it."""
     for _ in range(rounds):
-        if not goes_on(*state):
+        if not unfinished(*state):
             break
         state = step(*state)
     return state
@@ -119,14 +119,13 @@ def repeat(goes_on, step, state, rounds):
 # === By name ===
 
 _FUNCTIONS = types.SimpleNamespace(
-    is_beyond=is_beyond,
+    exceeds=exceeds,
     exponentials=exponentials,
-    to_slots=to_slots,
-    to_tokens=to_tokens,
-    product=None,  # no quicker than the plain one
+    dispatch=dispatch,
+    combine=combine,
 )
 
 
 def functions(tokens):
-    """The functions above."""
+    """Return the functions above."""
     return _FUNCTIONS

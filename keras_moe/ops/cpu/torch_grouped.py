@@ -15,7 +15,7 @@ from keras_moe.ops.grouped.made import MadeKernels
 
 
 def prepare(expert, experts):
-    """The pair of each row, the row of each pair, and the experts' product."""
+    """Find the pair of each row, the row of each pair, the experts' product."""
     flat = expert.reshape(-1)
     order = torch.argsort(flat, stable=True)
     places = torch.arange(len(order), device=order.device)
@@ -26,7 +26,7 @@ def prepare(expert, experts):
 
 
 def product(rows, kernels, bounds, turned=False):
-    """The rows of each expert by its kernel, or by that turned."""
+    """Multiply the rows of each expert by its kernel, or by that turned."""
     if isinstance(kernels, MadeKernels):
         return _MadeProduct.apply(rows, kernels, bounds, turned)
     return _Product.apply(rows, kernels, bounds, turned)

@@ -4,7 +4,7 @@
 
 P = G·T·k pairs of a token and an expert of it. `bounds` (E+1,) says where each
 expert's rows begin and end; rows behind the last bound are of masked tokens,
-and what is made of them is zero. How the products are computed is the
+and what is computed of them is zero. How the products are computed is the
 backend's: in the module of its name, or by tiles (`tiles.py`).
 """
 
@@ -33,7 +33,7 @@ def prepare(plan, dtype):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class GroupedDispatcher(Dispatcher):
-    """The pair of each row, the row of each pair, and the experts' product."""
+    """Dispatcher with the pair of each row, the row of each pair, a product."""
 
     plan: Any
     order: Any
@@ -46,7 +46,7 @@ class GroupedDispatcher(Dispatcher):
         return backend.spread(flat, self.order, self.places, self._choices())
 
     def product(self, rows, kernels):
-        """The rows of each expert by its kernel: (P,D) · (E,D,F) -> (P,F)."""
+        """Multiply an expert's rows by its kernel: (P,D) · (E,D,F) -> (P,F)."""
         return self.multiply(rows, kernels)
 
     def shift(self, rows, biases):
@@ -60,7 +60,7 @@ class GroupedDispatcher(Dispatcher):
         return rows + ops.cast(indexing.take(biases, expert)[0], rows.dtype)
 
     def combine(self, rows):
-        """(P,D) -> (G,T,D): add up, weighed, the rows of each token."""
+        """(P,D) -> (G,T,D): add up, weighted, the rows of each token."""
         groups, length, choices = ops.shape(self.plan.gate)
         gate = ops.reshape(self.plan.gate, (-1, choices))
         gate = ops.cast(gate, rows.dtype)

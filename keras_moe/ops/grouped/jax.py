@@ -20,14 +20,14 @@ from keras_moe.ops.jax_gradients import with_gradient
 
 
 def prepare(plan):
-    """The pair of each row, the row of each pair, and the experts' product."""
+    """Find the pair of each row, the row of each pair, the experts' product."""
     order, bounds = plan.by_expert()
     multiply = multiplier(bounds, order.shape[0], plan.num_experts, plan.gate)
     return order, indexing.inverse(order), multiply
 
 
 def multiplier(bounds, rows, experts, array):
-    """The product for so many rows and experts on the device of the array."""
+    """Choose the product of rows by experts for the device of the array."""
     device = selection.kind_of(array)
     if device == "cpu":
         return functools.partial(_on_cpu, bounds)
@@ -46,9 +46,9 @@ def _on_cpu(bounds, rows, kernels):
 def _on_tpu(bounds, cut, rows, kernels):
     if isinstance(kernels, MadeKernels):
         return cut(rows, kernels)
-    made = jax.lax.ragged_dot(rows, kernels, bounds[1:] - bounds[:-1])
+    outputs = jax.lax.ragged_dot(rows, kernels, bounds[1:] - bounds[:-1])
     routed = jnp.arange(rows.shape[0], dtype=bounds.dtype) < bounds[-1]
-    return jnp.where(routed[:, None], made, 0)
+    return jnp.where(routed[:, None], outputs, 0)
 
 
 def spread(tokens, order, places, choices):
@@ -57,9 +57,9 @@ def spread(tokens, order, places, choices):
 
 
 def combine(rows, gate, order, places):
-    """(P,D), (N,k) -> (N,D): the sum of the rows of each token, weighed."""
-    weighed = rows * gate.reshape(-1)[order][:, None]
-    return collect(weighed, order, places, gate.shape[1])
+    """(P,D), (N,k) -> (N,D): the sum of the rows of each token, weighted."""
+    weighted = rows * gate.reshape(-1)[order][:, None]
+    return collect(weighted, order, places, gate.shape[1])
 
 
 def collect(rows, order, places, choices):
@@ -82,11 +82,11 @@ def _sum(arrays, context):
     return sum(arrays[0][table[:, j]] for j in range(table.shape[1]))
 
 
-def _spread_backward(arrays, context, kept, grad):
+def _spread_backward(arrays, context, saved, grad):
     return (_sum((grad,), context),)
 
 
-def _collect_backward(arrays, context, kept, grad):
+def _collect_backward(arrays, context, saved, grad):
     return (_take((grad,), context),)
 
 

@@ -24,7 +24,7 @@ UNKNOWN = 16  # where the number of rows is a symbol
 
 
 def product(rows, kernels, bounds):
-    """The rows of each expert by its kernel: (P,D) · (E,D,F) -> (P,F)."""
+    """Multiply an expert's rows by its kernel: (P,D) · (E,D,F) -> (P,F)."""
     owner = jnp.arange(kernels.shape[0], dtype=bounds.dtype)
     return _product.bind(
         rows,
@@ -125,11 +125,11 @@ def by_segment(rows, kernel_of, features, starts, ends, turned):
         kernel = kernel_of(m)
 
         def tile(first, inside, outputs):
-            made = jax.lax.dot_general(
+            product = jax.lax.dot_general(
                 _slice(rows, first, size), kernel, contract
             )
-            made = jnp.where(inside, made, _slice(outputs, first, size))
-            return _write(outputs, made, first)
+            product = jnp.where(inside, product, _slice(outputs, first, size))
+            return _write(outputs, product, first)
 
         return _for_tiles(
             starts[m], ends[m], size, rows.shape[0], tile, outputs
@@ -190,7 +190,7 @@ def _outer_shape(first, second, *segments, experts, unique):
 
 
 def _derive(primitive, values, changes, **options):
-    """A product is linear in each of its first two arrays."""
+    """Derive a product, which is linear in each of its first two arrays."""
     first, second, *segments = values
     outputs = primitive.bind(*values, **options)
     parts = []
@@ -229,7 +229,7 @@ def _transpose_outer(grad, first, second, *segments, experts, unique):
 
 
 def first_axis(array, axis, count):
-    """The mapped axis first; what is not mapped is repeated."""
+    """Put the mapped axis first; repeat what is not mapped."""
     if axis is None:
         return jnp.broadcast_to(array, (count, *array.shape))
     return jnp.moveaxis(array, axis, 0)
@@ -242,7 +242,7 @@ def count_of(values, axes):
 
 
 def more_segments(segments, axes, count, rows, experts):
-    """Those of all members of a batch, whose rows lie one behind another."""
+    """Join the segments of a batch, whose rows lie one behind another."""
     owner, starts, ends = (
         first_axis(one, axis, count) for one, axis in zip(segments, axes)
     )
@@ -262,14 +262,14 @@ def _batch_product(values, axes, turned, unique):
         kernels = kernels.reshape(-1, *kernels.shape[2:])
     else:
         unique = False
-    made = _product.bind(
+    outputs = _product.bind(
         rows.reshape(-1, rows.shape[-1]),
         kernels,
         *more_segments(segments, axes[2:], count, length, experts),
         turned=turned,
         unique=unique,
     )
-    return made.reshape(count, length, made.shape[-1]), 0
+    return outputs.reshape(count, length, outputs.shape[-1]), 0
 
 
 def _batch_outer(values, axes, experts, unique):
@@ -279,14 +279,14 @@ def _batch_outer(values, axes, experts, unique):
         first_axis(first, axes[0], count),
         first_axis(second, axes[1], count),
     )
-    made = _outer.bind(
+    outputs = _outer.bind(
         first.reshape(-1, first.shape[-1]),
         second.reshape(-1, second.shape[-1]),
         *more_segments(segments, axes[2:], count, first.shape[1], experts),
         experts=count * experts,
         unique=unique,
     )
-    return made.reshape(count, experts, *made.shape[1:]), 0
+    return outputs.reshape(count, experts, *outputs.shape[1:]), 0
 
 
 def _define(primitive, call, shape, transpose, batch):

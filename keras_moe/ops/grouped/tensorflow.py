@@ -17,7 +17,7 @@ from keras_moe.ops.grouped.made import MadeKernels
 
 
 def prepare(plan):
-    """The pair of each row, the row of each pair, and the experts' product."""
+    """Find the pair of each row, the row of each pair, the experts' product."""
     order, bounds = plan.by_expert()
     rows, experts = ops.shape(order)[0], plan.num_experts
     if _in_xla():
@@ -31,7 +31,7 @@ def prepare(plan):
 
 
 def _in_xla():
-    """Whether the program that is being traced will be compiled by XLA."""
+    """Tell whether XLA will compile the program that is being traced."""
     if tf.executing_eagerly():
         return False
     # TensorFlow has no public question for it.
@@ -46,20 +46,21 @@ def _plain(*arrays):
 
 
 def product(rows, kernels, counts, experts, turned=False):
-    """The rows of each expert by its kernel, or by that turned."""
+    """Multiply the rows of each expert by its kernel, or by that turned."""
     if isinstance(kernels, MadeKernels):
         return made_product(rows, kernels, counts, turned)
 
     @tf.custom_gradient
     def call(rows, kernels):
         parts = tf.split(rows, counts, num=experts + 1)
-        made = [
+        products = [
             tf.matmul(part, kernel, transpose_b=turned)
             for part, kernel in zip(parts, tf.unstack(kernels))
         ]
         features = kernels.shape[1 if turned else 2]
-        made.append(tf.zeros((tf.shape(parts[-1])[0], features), rows.dtype))
-        outputs = tf.concat(made, 0)
+        zeros = tf.zeros((tf.shape(parts[-1])[0], features), rows.dtype)
+        products.append(zeros)
+        outputs = tf.concat(products, 0)
 
         def backward(grad):
             by_rows = product(grad, kernels, counts, experts, not turned)
@@ -91,8 +92,8 @@ def made_product(rows, kernels, counts, turned=False):
             expert = present[turn]
             end = ends[expert]
             own = rows[end - counts[expert] : end]
-            made = tf.matmul(own, kernels.one(expert), transpose_b=turned)
-            return turn + 1, parts.write(turn, made)
+            product = tf.matmul(own, kernels.one(expert), transpose_b=turned)
+            return turn + 1, parts.write(turn, product)
 
         _, parts = tf.while_loop(
             lambda turn, parts: turn < number, segment, (0, parts)
@@ -142,9 +143,9 @@ def spread(tokens, order, places, choices):
 
 
 def combine(rows, gate, order, places):
-    """(P,D), (N,k) -> (N,D): the sum of the rows of each token, weighed."""
-    weighed = rows * tf.gather(tf.reshape(gate, (-1,)), order)[:, None]
-    return collect(weighed, order, places, gate.shape[1])
+    """(P,D), (N,k) -> (N,D): the sum of the rows of each token, weighted."""
+    weighted = rows * tf.gather(tf.reshape(gate, (-1,)), order)[:, None]
+    return collect(weighted, order, places, gate.shape[1])
 
 
 def collect(rows, order, places, choices):

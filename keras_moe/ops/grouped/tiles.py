@@ -38,15 +38,15 @@ class Tiles(NamedTuple):
     size: int
 
     def __call__(self, rows, kernels):
-        """The rows of each expert by its kernel: (P,D) · (E,D,F) -> (P,F)."""
+        """Multiply an expert's rows by its kernel: (P,D) · (E,D,F) -> (P,F)."""
         features, outputs = kernels.shape[1:]
         tiles = ops.take(rows, self.row, axis=0)
         tiles = ops.reshape(tiles, (-1, self.size, features))
         tiles = keep(self.filled[:, :, None], tiles)
-        made = tiles @ self._copies(kernels)  # (N,b,F)
-        made = ops.reshape(made, (-1, outputs))
-        made = ops.take(made, self.place, axis=0)
-        return keep(self.routed[:, None], made)
+        products = tiles @ self._copies(kernels)  # (N,b,F)
+        products = ops.reshape(products, (-1, outputs))
+        products = ops.take(products, self.place, axis=0)
+        return keep(self.routed[:, None], products)
 
     def _copies(self, kernels):
         """The kernel of each tile, (N,D,F)."""

@@ -19,7 +19,7 @@ ALIGNMENT = 16  # bytes that a row must be a multiple of
 
 
 def prepare(plan):
-    """The pair of each row, the row of each pair, and the experts' product."""
+    """Find the pair of each row, the row of each pair, the experts' product."""
     portable = selection.only_portable(plan.gate)
     if selection.kind_of(plan.gate) == "cpu" and not portable:
         return loops.prepare(plan.expert, plan.num_experts)
@@ -60,10 +60,10 @@ def grouped_mm(rows, kernels, bounds):
     ends = bounds[1:].to(torch.int32)
     index = torch.arange(len(rows), device=rows.device)
     routed = (index < ends[-1])[:, None]
-    made = torch.nn.functional.grouped_mm(
+    outputs = torch.nn.functional.grouped_mm(
         torch.where(routed, rows, 0), kernels.contiguous(), offs=ends
     )
-    return torch.where(routed, made, 0)
+    return torch.where(routed, outputs, 0)
 
 
 def _portable(array):
@@ -78,16 +78,16 @@ def spread(tokens, order, places, choices):
 
 
 def combine(rows, gate, order, places):
-    """(P,D), (N,k) -> (N,D): the sum of the rows of each token, weighed."""
+    """(P,D), (N,k) -> (N,D): the sum of the rows of each token, weighted."""
     if _portable(rows):
-        weighed = rows * gate.reshape(-1).index_select(0, order)[:, None]
-        weighed = weighed.index_select(0, places)
-        return weighed.reshape(*gate.shape, rows.shape[-1]).sum(1)
+        weighted = rows * gate.reshape(-1).index_select(0, order)[:, None]
+        weighted = weighted.index_select(0, places)
+        return weighted.reshape(*gate.shape, rows.shape[-1]).sum(1)
     return _Combine.apply(rows, gate, order, places)
 
 
 def _add(rows, places, choices, gate=None):
-    """The sum of the rows of each token, in one pass over the rows."""
+    """Add up the rows of each token, in one pass over the rows."""
     return torch.nn.functional.embedding_bag(
         places.reshape(-1, choices),
         rows.contiguous(),

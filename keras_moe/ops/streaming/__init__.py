@@ -21,7 +21,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_moe.ops.reference import Dispatcher
+from keras_moe.ops.reference import FlatDispatcher
 
 backend = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
 
@@ -49,22 +49,17 @@ def _rows(slots, temperature):
 
 
 @dataclasses.dataclass(frozen=True)
-class StreamingDispatcher(Dispatcher):
+class StreamingDispatcher(FlatDispatcher):
     """Factors of the logits: tokens (G,T,D), slots (N,D) to merge and emit."""
 
     tokens: Any
     merge: Any
     emit: Any
     mask: Any
-    seats: Any
+    slot_shape: Any
 
-    def dispatch(self, tokens):
-        """(G,T,D) -> (G,E,S,D)."""
-        slots = backend.to_slots(tokens, self.merge, self.tokens, self.mask)
-        return ops.reshape(slots, (-1, *self.seats, tokens.shape[-1]))
+    def _dispatch(self, tokens):
+        return backend.dispatch(tokens, self.merge, self.tokens, self.mask)
 
-    def combine(self, slots):
-        """(G,E,S,D) -> (G,T,D)."""
-        experts, seats = self.seats
-        slots = ops.reshape(slots, (-1, experts * seats, slots.shape[-1]))
-        return backend.to_tokens(slots, self.emit, self.tokens, self.mask)
+    def _combine(self, slots):
+        return backend.combine(slots, self.emit, self.tokens, self.mask)

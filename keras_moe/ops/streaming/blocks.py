@@ -1,4 +1,4 @@
-"""Number of rows of a block."""
+"""Sizes of blocks of rows."""
 
 from keras import ops
 

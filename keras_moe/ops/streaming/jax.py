@@ -12,13 +12,13 @@ from keras_moe.ops.jax_programs import compiled
 from keras_moe.ops.streaming.blocks import blocks
 
 
-def to_slots(inputs, slots, tokens, mask):
+def dispatch(inputs, slots, tokens, mask):
     """(G,T,D), (N,D), (G,T,D), (G,T) -> (G,N,D)."""
     attend = attention_on(selection.kind_of(tokens))
     return attend((_each(slots, tokens), tokens, inputs), mask)
 
 
-def to_tokens(inputs, slots, tokens, mask):
+def combine(inputs, slots, tokens, mask):
     """(G,N,D), (N,D), (G,T,D), (G,T) -> (G,T,D)."""
     attend = attention_on(selection.kind_of(tokens))
     outputs = attend((tokens, _each(slots, tokens), inputs), None)
@@ -33,7 +33,7 @@ def attention_on(kind):
     Each takes ((G,Q,D), (G,K,D), (G,K,V)), (G,K) and returns (G,Q,V).
     """
     # Products of several groups are slow on CPUs, loops on everything else.
-    return {"cpu": _in_turn, "tpu": _by_kernels}.get(kind, _at_once)
+    return {"cpu": _one_by_one, "tpu": _by_kernels}.get(kind, _at_once)
 
 
 def _each(slots, tokens):
@@ -47,7 +47,7 @@ def _at_once(arrays, mask):
 
 
 @compiled
-def _in_turn(arrays, mask):
+def _one_by_one(arrays, mask):
     return jax.lax.map(_one_group, (arrays, mask))
 
 
@@ -75,11 +75,11 @@ def _block(rows, keys, values, mask):
 
 
 def _by_blocks(arrays, mask):
-    """The same, all rows; differentiated, each block is computed again."""
+    """Attend block by block; differentiated, each is computed again."""
     queries, keys, values = arrays
     block = jax.checkpoint(lambda rows: _block(rows, keys, values, mask))
-    made = jax.lax.map(block, _cut(queries, keys))
-    return tuple(_joined(x, queries.shape[1]) for x in made)
+    outputs = jax.lax.map(block, _cut(queries, keys))
+    return tuple(_joined(x, queries.shape[1]) for x in outputs)
 
 
 def _outputs(arrays, mask):
@@ -92,9 +92,9 @@ def _forward(arrays, mask):
     return outputs, (outputs, logsumexp)
 
 
-def _backward(arrays, mask, kept, grad):
+def _backward(arrays, mask, saved, grad):
     """As weights · (their gradient - its mean), each block computed again."""
-    (queries, keys, values), (outputs, logsumexp) = arrays, kept
+    (queries, keys, values), (outputs, logsumexp) = arrays, saved
     exact = logsumexp.dtype
 
     def block(sums, rows):
@@ -141,13 +141,13 @@ def _cut(rows, keys):
     """(G,Q,…) -> (blocks,G,rows,…), filled up with zeros."""
     groups, length, *rest = rows.shape
     number, size = blocks(length, groups * keys.shape[1])
-    filled = ((0, 0), (0, number * size - length), *((0, 0),) * len(rest))
-    cut = jnp.pad(rows, filled).reshape(groups, number, size, *rest)
+    padding = ((0, 0), (0, number * size - length), *((0, 0),) * len(rest))
+    cut = jnp.pad(rows, padding).reshape(groups, number, size, *rest)
     return cut.swapaxes(0, 1)
 
 
 def _joined(rows, length):
-    """The way back."""
+    """Join what `_cut` has cut."""
     rows = rows.swapaxes(0, 1)
     return rows.reshape(rows.shape[0], -1, *rows.shape[3:])[:, :length]
 

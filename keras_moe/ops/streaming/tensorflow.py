@@ -5,14 +5,14 @@ import tensorflow as tf
 from keras_moe.ops.streaming.blocks import blocks
 
 
-def to_slots(inputs, slots, tokens, mask):
+def dispatch(inputs, slots, tokens, mask):
     """(G,T,D), (N,D), (G,T,D), (G,T) -> (G,N,D)."""
     groups = tf.shape(tokens)[0]
     queries = tf.broadcast_to(slots, (groups, *slots.shape))
     return _attend(queries, tokens, inputs, mask)
 
 
-def to_tokens(inputs, slots, tokens, mask):
+def combine(inputs, slots, tokens, mask):
     """(G,N,D), (N,D), (G,T,D), (G,T) -> (G,T,D)."""
     groups = tf.shape(tokens)[0]
     keys = tf.broadcast_to(slots, (groups, *slots.shape))
@@ -95,9 +95,9 @@ def _attend(queries, keys, values, mask):
             return by_queries, *map(turned, sums)
 
         def backward(grad):
-            kept = (queries, keys, values, outputs, grad, *masks)
+            saved = (queries, keys, values, outputs, grad, *masks)
             types = (queries.dtype, keys.dtype, dtype)
-            return _map(one_backward, kept, types)
+            return _map(one_backward, saved, types)
 
         return outputs, backward
 

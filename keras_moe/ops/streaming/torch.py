@@ -15,7 +15,7 @@ FUSED = [
 ]
 
 
-def to_slots(inputs, slots, tokens, mask):
+def dispatch(inputs, slots, tokens, mask):
     """(G,T,D), (N,D), (G,T,D), (G,T) -> (G,N,D)."""
     queries = slots.contiguous().expand(len(tokens), *slots.shape)
     if mask is None:
@@ -26,7 +26,7 @@ def to_slots(inputs, slots, tokens, mask):
     return torch.where(some[:, :, None], outputs, 0.0)
 
 
-def to_tokens(inputs, slots, tokens, mask):
+def combine(inputs, slots, tokens, mask):
     """(G,N,D), (N,D), (G,T,D), (G,T) -> (G,T,D)."""
     keys = slots.contiguous().expand(len(tokens), *slots.shape)
     outputs = _attend(tokens, keys, inputs, None)
@@ -90,11 +90,11 @@ class _Attend(torch.autograd.Function):
             if ctx.mask is not None:
                 logits = logits.masked_fill(~ctx.mask, -torch.inf)
             outputs = logits.softmax(-1) @ values
-        asked = [x for x, n in zip(arrays, ctx.needs_input_grad) if n]
+        inputs = [x for x, n in zip(arrays, ctx.needs_input_grad) if n]
         grads = iter(
             torch.autograd.grad(
                 outputs,
-                asked,
+                inputs,
                 grad,
                 retain_graph=True,
                 create_graph=torch.is_grad_enabled(),

@@ -1,4 +1,4 @@
-"""The largest entries of an axis, in what every exporter takes."""
+"""Largest entries of an axis, in operators that every exporter takes."""
 
 import keras
 from keras import ops
@@ -12,7 +12,7 @@ PASSES = 8  # up to so many maxima are quicker than a ranking
 
 
 def largest(values, number, most):
-    """The `number` largest entries above `NONE` of the last axis.
+    """Find the `number` largest entries above `NONE` of the last axis.
 
     Args:
         values: float32 (...,N), N at most 2^24.
@@ -46,11 +46,11 @@ def _by_ranking(values, number, most):
     last = ops.take_along_axis(ranked, place, axis=-1)
     place = at_most(number, length - 1)
     after = ops.take_along_axis(ranked, place, axis=-1)
-    return last, either(number < size, after, NONE)
+    return last, where(number < size, after, NONE)
 
 
 def _by_halving(values, number):
-    """Result of `_by_ranking`, up to 2^-26 of the span of the values.
+    """Do as `_by_ranking`, up to 2^-26 of the span of the values.
 
     TensorFlow does not read JAX's top_k from files, and XLA's sort is slow.
     """
@@ -74,17 +74,15 @@ def _by_halving(values, number):
     low, _ = ops.while_loop(
         lambda *_: True, halve, (low, high), maximum_iterations=HALVINGS
     )
-    last = ops.amin(either(values > low, values, -NONE), axis=-1, keepdims=True)
-    after = ops.amax(
-        either(values < last, values, NONE), axis=-1, keepdims=True
-    )
+    last = ops.amin(where(values > low, values, -NONE), axis=-1, keepdims=True)
+    after = ops.amax(where(values < last, values, NONE), axis=-1, keepdims=True)
     bits = ops.cast(values >= last, values.dtype)
     many = ops.sum(bits, axis=-1, keepdims=True) > number
     return last, ops.where(many, last, after)
 
 
 def top(values, number):
-    """The `number` largest entries above `NONE` of axis 1 of (G,E,T).
+    """Find the `number` largest entries above `NONE` of axis 1 of (G,E,T).
 
     Returns where they are (ties to the earlier), and a list of values (G,1,T),
     of which the last two are right, the least and the next larger one.
@@ -101,27 +99,27 @@ def top(values, number):
     for _ in range(number):
         # Not ops.argmax: see routing.best_expert.
         best = ops.amax(values, axis=1, keepdims=True)
-        first = either(values == best, place, values.shape[1])
+        first = where(values == best, place, values.shape[1])
         is_first = place == ops.amin(first, axis=1, keepdims=True)
         chosen = ops.logical_or(
             chosen, ops.logical_and(is_first, values > NONE)
         )
-        values = either(is_first, NONE, values)
+        values = where(is_first, NONE, values)
         ranked.append(best)
     return chosen, ranked
 
 
 def count(entries, axis=-1):
-    """Count true values along an axis, which stays."""
+    """Count the true entries along an axis, which stays."""
     return total(ops.cast(entries, "int32"), axis)
 
 
 def total(entries, axis=-1):
-    """The sum along an axis, which stays."""
+    """Add up an axis, which stays."""
     return ops.sum(entries, axis=axis, keepdims=True)
 
 
-def either(condition, one, other):
+def where(condition, one, other):
     """`ops.where` of an array and a number, on either side."""
     if isinstance(one, (int, float)):
         return ops.where(condition, scalar(one, other.dtype), other)
@@ -129,5 +127,5 @@ def either(condition, one, other):
 
 
 def at_most(values, bound):
-    """The smaller of an array and a number."""
+    """Limit an array to a number."""
     return ops.minimum(values, scalar(bound, values.dtype))
