@@ -359,6 +359,14 @@ def ratios(name, column, **sizes):
     return found
 
 
+def grown(what, least, most, column, mode):
+    """How many times as much a dropless layer takes, on each backend."""
+    op = {"op": f"more {what}", "mode": mode}
+    few = ratios("grouped_growth", column, **{what: least}, **op)
+    many = ratios("grouped_growth", column, **{what: most}, **op)
+    return [many[key][0] / few[key][0] for key in few if key[0] == "dropless"]
+
+
 def test_benchmarks_page_says_what_the_records_say():
     text = " ".join((PAGES / "benchmarks.md").read_text().split())
     many = ratios("grouped", "/dense MLP", tokens="1024")
@@ -377,6 +385,19 @@ def test_benchmarks_page_says_what_the_records_say():
     least, most = ends(one, "KerasHub")
     assert f"the block {least:.0f} to {most:.0f} times" in text
     assert all(1.5 < end < 2.5 for end in ends(one, "dropless"))  # "twice"
+    for mode, largest, words in (
+        ("F", "65536", "65,536 takes {} to {} of the time"),
+        ("FB", "16384", "16,384 takes {} to {}. With 256"),
+    ):
+        said = grown("tokens", "1024", largest, "seconds", mode)
+        said = [f"{v * 1024 / int(largest):.2f}"[1:] for v in said]
+        assert words.format(min(said), max(said)) in text
+    for mode, words in (
+        ("F", "it takes {:.2f} to {:.2f} times as long"),
+        ("FB", "and {:.2f} to {:.2f} times with gradients"),
+    ):
+        said = grown("experts", "8", "256", "/dense MLP", mode)
+        assert words.format(min(said), max(said)) in text
     layers = ratios("soft_moe_layers", "/plain")
     for backend, said in (
         ("jax", "It takes {} to {} of the time of the plain formulas on JAX"),

@@ -11,6 +11,7 @@ from jax.interpreters import ad
 from jax.interpreters import batching
 from jax.interpreters import mlir
 
+from keras_moe.ops.grouped import jax_loops
 from keras_moe.ops.grouped import jax_products
 from keras_moe.ops.grouped.made import MadeKernels
 
@@ -39,7 +40,7 @@ def _kernels(arrays, many, known):
 
 def _multiply(rows, owner, starts, ends, *arrays, many, known, turned):
     kernels = _kernels(arrays, many, known)
-    return jax_products.by_segment(
+    return jax_loops.by_segment(
         rows,
         lambda m: kernels.one(owner[m]),
         kernels.shape[1 if turned else 2],

@@ -1,13 +1,11 @@
-"""Two products on JAX, each the other's gradient, in loops over tiles.
+"""Two products on JAX, each the other's gradient, by loops over tiles.
 
     product: rows (P,D) · kernels (E,D,F) -> (P,F)
     outer:   (P,D), (P,F) -> (E,D,F), the sum over each expert's rows
 
-Segment m has the rows from `starts[m]` up to `ends[m]`, of expert `owner[m]`.
-A loop goes over the segments that have rows, one within it over tiles of b
-rows; each segment takes its expert's kernel once. As primitives of JAX, both
-have every derivative in either mode, and `vmap` makes of them more segments of
-more rows.
+Segment m has the rows from `starts[m]` up to `ends[m]`, of expert `owner[m]`;
+`jax_loops.py` computes. As primitives of JAX, both have every derivative in
+either mode, and `vmap` makes of them more segments of more rows.
 """
 
 import functools
@@ -19,8 +17,7 @@ from jax.interpreters import ad
 from jax.interpreters import batching
 from jax.interpreters import mlir
 
-SMALLEST, LARGEST = 8, 128  # rows of a tile
-UNKNOWN = 16  # where the number of rows is a symbol
+from keras_moe.ops.grouped import jax_loops
 
 
 def product(rows, kernels, bounds):
@@ -35,142 +32,6 @@ def product(rows, kernels, bounds):
         turned=False,
         unique=True,
     )
-
-
-# === Loops ===
-
-
-def _tile_size(rows, segments):
-    """b: a quarter of what a segment has on average, a power of two.
-
-    Not below what products are quick with, but for segments of about one row.
-    """
-    if not isinstance(rows, int):
-        return UNKNOWN
-    if rows < 2 * segments:
-        return 1
-    size = SMALLEST
-    while size < LARGEST and size * 8 * segments <= rows:
-        size *= 2
-    return min(size, rows)
-
-
-def _padded(array, size):
-    """With rows of zeros, so that there are as many as a tile has."""
-    if isinstance(array.shape[0], int):
-        return array
-    return jnp.pad(array, ((0, size), (0, 0)))
-
-
-def _for_present(starts, ends, step, result):
-    """Fold `step(segment, result)` over the segments that have rows."""
-    present = ends > starts
-    segments = jnp.argsort(jnp.logical_not(present), stable=True)
-    number = present.sum(dtype=jnp.int32)
-
-    def body(state):
-        turn, result = state
-        return turn + 1, step(segments[turn], result)
-
-    return jax.lax.while_loop(
-        lambda state: state[0] < number, body, (jnp.int32(0), result)
-    )[1]
-
-
-def _for_tiles(start, end, size, rows, step, result):
-    """Fold `step(first, inside, result)` over the tiles of a segment.
-
-    The last tile of all may begin before it should, to end with the rows:
-    `inside`, (b,1), says which of its rows are new ones of this segment.
-    """
-
-    def body(state):
-        at, result = state
-        first = jnp.minimum(at, rows - size)
-        index = first + jnp.arange(size, dtype=start.dtype)
-        inside = jnp.logical_and(index >= at, index < end)[:, None]
-        return at + size, step(first, inside, result)
-
-    return jax.lax.while_loop(
-        lambda state: state[0] < end, body, (start, result)
-    )[1]
-
-
-def _slice(array, first, size):
-    return jax.lax.dynamic_slice_in_dim(array, first, size, 0)
-
-
-def _write(array, values, first):
-    return jax.lax.dynamic_update_slice_in_dim(array, values, first, 0)
-
-
-def _multiply(rows, kernels, owner, starts, ends, turned, unique):
-    def kernel_of(m):
-        return jax.lax.dynamic_index_in_dim(kernels, owner[m], 0, False)
-
-    features = kernels.shape[1 if turned else 2]
-    return by_segment(rows, kernel_of, features, starts, ends, turned)
-
-
-def by_segment(rows, kernel_of, features, starts, ends, turned):
-    """The rows of segment m by `kernel_of(m)`, or by that turned."""
-    number = rows.shape[0]
-    if isinstance(number, int) and number == 0:
-        return jnp.zeros((0, features), rows.dtype)
-    size = _tile_size(number, starts.shape[0])
-    rows = _padded(rows, size)
-    contract = (((1,), (1 if turned else 0,)), ((), ()))
-
-    def segment(m, outputs):
-        kernel = kernel_of(m)
-
-        def tile(first, inside, outputs):
-            product = jax.lax.dot_general(
-                _slice(rows, first, size), kernel, contract
-            )
-            product = jnp.where(inside, product, _slice(outputs, first, size))
-            return _write(outputs, product, first)
-
-        return _for_tiles(
-            starts[m], ends[m], size, rows.shape[0], tile, outputs
-        )
-
-    outputs = jnp.zeros((rows.shape[0], features), rows.dtype)
-    return _for_present(starts, ends, segment, outputs)[:number]
-
-
-def _add_outer(first, second, owner, starts, ends, experts, unique):
-    shape = (experts, first.shape[1], second.shape[1])
-    dtype = first.dtype
-    number = first.shape[0]
-    if isinstance(number, int) and number == 0:
-        return jnp.zeros(shape, dtype)
-    # A sum of many tiles in 16 bits would lose what each adds.
-    wide = jnp.promote_types(dtype, jnp.float32)
-    outputs = jnp.zeros(shape, dtype if unique else wide)
-    size = _tile_size(number, starts.shape[0])
-    first, second = _padded(first, size), _padded(second, size)
-    contract = (((0,), (0,)), ((), ()))
-
-    def segment(m, outputs):
-        def tile(begin, inside, total):
-            rows = jnp.where(inside, _slice(first, begin, size), 0)
-            return total + jax.lax.dot_general(
-                rows,
-                _slice(second, begin, size),
-                contract,
-                preferred_element_type=wide,
-            )
-
-        total = jnp.zeros(shape[1:], wide)
-        total = _for_tiles(
-            starts[m], ends[m], size, first.shape[0], tile, total
-        )[None]
-        if not unique:
-            total += _slice(outputs, owner[m], 1)
-        return _write(outputs, total.astype(outputs.dtype), owner[m])
-
-    return _for_present(starts, ends, segment, outputs).astype(dtype)
 
 
 # === Primitives ===
@@ -303,5 +164,13 @@ def _define(primitive, call, shape, transpose, batch):
     batching.primitive_batchers[primitive] = batch
 
 
-_define(_product, _multiply, _product_shape, _transpose_product, _batch_product)
-_define(_outer, _add_outer, _outer_shape, _transpose_outer, _batch_outer)
+_define(
+    _product,
+    jax_loops.multiply,
+    _product_shape,
+    _transpose_product,
+    _batch_product,
+)
+_define(
+    _outer, jax_loops.add_outer, _outer_shape, _transpose_outer, _batch_outer
+)
