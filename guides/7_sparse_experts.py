@@ -11,24 +11,13 @@
 # `keras_hub.models.CausalLM.from_preset("qwen3_moe_30b_a3b_en")` where there is
 # memory for it.
 
-# %% [markdown]
-# In a clone of the project, install `-e ".[jax,models,viz]"` instead.
-
-# %% tags=["skip-execution"]
-# %pip install -q "keras-moe[jax,models,viz]"
-
-# %%
-import os
-
-# Before Keras is imported. "torch" and "tensorflow" do as well.
-os.environ.setdefault("KERAS_BACKEND", "jax")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# The tensors are small; several threads would only wait for each other.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# %% tags=["setup"]
+EXTRAS = "jax,models,viz"
 
 # %%
 # %matplotlib inline
 import ast
+import os
 import pathlib
 import time
 

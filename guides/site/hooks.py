@@ -95,6 +95,60 @@ def quantised_experts() -> str:
     )
 
 
+# What was aimed for: the least share of E/k that an operation is faster by.
+GOALS = {
+    "block, 1 tokens": 0.7,
+    "block, 1024 tokens": 0.8,
+    "generate 16 after 64": 0.7,
+    "prefill 512": 0.8,
+    "training step 256": 0.6,
+}
+
+
+def sparse_goals() -> str:
+    """The least share of E/k over the families, beside what was aimed for."""
+    shares = {}
+    for backend, row in _rows("kerashub_models"):
+        if row["of"] == "sparse":
+            work = int(row["experts"]) / int(row["top_k"])
+            share = 1 / float(row["/KerasHub"]) / work
+            shares.setdefault((row["op"], backend), []).append(share)
+    backends = sorted({backend for _, backend in shares})
+    lines = []
+    for op, aimed in GOALS.items():
+        line = {"operation": op, "aimed for": f"{aimed:.2f}"}
+        for backend in backends:
+            least = min(shares[op, backend])
+            missed = " (missed)" if least < aimed else ""
+            line[backend] = f"{least:.2f}{missed}"
+        lines.append(line)
+    return benchmarks.table(lines)
+
+
+def kerashub_memory() -> str:
+    """Peak memory of KerasHub's, sparse and quantised models."""
+    lines = {}
+    for record in ("kerashub_memory", "kerashub_loading"):
+        for backend, row in _rows(record):
+            line = lines.setdefault((row["op"], backend), {})
+            line[row["of"]] = row["peak_extra_mib"]
+    columns = ("KerasHub", "sparse", "afterwards", "int8", "int4")
+    return benchmarks.table(
+        [
+            {"MiB": op, "backend": backend}
+            | {name: line.get(name, "") for name in columns}
+            for (op, backend), line in lines.items()
+        ]
+    )
+
+
+def _rows(record):
+    """Pairs of a backend and a row of its table."""
+    for path in sorted(RESULTS.glob(f"{record}-*.csv")):
+        for row in benchmarks.read(path):
+            yield path.stem.split("-")[1], row
+
+
 def _by_backend(record, chosen, columns, figure):
     """A table with a line for each set of columns, and one column a backend."""
     lines = {}
@@ -165,10 +219,14 @@ def on_page_markdown(markdown, page, config, files):
         markdown = markdown.replace("<!-- losses -->", upcycling_losses())
         return markdown.replace("<!-- transitions -->", transitions())
     if page.file.src_uri == "kerashub.md":
-        markdown = markdown.replace("<!-- sparse models -->", sparse_models())
-        return markdown.replace(
-            "<!-- quantised experts -->", quantised_experts()
-        )
+        for mark, made in (
+            ("sparse models", sparse_models),
+            ("sparse goals", sparse_goals),
+            ("quantised experts", quantised_experts),
+            ("memory", kerashub_memory),
+        ):
+            markdown = markdown.replace(f"<!-- {mark} -->", made())
+        return markdown
     if page.file.src_uri == "devices.md":
         (path,) = RESULTS.glob("expert_parallel_compiled-*.csv")
         shown = benchmarks.transposed_table(benchmarks.read(path))

@@ -24,10 +24,10 @@ def is_replaced(family, layer) -> bool:
 
 def replace(family, layer, make):
     """Replace each kernel of a bank: `make(bank, kernel)` gives the new one."""
-    bank, kernels = kernels_of(family, layer)
+    bank = family.bank_of(layer)
     if "load_own_variables" not in vars(bank):
-        _read_kerashubs_files(bank, kernels)
-    for name in kernels:
+        _read_kerashubs_files(*kernels_of(family, layer))
+    for name in family.kernels:
         # No other reference than the bank's, so that memory is freed.
         vars(bank)[name] = make(bank, vars(bank).pop(name))
     return bank

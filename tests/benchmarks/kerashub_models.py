@@ -298,6 +298,7 @@ def large():
 
 def load(name, path):
     import keras_moe
+    from tests.kerashub import models as tiny
 
     def read():
         if name in ("int8", "int4"):
@@ -310,7 +311,7 @@ def load(name, path):
             if name == "afterwards":
                 keras_moe.quantize_experts(model, "int8")
 
-    timing.print_peak(lambda: None, read)
+    timing.print_peak(lambda: tiny.backbone("Qwen3-MoE"), read)
 
 
 def main(kind, name, *others):

@@ -150,6 +150,38 @@ def test_kerashubs_own_test_of_a_backbone(family):
     )
 
 
+@pytest.mark.once
+def test_kerashubs_own_test_of_a_task(applied):
+    """Of the Qwens: the other tokenizers need files that its wheel lacks."""
+
+    @keras.saving.register_keras_serializable("tests")
+    class SparseCausalLM(keras_hub.models.Qwen3MoeCausalLM):
+        def __init__(self, **options):
+            super().__init__(**options)
+            keras_moe.use_sparse_experts(self)
+
+    words = [*"Ġairplneto", "ai", "<|im_end|>", "<|endoftext|>"]
+    preprocessor = keras_hub.models.Qwen3MoeCausalLMPreprocessor(
+        keras_hub.models.Qwen3MoeTokenizer(
+            vocabulary={word: index for index, word in enumerate(words)},
+            merges=["a i"],
+        ),
+        sequence_length=7,
+    )
+    case = test_case.TestCase()
+    case.setUp()
+    case.run_task_test(
+        SparseCausalLM,
+        {
+            "preprocessor": preprocessor,
+            "backbone": models.backbone("Qwen3-MoE"),
+        },
+        ([" airplane at airport", " airplane at airport"],),
+        (2, 7, models.SHARED["vocabulary_size"]),
+    )
+    assert applied
+
+
 def test_compiled_programs_are_made_anew(applied):
     model = models.task("Qwen3-MoE")
     inputs = models.inputs("Qwen3-MoE")
