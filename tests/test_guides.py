@@ -184,7 +184,7 @@ def test_notebooks_are_those_of_the_sources():
 def test_notebooks_have_their_outputs(name):
     cells = nbformat.read(GUIDES / f"{name}.ipynb", as_version=4).cells
     outputs = [o for cell in cells for o in cell.get("outputs", ())]
-    assert {o.output_type for o in outputs} <= {"stream", "display_data"}
+    assert not any(o.output_type == "error" for o in outputs)
     streams = {o.name for o in outputs if "name" in o}
     assert streams == {"stdout"}
     check(name, cells, "jax")  # `make notebooks` runs them on it
