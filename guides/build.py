@@ -185,7 +185,9 @@ def joined(outputs: list) -> list:
     """Outputs without progress bars, and with pieces of a stream joined."""
     results = []
     for output in outputs:
-        if output.get("name") == "stderr" and "\r" in output.text:
+        if output.get("name") == "stderr" and (
+            "\r" in output.text or not output.text.strip()
+        ):
             continue
         last = results[-1] if results else {}
         if output.output_type == "stream" and output.name == last.get("name"):
