@@ -75,6 +75,10 @@ except importlib.metadata.PackageNotFoundError:
 if clones:
     sys.path.insert(0, str(clones[0]))
 
+logging.getLogger("absl").setLevel("ERROR")
+warnings.filterwarnings("ignore", "IProgress not found")
+warnings.filterwarnings("ignore", ".shuffle=True. was passed")
+
 # Keras imports TensorFlow where it is installed, and TensorFlow writes its log
 # to the file descriptor of stderr. Import both without that descriptor.
 stderr = os.dup(2)
@@ -88,10 +92,7 @@ try:
         sys.modules["tensorflow"].config.list_physical_devices()
 finally:
     os.dup2(stderr, 2)
-    os.close(stderr)
-logging.getLogger("absl").setLevel("ERROR")
-warnings.filterwarnings("ignore", "IProgress not found")
-warnings.filterwarnings("ignore", ".shuffle=True. was passed")"""
+    os.close(stderr)"""
 COLAB = "https://colab.research.google.com"
 
 
@@ -169,6 +170,8 @@ def run(source: pathlib.Path) -> nbformat.NotebookNode:
         if "outputs" in cell:
             cell.outputs = joined(cell.outputs)
         for output in cell.get("outputs", ()):
+            if "execution_count" in output:
+                output.execution_count = None
             if output.output_type == "stream":
                 output.text = re.sub(r"/tmp/tmp\w+", "/tmp/folder", output.text)
             data = output.get("data", {})
@@ -182,7 +185,9 @@ def joined(outputs: list) -> list:
     """Outputs without progress bars, and with pieces of a stream joined."""
     results = []
     for output in outputs:
-        if output.get("name") == "stderr" and "\r" in output.text:
+        if output.get("name") == "stderr" and (
+            "\r" in output.text or not output.text.strip()
+        ):
             continue
         last = results[-1] if results else {}
         if output.output_type == "stream" and output.name == last.get("name"):

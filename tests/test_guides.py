@@ -138,7 +138,7 @@ def cells_of(name):
     return [nbformat.v4.new_code_cell("%reset -f"), *cells]
 
 
-def check(name, cells, backend=BACKEND):
+def check(name, cells, backend=BACKEND, uploads=True):
     """Compare the outputs of cells with what they should say."""
     said, pictures = "", 0
     for cell in cells:
@@ -151,6 +151,8 @@ def check(name, cells, backend=BACKEND):
     for pattern in patterns:
         if isinstance(pattern, dict):
             pattern = pattern[backend]
+        if pattern.startswith("hf://") and not uploads:
+            pattern = "nothing was uploaded"
         assert re.search(pattern, said), f"{name}: {pattern}\n{said}"
     losses = [
         [float(number) for number in row.split(", ")]
@@ -184,10 +186,10 @@ def test_notebooks_are_those_of_the_sources():
 def test_notebooks_have_their_outputs(name):
     cells = nbformat.read(GUIDES / f"{name}.ipynb", as_version=4).cells
     outputs = [o for cell in cells for o in cell.get("outputs", ())]
-    assert {o.output_type for o in outputs} <= {"stream", "display_data"}
+    assert not any(o.output_type == "error" for o in outputs)
     streams = {o.name for o in outputs if "name" in o}
     assert streams == {"stdout"}
-    check(name, cells, "jax")  # `make notebooks` runs them on it
+    check(name, cells, "jax", uploads=False)  # as `make notebooks` runs them
 
 
 @pytest.mark.once

@@ -114,7 +114,7 @@ def test_tokens_have_the_colour_of_their_expert(options, number):
 
 def test_the_six_busiest_experts_have_colours():
     most = np.repeat(np.arange(8), [3, 1, 5, 2, 9, 4, 6, 0])
-    colours, labels = texts._colours(most, 9)
+    colours, labels = texts.expert_colours(most, 9)
     assert list(labels) == [
         *(f"expert {expert}" for expert in (0, 2, 3, 4, 5, 6)),
         "1 other expert",

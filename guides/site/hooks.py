@@ -157,6 +157,8 @@ def _by_backend(record, chosen, columns, figure):
         for row in filter(chosen, benchmarks.read(path)):
             line = tuple(columns(row).items())
             lines.setdefault(line, {})[backend] = figure(row)
+    if not lines:
+        return "There is no record of this yet."
     backends = sorted({name for found in lines.values() for name in found})
     return benchmarks.table(
         [

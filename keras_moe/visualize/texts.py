@@ -44,7 +44,7 @@ def token_experts(tokens, layer, plan, title: str | None = None):
     most = share.argmax(axis=-1)
     total = share.sum(axis=-1)
     fullness = share.max(axis=-1) / np.maximum(total, 1e-30)
-    colours, labels = _colours(most[total > 0], share.shape[-1])
+    colours, labels = expert_colours(most[total > 0], share.shape[-1])
     columns = max(1, min(len(labels), length // 5))
     legend = 0.17 * -(-len(labels) // columns)
     figure = canvas.new_figure(0.22 * length + 0.4, 0.3 * texts + legend + 0.5)
@@ -132,7 +132,7 @@ def _visible(token):
     return token.replace(" ", "␣").replace("\n", "↵")
 
 
-def _colours(most, number):
+def expert_colours(most, number):
     """The colour of each expert, (E,3), and the legend {label: colour}.
 
     Args:

@@ -33,7 +33,7 @@ def test_card_of_a_language_model():
         "| 2 trained models, in float32 | 2.5050 ± 0.0071 |",
         'MoTCausalLM.from_preset("hf://someone/mot")',
         "keras_hub.models.CausalLM.from_preset",
-        "letters of one colour share",
+        "The six experts with most letters",
         "python -m zoo train mot_tiny_shakespeare --seed 1",
         "| steps | 2,000 |",
         "| learning rate | 0.002 |",

@@ -8,18 +8,19 @@ import numpy as np
 from keras_moe import diagnostics
 from keras_moe import samples
 from keras_moe import visualize
+from keras_moe.visualize.texts import expert_colours
 from zoo.tasks import task_of
 
 NAME = "routing.png"
 CLASSES = (0, 1, 5, 7, 8, 9)  # an image of each is shown
 LINE = "To be, or not to be, that is the question:"
 CAPTIONS = {
-    "vision": "Images that it was not trained on, and in red what the most "
-    "used slots of its last mixture read of them.",
-    "text": "The expert that each letter has the largest router weight for, "
-    "in each of the layers with a mixture; letters of one colour share an "
-    'expert there. That is how `inference_mixing="argmax"` routes; `"group"` '
-    "mixes by the same weights.",
+    "vision": "Images of the test data and, in red, the patches with the "
+    "largest dispatch weights of the most used slots of the last mixture.",
+    "text": "The expert with the largest router weight for each letter, in "
+    "each layer with a mixture. The six experts with most letters in a layer "
+    'have a colour each. `inference_mixing="argmax"` routes so; `"group"` '
+    "mixes with the same weights.",
 }
 
 
@@ -49,7 +50,7 @@ def png(figure) -> bytes:
 
 
 def _regions(classifier):
-    """Samples that ship, and what the slots of the last mixture read."""
+    """Sample images and the regions that slots of the last mixture read."""
     images, labels, classes = samples.fashion_mnist()
     shown = [np.flatnonzero(labels == k)[0] for k in CLASSES]
     plans = _plans(classifier, classifier.preprocessor(images[shown]))
@@ -75,9 +76,11 @@ def _letters(model):
         experts.append(read.reshape(len(LINE), -1).argmax(-1))
     experts = np.stack(experts)  # (layers,tokens)
     count = read.shape[2]
+    # (layers,tokens,3); the busiest experts of each layer have a colour.
+    colours = [expert_colours(row, count)[0][row] for row in experts]
     figure = Figure(figsize=(0.24 * len(LINE) + 1, 0.5 * len(experts) + 0.8))
     axis = figure.subplots()
-    axis.imshow(experts, cmap="hsv", vmin=0, vmax=count, alpha=0.5)
+    axis.imshow(np.stack(colours))
     axis.set_aspect("auto")
     axis.set_xticks(range(len(LINE)), LINE, family="monospace")
     layers = [path.split("/")[0] for path in plans]

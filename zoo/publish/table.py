@@ -27,64 +27,66 @@ HUB = "hub"  # the record of what was published: {name: "organisation/name"}
 TEXT = """\
 # The zoo
 
-Written by `python -m zoo table` from the recipes in `zoo/recipes`, what was
-measured of them, in `zoo/results`, and `zoo/publish/sources.py`; do not edit it
-by hand.
+`python -m zoo table` writes this page from the recipes in `zoo/recipes`, the
+records in `zoo/results` and `zoo/publish/sources.py`. Do not edit it by hand.
 
 ## Trained here
 
 {trained}
 
-Figures are of test data that was not trained on, as mean ± standard deviation
-of the seeds. "Preset" is the model that ships with the package, in half
+Figures are means ± standard deviations over the seeds, on test data. "Preset"
+is the figure and the size of the model that comes with the package, in half
 precision: `from_preset("NAME")`.
 
-`python -m zoo card NAME` renders its model card. `python -m zoo publish NAME
---repo ORGANISATION/NAME` measures the preset again, holds it to the record and
-shows what the repository would get; with `--yes` it uploads card, picture and
-files in one commit, and notes here where they are. `python -m zoo verify NAME
---repo ORGANISATION/NAME` loads it back.
+`python -m zoo card NAME` prints the model card of a preset. `python -m zoo
+publish NAME --repo ORGANISATION/NAME` measures the preset again, compares the
+result with the record and shows the files for the repository. With `--yes` it
+uploads card, picture and files in one commit and adds the repository to this
+page. `python -m zoo verify NAME --repo ORGANISATION/NAME` downloads the preset
+and compares it.
 
 {comparisons}## From checkpoints of others
 
 {sources}
 
-`python -m zoo build NAME` fetches the checkpoint, converts it (with the extra
-`conversion`), and writes nothing unless it has exactly these parameters. It is
-published like the others, with `--preset NAME` for the folder.
+`python -m zoo build NAME` downloads a checkpoint and converts it (with the
+extra `conversion`). It writes a preset only if the model has exactly this
+number of parameters. To publish it, give its folder: `--preset NAME`.
 """
 COMPARISONS = """\
-## Beside their dense twins
+## Comparison with dense twins
 
 {table}
 
-Same recipe, data and steps; the twin's depth or width is chosen for an equal
-step time. Step time and FLOPs (of a forward pass) are multiples of the twin's.
-At equal steps: mean ± standard deviation of the seeds, on test
-data. At equal time: what validation data says when the faster one is through.
-Margins are positive where the mixture of experts is better.
+A model and its twin have the same recipe, data and steps. The depth or width of
+the twin gives it about the same step time. Step time and FLOPs (of a forward
+pass) are multiples of the twin's. Figures at equal steps are means ± standard
+deviations over the seeds, on test data. The margin at equal time is that on
+validation data when the faster model has finished. Positive margins mean that
+the mixture of experts is better.
 
 """
 REASONS = """\
-Neither mixture is better than its twin by more than the spread of seeds. More
-parameters do not help yet, as far as these trainings tell.
+Neither mixture of experts is better than its twin by more than the spread of
+the seeds. In these trainings more parameters do not help.
 
-The image classifiers are short of steps: in its last epoch Soft MoE knows no
-more of the training images than of others (accuracy 0.904 and 0.902, seed 2),
-so there is nothing that more parameters would have to hold. Six further epochs
-bring what ships to {further}.
+The image classifiers are trained for few steps: in its last epoch Soft MoE is
+as accurate on validation images as on training images (0.902 and 0.904, seed
+2). So more parameters have nothing more to fit yet. Six further epochs bring
+the preset to {further}.
 
-The language models are short of text. Smaller ones were trained for 3,000 steps
-of 32 texts with other routers, experts costing what the dense MLPs cost
-(`python -m zoo variants mot_tiny_shakespeare`, one seed):
+The language models have little text to learn from. Smaller models with other
+routers were trained for 3,000 steps of 32 texts, with experts that cost what
+the dense MLPs cost (`python -m zoo variants mot_tiny_shakespeare`, one seed):
 
 {variants}
 
-Mixing costs least in groups of 8 with sharp routing: there the training text is
-learned as well as by the dense model, and the play held out is not. Nor does it
-help in full size: with temperatures learned from .3 and .5 instead of 1, the
-validation text takes 2.538 and 2.526 bits per byte (one seed each); the recipe
-as it is takes 2.518 and 2.504 (two seeds), its dense twin 2.465 and 2.475.
+Groups of 8 with learned temperatures come nearest to the dense model: they fit
+the training text as well as it does, but not the held-out play. The full-size
+model does not gain from them either. With temperatures learned from .3 and .5
+instead of 1, the validation text takes 2.538 and 2.526 bits per byte (one seed
+each). The recipe itself takes 2.518 and 2.504 (two seeds), its dense twin 2.465
+and 2.475.
 
 """
 HEAD_OF_VARIANTS = (

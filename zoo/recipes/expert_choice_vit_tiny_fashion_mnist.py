@@ -1,4 +1,4 @@
-"""The Soft MoE ViT's sibling with Expert Choice: seats as many as slots."""
+"""The Soft MoE ViT with Expert Choice: as many capacity slots as slots."""
 
 import dataclasses
 
@@ -7,11 +7,11 @@ from zoo.recipes.soft_moe_vit_tiny_fashion_mnist import RECIPE as SOFT
 RECIPE = dataclasses.replace(
     SOFT,
     name="expert_choice_vit_tiny_fashion_mnist",
-    title="Expert Choice ViT, 16 experts of 3 seats, for Fashion-MNIST",
+    title="Expert Choice ViT, 16 experts of 3 slots, for Fashion-MNIST",
     backbone={
         **SOFT.backbone,
         "router": "expert_choice",
-        # round(49 · 1 / 16) = 3 seats an expert, as the slots of its sibling.
+        # round(49 · 1 / 16) = 3 capacity slots for each expert.
         "router_options": {"num_experts": 16, "capacity_factor": 1.0},
     },
     initial_scale=1.0,  # there is no scale to start
