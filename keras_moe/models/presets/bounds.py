@@ -152,7 +152,7 @@ def _slots(config, options, experts):
     tokens = _integer(options, "group_size") or _tokens(config)
     # As a fraction, which no large number overflows.
     share = fractions.Fraction(factor) * tokens / max(1, experts)
-    return max(1, math.ceil(share))
+    return max(1, round(share))
 
 
 def _of_head(task, backbone):
