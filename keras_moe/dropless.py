@@ -51,7 +51,10 @@ def drop_none(choice, num_experts: int, mask=None) -> GroupedPlan:
 
 def _check_count(groups, tokens, top_k):
     """Raise an error if an int32 cannot count the pairs; return the rule."""
-    rule = f"inputs must hold fewer than 2^31 / top_k tokens, top_k={top_k};"
+    rule = (
+        "inputs must hold fewer than 2^31 / k tokens, where a token may have "
+        f"k={top_k} experts;"
+    )
     known = all(isinstance(size, int) for size in (groups, tokens, top_k))
     if known and groups * tokens * top_k >= LIMIT:
         raise ValueError(f"{rule} received {groups * tokens}.")

@@ -170,8 +170,8 @@ def _slots(router, options, tokens):
     experts = options["num_experts"]
     if router == "soft":
         group = options.get("group_size") or tokens
-        slots = options.get("slots_per_expert") or math.ceil(
-            group * options["capacity_factor"] / experts
+        slots = options.get("slots_per_expert") or max(
+            1, round(group * options["capacity_factor"] / experts)
         )
         return experts * slots * tokens / group
     if router == "mixture_of_tokens":

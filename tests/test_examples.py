@@ -28,6 +28,7 @@ WITH_EXAMPLES = (
     "keras_moe.initializers",
     "keras_moe.kerashub.sparse",
     "keras_moe.layers.expert_choice",
+    "keras_moe.layers.mixture_of_depths",
     "keras_moe.layers.mixture_of_tokens",
     "keras_moe.layers.soft_moe",
     "keras_moe.layers.token_choice",

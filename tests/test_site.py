@@ -240,6 +240,7 @@ def tables():
         ("SoftRouter", layers.SoftMoE),
         ("NoisyTopItemsPerExpertRouter", layers.ExpertChoiceMoE),
         ("NoisyTopExpertsPerItemRouter", layers.TokenChoiceMoE),
+        ("dopamine", layers.SoftMoE),
         ("soft-moe-pytorch", layers.SoftMoE),
         ("`MixtralBackbone`", layers.TokenChoiceMoE),
         ("`QwenMoeBackbone`", layers.TokenChoiceMoE),

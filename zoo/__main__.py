@@ -66,14 +66,20 @@ def parser():
         "variants",
         help="Train small variants of a recipe and record their results.",
     )
-    named = (train, evaluate, pack, record, step_time, compare, variants)
+    selections = commands.add_parser(
+        "selections",
+        help="Train small causal models by Expert Choice, with and without "
+        "thresholds, and record their results.",
+    )
+    small = (variants, selections)
+    named = (train, evaluate, pack, record, step_time, compare, *small)
     for command in named:
         shared.add_name(command)
-    for command in (train, evaluate, pack, record, compare, variants):
+    for command in (train, evaluate, pack, record, compare, *small):
         shared.add_runs(command)
     for command in (train, evaluate, pack):
         shared.add_seed(command)
-    for command in (train, evaluate, pack, variants):
+    for command in (train, evaluate, pack, *small):
         shared.add_data(command)
     transition.add(commands)
     hub.add(commands)
@@ -86,6 +92,7 @@ RESUME = {
     "train": ON,
     "further": ON,
     "variants": ON,
+    "selections": ON,
     "publish": "the repository has the whole commit or none of it; the same "
     "command resumes",
 }
@@ -214,6 +221,22 @@ def _compare(arguments):
         )
 
 
+def _selections(arguments):
+    from zoo.training import selections
+
+    recipe = recipes.load(arguments.name)
+    if recipe.data != "shakespeare":
+        raise recipes.RecipeError(
+            f"NAME must be a language model; {recipe.name} is none."
+        )
+    found = selections.run(recipe, arguments.runs, arguments.data)
+    for selection, one in found.items():
+        print(
+            f"{selection:<22} {one['validation'][-1]:.3f} bits per byte, "
+            f"{one['differ']:.1%} of the choices are not those of top-k"
+        )
+
+
 def _variants(arguments):
     from zoo.publish import table
     from zoo.training import variants
@@ -233,6 +256,7 @@ COMMANDS = {
     "step-time": _step_time,
     "compare": _compare,
     "variants": _variants,
+    "selections": _selections,
     **transition.COMMANDS,
     **hub.COMMANDS,
 }

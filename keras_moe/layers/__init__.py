@@ -1,8 +1,15 @@
 """Drop-in replacements for the MLP of a transformer block."""
 
 from keras_moe.layers.expert_choice import ExpertChoiceMoE
+from keras_moe.layers.mixture_of_depths import MixtureOfDepths
 from keras_moe.layers.mixture_of_tokens import MixtureOfTokens
 from keras_moe.layers.soft_moe import SoftMoE
 from keras_moe.layers.token_choice import TokenChoiceMoE
 
-__all__ = ["ExpertChoiceMoE", "MixtureOfTokens", "SoftMoE", "TokenChoiceMoE"]
+__all__ = [
+    "ExpertChoiceMoE",
+    "MixtureOfDepths",
+    "MixtureOfTokens",
+    "SoftMoE",
+    "TokenChoiceMoE",
+]

@@ -31,10 +31,10 @@ class SoftMoE(MoELayer):
         slots_per_expert: S, slots of each expert. E·S near the number of
             tokens costs what the dense MLP costs. Exactly one of
             `slots_per_expert` and `capacity_factor` is given.
-        capacity_factor: c; S = T · c / E, rounded up, of the T tokens that the
-            layer is built for, which must be known. Inputs of other lengths
-            have as many slots. (dopamine; soft-moe-pytorch has `seq_len` for
-            c = 1.)
+        capacity_factor: c; S = T · c / E, rounded, halves to even, and at
+            least 1, of the T tokens that the layer is built for, which must be
+            known. Inputs of other lengths have as many slots. (vmoe; dopamine
+            rounds up, and soft-moe-pytorch has `seq_len` for c = 1.)
         output_dim: features of the output, and of what experts make of their
             slots; `None` is D (dopamine's `maintain_token_size=False`).
         slot_shape: `None`, or (h, w), h · w = S: the layer `expert` is given
@@ -225,9 +225,8 @@ class SoftMoE(MoELayer):
                     "with capacity_factor is built; received shape "
                     f"{tuple(input_shape)}."
                 )
-            self.num_slots = math.ceil(
-                math.prod(tokens) * self.capacity_factor / self.num_experts
-            )
+            exact = math.prod(tokens) * self.capacity_factor / self.num_experts
+            self.num_slots = max(1, round(exact))
         super().build(input_shape)
 
     def build_router(self, features):

@@ -77,9 +77,10 @@ def router_options(source, router, num_experts, given):
     options = {k: old[k] for k in weights.EXPERT_OPTIONS if k in old}
     options["num_experts"] = experts
     if router == "soft":
-        options["slots_per_expert"] = max(
-            1, round(_tokens(arguments) / experts)
-        )
+        if given.get("capacity_factor") is None:
+            options["slots_per_expert"] = max(
+                1, round(_tokens(arguments) / experts)
+            )
     elif router == "token_choice":
         options["top_k"] = min(2, experts)
     elif router == "expert_choice":

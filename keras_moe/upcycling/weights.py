@@ -130,7 +130,12 @@ def converted_router(weights, router, options, gamma, beta) -> dict:
         beta: (D,), of the same.
     """
     if router == "soft":
-        kernel = as_numpy(weights["slot_embedding"])
+        kernel, keys = as_numpy(weights["slot_embedding"]), 1.0
+        if "key_scale" in weights:  # the offset is the same for every token
+            keys = as_numpy(weights["key_scale"])
+            gamma = as_numpy(gamma) * keys
+            beta = as_numpy(beta) * keys + as_numpy(weights["key_offset"])
+            keys = keys[:, None, None]
         if "scale" in weights:
             square = np.sum(np.square(kernel), axis=0, keepdims=True)
             kernel = kernel / np.sqrt(square + 1e-6)
@@ -138,7 +143,7 @@ def converted_router(weights, router, options, gamma, beta) -> dict:
             # not: this is the length's root mean square behind the norm.
             square = np.square(as_numpy(gamma)) + np.square(as_numpy(beta))
             kernel = kernel * as_numpy(weights["scale"]) / square.sum() ** 0.5
-        return {"router_kernel": kernel.mean(axis=2)}
+        return {"router_kernel": (keys * kernel).mean(axis=2)}
     kernel = as_numpy(weights["router_kernel"])
     if router == "mixture_of_tokens":
         emits = options.get("emit_over_experts", False)

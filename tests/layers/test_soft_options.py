@@ -37,7 +37,7 @@ def softmax(x, axis):
 
 
 def test_keys_widths_and_capacity():
-    """All in one, as numpy; ceil(9 · 0.8 / 2) = 4 slots an expert."""
+    """All in one, as numpy; round(9 · 0.8 / 2) = 4 slots an expert."""
     layer = make(
         capacity_factor=0.8,
         output_dim=4,

@@ -249,7 +249,7 @@ def test_more_pairs_than_an_int32_counts():
     def call(gates):
         return routing.dropless_choice(gates, 8).expert
 
-    with pytest.raises(ValueError, match="top_k=8; received 268435456"):
+    with pytest.raises(ValueError, match="k=8 experts; received 268435456"):
         by_shapes(call, 2**14, 2**14, 8)
     # E · P is beyond 2^31 and never counted.
     spec = by_shapes(call, 1, 2**27, 256)

@@ -5,6 +5,7 @@ width. The weight files beside it say what the model has; a configuration of
 more is refused before a layer is made.
 """
 
+import fractions
 import json
 import math
 import pathlib
@@ -123,7 +124,8 @@ def _of_backbone(config):
         inner = _integer(options, "intermediate_dim") or hidden
     else:
         inner = 0  # what others' layers have is not known
-    slots = _integer(options, "slots_per_expert") or 1
+    slots = _integer(options, "slots_per_expert")
+    slots = slots or _slots(config, options, experts)
     total = layers * 4 * features * wide
     total += count * experts * features * (2 * inner + slots)
     total += max(0, layers - count) * 2 * features * hidden
@@ -137,6 +139,20 @@ def _of_backbone(config):
     if config.get("positions", "learned") == "learned":
         total += features * tokens
     return total
+
+
+def _slots(config, options, experts):
+    """Slots of each expert by Soft MoE's `capacity_factor`, at least 1."""
+    factor = options.get("capacity_factor")
+    finite = isinstance(factor, int) or (
+        isinstance(factor, float) and math.isfinite(factor)
+    )
+    if config.get("router") != "soft" or not finite:
+        return 1
+    tokens = _integer(options, "group_size") or _tokens(config)
+    # As a fraction, which no large number overflows.
+    share = fractions.Fraction(factor) * tokens / max(1, experts)
+    return max(1, round(share))
 
 
 def _of_head(task, backbone):

@@ -1,6 +1,7 @@
 """Blocks of a transformer whose MLP may be any of the four layers."""
 
 import keras
+from keras import ops
 
 from keras_moe import activations
 from keras_moe import grouping
@@ -93,17 +94,24 @@ class TransformerBlock(keras.layers.Layer):
             options.pop("group_size", None)
         return ROUTERS[self.router](**options)
 
-    def call(self, tokens, training=None):
-        branch = self.attention(self.attention_norm(tokens), training=training)
+    def call(self, tokens, padding_mask=None, training=None):
+        branch = self.attention(
+            self.attention_norm(tokens),
+            padding_mask=padding_mask,
+            training=training,
+        )
         tokens = tokens + self.branch_dropout(branch, training=training)
-        branch = self._mlp(self.mlp_norm(tokens), training)
+        branch = self._mlp(self.mlp_norm(tokens), padding_mask, training)
         return tokens + self.branch_dropout(branch, training=training)
 
-    def _mlp(self, tokens, training):
+    def _mlp(self, tokens, mask, training):
+        if self.router is None:
+            return self.mlp(tokens, training=training)
+        mask = None if mask is None else ops.cast(mask, "bool")
         size = self.router_options.get("group_size")
         if self.router != "soft" or size is None:
-            return self.mlp(tokens, training=training)
-        grouped, mask, ungroup = grouping.runs(tokens, None, size)
+            return self.mlp(tokens, mask=mask, training=training)
+        grouped, mask, ungroup = grouping.runs(tokens, mask, size)
         return ungroup(self.mlp(grouped, mask=mask, training=training))
 
     def compute_output_shape(self, input_shape):

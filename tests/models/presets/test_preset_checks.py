@@ -252,6 +252,7 @@ HUGE = {
         {"patch_size": 10**6, "image_shape": [10**6, 10**6, 3]},
         {"router_options": {"num_experts": BIG, "slots_per_expert": 1}},
         {"router_options": {"num_experts": 1, "slots_per_expert": BIG}},
+        {"router_options": {"num_experts": 1, "capacity_factor": 1.0 * BIG}},
         {
             "positions": "sincos2d",
             "image_shape": [4 * 10**5, 4 * 10**5, 3],

@@ -1,0 +1,97 @@
+"""Ways in which experts choose tokens of a causal language model, compared.
+
+Small models, one seed each, alike but for `selection`. With `"top_k"`, and in
+the training of `"top_k_then_threshold"`, which tokens an expert takes depends
+on later ones, which no model has while it writes; the other figures are of
+causal models.
+"""
+
+import dataclasses
+import math
+import pathlib
+
+import numpy as np
+from keras import ops
+
+from keras_moe import diagnostics
+from keras_moe import files
+from keras_moe.layers.expert_router import SELECTIONS
+from keras_moe.models.presets.manifest import write_json
+from zoo.data import datasets
+from zoo.measure import results
+from zoo.tasks.text import TEXT
+from zoo.training import variants
+from zoo.training.train import HISTORY
+from zoo.training.train import train
+
+# Experts cost what the dense MLP of 256 costs.
+EXPERTS = {"num_experts": 8, "capacity_factor": 1.0}
+WINDOWS = 32  # of validation text, whose routing is looked at
+
+
+def small(recipe, selection):
+    """The recipe of a small model with this selection."""
+    changes = dict(variants.SMALL_TEXT)
+    backbone = {
+        **changes.pop("backbone"),
+        "router": "expert_choice",
+        "router_options": {**EXPERTS, "selection": selection},
+    }
+    return dataclasses.replace(recipe, **changes, backbone=backbone)
+
+
+def run(recipe, runs, data_folder=None, epochs=None) -> dict:
+    """Train the models that are not trained yet, and record them all.
+
+    Args:
+        recipe: of a language model.
+        runs: folder of all runs.
+        data_folder: where the data set lies, see `zoo.data.datasets`.
+        epochs: instead of the models' own, to try it out.
+
+    Returns:
+        {selection: training and validation curves in bits per byte; `load`, of
+        each block with experts the share of validation tokens that each expert
+        takes; `differ`, of the first such block the share of the pairs of a
+        token and an expert that top-k would not choose alike}.
+    """
+    text = datasets.load(recipe.data, data_folder)["validation"]
+    found = {}
+    for selection in SELECTIONS:
+        folder = pathlib.Path(runs) / recipe.name / "selections" / selection
+        one = small(recipe, selection)
+        made = train(one, folder, 0, data_folder, epochs)
+        path = folder / "history.json"
+        history = files.read_json(path, list, finite=False)
+        with files.decoding(path, HISTORY):
+            found[selection] = {
+                part: [entry[name] / math.log(2) for entry in history]
+                for part, name in (
+                    ("training", "loss"),
+                    ("validation", "val_loss"),
+                )
+            }
+        inputs, _ = TEXT.examples(text, one)
+        inputs = {key: value[:WINDOWS] for key, value in inputs.items()}
+        chosen = _chosen(made.backbone, inputs)
+        twin = TEXT.build(small(recipe, "top_k")).backbone
+        weights = {w.path: w for w in made.backbone.weights}
+        for weight in twin.weights:
+            weight.assign(weights[weight.path])
+        taken = _chosen(twin, inputs)[0]
+        found[selection]["load"] = [
+            block.mean(axis=(0, 1)).tolist() for block in chosen
+        ]
+        pairs = chosen[0].sum() + taken.sum()
+        differ = (chosen[0] != taken).sum() / pairs
+        found[selection]["differ"] = float(differ)
+    write_json(results.path_of(f"selections_{recipe.name}"), found)
+    return found
+
+
+def _chosen(backbone, inputs):
+    """Of each block with experts, which token has which: Boolean (G,T,E)."""
+    with diagnostics.capture() as plans:
+        backbone(inputs, training=False)
+    arrays = [plan.weights()[0] for plan in plans.values()]
+    return [np.any(ops.convert_to_numpy(a) > 0, axis=-1) for a in arrays]
