@@ -10,7 +10,7 @@ from keras_moe import layers
 from keras_moe import routing
 from tests import oracle
 from tests import support
-from tests.test_errors import raises
+from tests.layers.test_errors import raises
 
 E, D, F = 4, 5, 6
 RNG = np.random.default_rng(0)
