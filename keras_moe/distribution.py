@@ -4,18 +4,18 @@
 the backends offer, with Keras 3.15:
 
 - **JAX.** `expert_parallel()` gives each device a part of each layer's experts
-  and a part of the batch; tokens travel to their experts and back. Tested
-  with Soft MoE, `fit` and `predict` on 8 virtual devices of a CPU. Where every
-  device can hold all experts, `keras.distribution.DataParallel()` needs
-  nothing of this module: it shards the batch alone.
+  and a part of the batch. Layers exchange slots, or the rows of dropless token
+  choice, between the devices of tokens and those of experts. Every router is
+  tested on 8 virtual devices of a CPU. Where each device can hold all experts,
+  `keras.distribution.DataParallel()` needs nothing of this module: it shards
+  the batch alone.
 - **TensorFlow.** `tf.distribute.MirroredStrategy` (and the multi-worker one)
   copies the model to each device and shards the batch: build and compile in
   `with strategy.scope():`, then `fit`. Keras offers no sharding of weights.
 - **PyTorch.** Keras' `fit` runs on one device. A Keras model is a
   `torch.nn.Module`, which `torch.nn.parallel.DistributedDataParallel` wraps
-  for a training loop of one's own: one process a device, each with its part of
-  the batch, all with all experts. `keras.distribution` has no PyTorch backend,
-  so that DTensor would have to be applied to the weights by hand.
+  for a training loop of your own: one process a device, each with its part of
+  the batch. `spread_experts` gives each process a part of the experts.
 
 `guides/6_many_devices.py` trains a small Soft MoE with `expert_parallel`,
 `MirroredStrategy` and `DistributedDataParallel`, on virtual devices of a CPU,
@@ -41,8 +41,9 @@ __all__ = [
     "batch_shards",
     "exchange",
     "expert_parallel",
-    "knows_layout",
     "layout_map",
+    "spread_experts",
+    "whole_experts",
 ]
 
 DATA = "data"
@@ -232,3 +233,88 @@ def exchange(layer, slots):
         if layout is not None:
             slots = keras.distribution.distribute_tensor(slots, layout)
     return slots
+
+
+def spread_experts(model, group=None) -> list[str]:
+    """Spread the experts of a model over processes. PyTorch only.
+
+    Each of n processes keeps E/n experts of every layer of this package, and
+    all other weights. In a call, the slots (G,E,S,D) of a process go to the
+    processes of their experts (an all-to-all), and the outputs come back. Each
+    process must call the model with inputs of the same shape.
+
+    All other weights are for `DistributedDataParallel`, which averages their
+    gradients and leaves experts alone: spread first, wrap after. Gradients of
+    experts are those of the mean loss of the processes, too.
+
+    Dropless token choice computes every expert for every token here.
+
+    Args:
+        model: a built model or layer, the same in all processes, whose
+            optimizer is not built.
+        group: a `torch.distributed` process group; by default all processes.
+
+    Returns:
+        The paths of the layers whose experts are spread.
+
+    Raises:
+        ValueError: for another backend, without a process group, or for a
+            model that does not fit: experts that n does not divide, given as
+            `expert=`, quantised, or with adapters.
+
+    Example:
+
+    >>> import keras, keras_moe.distribution
+    >>> def train(model, inputs):  # in each process
+    ...     keras_moe.distribution.spread_experts(model)
+    ...     model = torch.nn.parallel.DistributedDataParallel(model)
+    ...     model(inputs).square().mean().backward()
+    """
+    if keras.backend.backend() != "torch":
+        raise ValueError(
+            "spread_experts needs the PyTorch backend; on JAX use "
+            "expert_parallel. Received backend "
+            f"{keras.backend.backend()!r}."
+        )
+    from torch import distributed
+
+    if not distributed.is_available() or not distributed.is_initialized():
+        raise ValueError(
+            "spread_experts needs torch.distributed.init_process_group to be "
+            "called first, in each process."
+        )
+    from keras_moe import torch_processes
+
+    group = distributed.group.WORLD if group is None else group
+    return torch_processes.spread(model, group)
+
+
+def whole_experts(model):
+    """Hold all experts in every process inside a `with` block. PyTorch only.
+
+    For files: save in one process, load in all. Every process enters and
+    leaves the block, which collects all experts and afterwards keeps each
+    process's own. Gradients of experts are lost.
+
+    Args:
+        model: a model that `spread_experts` has spread.
+
+    Raises:
+        ValueError: for another backend or model.
+
+    Example:
+
+    >>> import keras_moe.distribution
+    >>> def save(model, rank):  # in each process
+    ...     with keras_moe.distribution.whole_experts(model):
+    ...         if rank == 0:
+    ...             model.save_weights("model.weights.h5")
+    """
+    if keras.backend.backend() != "torch":
+        raise ValueError(
+            "whole_experts needs the PyTorch backend; received backend "
+            f"{keras.backend.backend()!r}."
+        )
+    from keras_moe import torch_processes
+
+    return torch_processes.whole(model)

@@ -57,6 +57,8 @@ class FeedForwardExperts(keras.layers.Layer):
         self.kernel_constraint = kernel_constraint
         self.bias_constraint = bias_constraint
         self.gated = gated
+        # Between processes: `torch_processes.Exchange`.
+        self.exchange = None
         self.dropout = keras.layers.Dropout(
             dropout, dtype=self.dtype_policy, name="dropout"
         )
@@ -106,12 +108,20 @@ class FeedForwardExperts(keras.layers.Layer):
         )
 
     def call(self, slots, training=None, steps=reference.PLAIN):
+        if self.exchange is not None:
+            slots = self.exchange.to_experts(slots)
+        outputs = self._outputs(slots, training, steps)
+        if self.exchange is not None:
+            outputs = self.exchange.to_tokens(outputs)
+        return outputs
+
+    def _outputs(self, slots, training, steps):
         drop = functools.partial(self.dropout, training=training)
         if self.spread and len(slots.shape) > 2:
             return self._mlp(slots, drop)
         rows, restore = by_expert(slots)  # (E,N,D)
         weights = []
-        for projection in self._projections():
+        for projection in self.projections():
             if len(slots.shape) == 2:  # sorted by expert
                 kernel = functools.partial(projection.multiply, steps.product)
                 weights.append((kernel, _tensor(projection.bias)))
@@ -128,8 +138,11 @@ class FeedForwardExperts(keras.layers.Layer):
 
     def traits(self) -> set:
         """List the names in `ops.implementations.TRAITS` that hold."""
-        served = all(p.multiplies_rows for p in self._projections())
-        return set() if served else {"quantised_experts"}
+        served = all(p.multiplies_rows for p in self.projections())
+        traits = set() if served else {"quantised_experts"}
+        if self.exchange is not None:
+            traits.add("processes")
+        return traits
 
     def _mlp(self, rows, drop):
         """Compute the MLP by Keras' own layers, of four axes."""
@@ -140,12 +153,17 @@ class FeedForwardExperts(keras.layers.Layer):
         hidden = self.up(slots)
         return self.gate(slots) * hidden if self.gated else hidden
 
-    def _projections(self):
+    def projections(self):
         gate = (self.gate,) if self.gated else ()
         return self.up, self.down, *gate
 
     def enable_lora(self, rank, **options):
-        for projection in self._projections():
+        if self.exchange is not None:
+            raise ValueError(
+                "enable_lora is not offered for experts that are spread over "
+                f"processes; received the layer {self.path!r}."
+            )
+        for projection in self.projections():
             projection.enable_lora(rank, **options)
 
     def compute_output_shape(self, slots_shape):

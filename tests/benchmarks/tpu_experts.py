@@ -1,17 +1,19 @@
-"""Compile a Soft MoE's training step with its experts spread over TPUs.
+"""Compile training steps with experts spread over TPUs, one of each router.
 
     pip install "jax[tpu]==0.10.2" keras keras-hub tensorflow-cpu
     KERAS_BACKEND=jax JAX_PLATFORMS=cpu python -m tests.benchmarks.tpu_experts
 
-Nothing is run, and no weight is made. A row is the step of the paper's S/16
-(906 million parameters in 128 experts, with AdamW, in `mixed_bfloat16`) on a
-mesh: how many exchanges between devices of each kind the program has and how
-many MiB a device receives in them, and what memory it takes on each device.
+Nothing is run, and no weight is made. A row is the step of the Soft MoE paper's
+S/16 (906 million parameters in 128 experts, with AdamW, in `mixed_bfloat16`),
+with its router or another, on a mesh: how many exchanges between devices of
+each kind the program has and how many MiB a device receives in them, and what
+memory it takes on each device.
 `largest_gather_mib` would be that of all experts' weights, had the compiler
 preferred to bring these together.
 """
 
 import concurrent.futures
+import itertools
 import math
 
 import jax
@@ -22,10 +24,18 @@ from tqdm import tqdm
 
 from keras_moe import distribution
 from keras_moe import models
+from keras_moe.ops import selection
 from tests import exchanges
 from tests.benchmarks import timing
 
 ARCHITECTURE, IMAGES_PER_DEVICE, CLASSES = "soft_moe_s16", 16, 1000
+EXPERTS = 128
+ROUTERS = {  # `router` and `router_options` of the backbone
+    "soft": ("soft", {"slots_per_expert": 1}),
+    "expert_choice": ("expert_choice", {"capacity_factor": 1.0}),
+    "token_choice": ("token_choice", {"top_k": 2, "capacity_factor": 1.0}),
+    "dropless": ("token_choice", {"top_k": 2, "capacity_factor": None}),
+}
 TOPOLOGY = "v5e:2x4"
 MESHES = ((1, 8), (2, 4))  # data x expert
 BYTES = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "pred": 1, "u8": 1}
@@ -35,23 +45,26 @@ def rows():
     topology = topologies.get_topology_desc(
         platform="tpu", topology_name=TOPOLOGY
     )
-    for shape in tqdm(MESHES, desc="TPU"):
+    # JAX itself has a CPU here; implementations are to be those of TPUs.
+    selection.kind_of = lambda array: "tpu"
+    for router, shape in tqdm([*itertools.product(ROUTERS, MESHES)], "TPU"):
         # A thread of its own: what is not initialised goes with it.
         with concurrent.futures.ThreadPoolExecutor(max_workers=1) as thread:
             program = thread.submit(
-                compiled, np.array(topology.devices).reshape(shape)
+                compiled, router, np.array(topology.devices).reshape(shape)
             ).result()
         yield {
             "chips": TOPOLOGY,
             "data_x_expert": "x".join(map(str, shape)),
             "model": ARCHITECTURE,
+            "router": router,
             "images_per_device": IMAGES_PER_DEVICE,
             **memory(program),
             **traffic(program.as_text()),
         }
 
 
-def compiled(devices):
+def compiled(router, devices):
     """The training step on a mesh of devices that need not be there."""
     mesh = jax.sharding.Mesh(devices, (distribution.DATA, distribution.EXPERT))
     spread = distribution.expert_parallel(
@@ -61,7 +74,7 @@ def compiled(devices):
     keras.config.set_dtype_policy("mixed_bfloat16")
     optimizer = keras.optimizers.AdamW(1e-3)  # counts its steps from now on
     with keras.StatelessScope(initialize_variables=False), spread.scope():
-        model = make(optimizer)
+        model = make(router, optimizer)
         state = [
             [absent(variable, spread, mesh) for variable in variables]
             for variables in (
@@ -87,8 +100,13 @@ def compiled(devices):
         return step.lower(tuple(state), tuple(batch)).compile()
 
 
-def make(optimizer):
-    backbone = models.MoEViTBackbone.from_architecture(ARCHITECTURE)
+def make(router, optimizer):
+    name, options = ROUTERS[router]
+    backbone = models.MoEViTBackbone.from_architecture(
+        ARCHITECTURE,
+        router=name,
+        router_options={"num_experts": EXPERTS, **options},
+    )
     task = models.MoEViTImageClassifier(backbone, CLASSES, compile=False)
     model = keras.Model(task.input, task.output)
     model.compile(

@@ -1,0 +1,185 @@
+"""Experts spread over the processes of a group, on PyTorch.
+
+Each of n processes holds E/n experts of every layer, and all other weights.
+The slots (G,E,S,D) of a process go to the processes of their experts:
+
+    (G,E,S,D) -> (n,G,E/n,S,D) -> all-to-all -> (n·G,E/n,S,D) -> experts
+
+and back the same way.
+"""
+
+import contextlib
+
+import torch
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+
+from keras_moe.layers.base import MoELayer
+from keras_moe.layers.experts import FeedForwardExperts
+
+
+class _AllToAll(torch.autograd.Function):
+    """Blocks (n,…): block j goes to process j. Its own transpose."""
+
+    @staticmethod
+    def forward(ctx, blocks, group):
+        ctx.group = group
+        received = torch.empty_like(blocks)
+        distributed.all_to_all_single(received, blocks, group=group)
+        return received
+
+    @staticmethod
+    def backward(ctx, grad):
+        return _AllToAll.apply(grad.contiguous(), ctx.group), None
+
+
+class Exchange:
+    """All-to-alls between the processes of a group.
+
+    Args:
+        group: a `torch.distributed.ProcessGroup`.
+    """
+
+    def __init__(self, group):
+        self.group = group
+        self.processes = distributed.get_world_size(group)
+        self.rank = distributed.get_rank(group)
+
+    def __deepcopy__(self, memo):
+        return self  # a group of processes has no copies
+
+    def to_experts(self, slots):
+        """(G,E,S,D) of the process's tokens -> (n·G,E/n,S,D) of its experts."""
+        groups, experts, length, features = slots.shape
+        own = experts // self.processes
+        blocks = slots.reshape(groups, self.processes, own, length, features)
+        blocks = blocks.transpose(0, 1).contiguous()
+        blocks = _AllToAll.apply(blocks, self.group)
+        return blocks.reshape(-1, own, length, features)
+
+    def to_tokens(self, slots):
+        """(n·G,E/n,S,D) -> (G,E,S,D)."""
+        _, own, length, features = slots.shape
+        blocks = slots.reshape(self.processes, -1, own, length, features)
+        blocks = _AllToAll.apply(blocks.contiguous(), self.group)
+        blocks = blocks.transpose(0, 1)
+        return blocks.reshape(-1, own * self.processes, length, features)
+
+
+def spread(model, group) -> list:
+    """Keep this process's experts of each layer; return the layers' paths."""
+    layers = [x for x in model._flatten_layers() if isinstance(x, MoELayer)]
+    exchange = Exchange(group)
+    for layer in layers:
+        _check(layer, exchange.processes)
+    if not layers:
+        raise ValueError(
+            f"model must have layers of experts; received {model.name!r}, "
+            "which has none."
+        )
+    if getattr(model, "optimizer", None) is not None and model.optimizer.built:
+        raise ValueError(
+            "model must be spread before its optimizer is built, whose "
+            "moments have the shapes of all experts; received "
+            f"{model.name!r} with an optimizer that is built."
+        )
+    for layer in layers:
+        layer.experts.exchange = exchange
+        for variable in layer.experts.variables:
+            _slice(variable, exchange)
+            variable.value.register_hook(lambda g: g / exchange.processes)
+    _leave_to_us(model, [v for x in layers for v in x.experts.variables])
+    return [layer.path for layer in layers]
+
+
+def _check(layer, processes):
+    experts = layer.experts
+    if not isinstance(experts, FeedForwardExperts):
+        raise ValueError(
+            "experts given as expert=… cannot be spread over processes; "
+            f"received the layer {layer.path!r}."
+        )
+    if experts.exchange is not None:
+        raise ValueError(
+            f"model is spread already; received the layer {layer.path!r}."
+        )
+    if not layer.built:
+        raise ValueError(
+            "model must be built before its experts are spread; received the "
+            f"layer {layer.path!r}, which is not."
+        )
+    if layer.num_experts % processes:
+        raise ValueError(
+            "the number of processes must divide each layer's num_experts; "
+            f"received {processes} processes and {layer.num_experts} experts "
+            f"in the layer {layer.path!r}."
+        )
+    for projection in experts.projections():
+        if projection.quantization_mode or projection.lora_enabled:
+            raise ValueError(
+                "quantised experts and experts with adapters cannot be spread "
+                f"over processes; received the layer {layer.path!r}."
+            )
+
+
+def _slice(variable, exchange):
+    """Keep the part of this process, in the same `torch.nn.Parameter`."""
+    value = variable.value
+    own = value.shape[0] // exchange.processes
+    begin = exchange.rank * own
+    value.data = value.data[begin : begin + own].clone()
+    value.grad = None
+    variable._shape = tuple(value.shape)
+
+
+def _join(variable, exchange):
+    """Collect the parts of all processes."""
+    value = variable.value
+    parts = [torch.empty_like(value.data) for _ in range(exchange.processes)]
+    distributed.all_gather(parts, value.data.contiguous(), group=exchange.group)
+    value.data = torch.cat(parts)
+    value.grad = None
+    variable._shape = tuple(value.shape)
+
+
+def _leave_to_us(model, variables):
+    """Have DistributedDataParallel neither copy nor add up these weights."""
+    ours = {id(variable.value) for variable in variables}
+    names = [
+        f"{name}.{parameter_name}" if name else parameter_name
+        for name, module in model.named_modules()
+        for parameter_name, parameter in module.named_parameters(recurse=False)
+        if id(parameter) in ours
+    ]
+    names += [n for n, p in model.named_parameters() if id(p) in ours]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
+        model, sorted(set(names))
+    )
+
+
+@contextlib.contextmanager
+def whole(model):
+    """Hold all experts in every process inside the block."""
+    spread_layers = [
+        layer
+        for layer in model._flatten_layers()
+        if isinstance(layer, MoELayer) and layer.experts.exchange is not None
+    ]
+    if not spread_layers:
+        raise ValueError(
+            "model must be one whose experts spread_experts has spread; "
+            f"received {model.name!r}."
+        )
+    for layer in spread_layers:
+        for variable in layer.experts.variables:
+            _join(variable, layer.experts.exchange)
+    exchanges = [layer.experts.exchange for layer in spread_layers]
+    for layer in spread_layers:
+        layer.experts.exchange = None
+    try:
+        yield model
+    finally:
+        for layer, exchange in zip(spread_layers, exchanges):
+            layer.experts.exchange = exchange
+            for variable in layer.experts.variables:
+                _slice(variable, exchange)

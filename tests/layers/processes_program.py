@@ -1,0 +1,132 @@
+"""Spread experts over processes of PyTorch, and compare with one process.
+
+Run by `tests/layers/test_processes.py` in a process of its own, which is
+copied (forked) for each process of a group. Prints one line of JSON.
+"""
+
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+
+import keras
+import numpy as np
+import torch
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+
+import keras_moe
+from keras_moe import distribution
+
+EXPERTS, TOKENS, FEATURES, BATCH = 4, 6, 8, 4
+OPTIONS = {"intermediate_dim": 16, "kernel_initializer": "he_normal"}
+LAYERS = {
+    "soft": lambda: keras_moe.layers.SoftMoE(EXPERTS, 2, **OPTIONS),
+    "expert_choice": lambda: keras_moe.layers.ExpertChoiceMoE(
+        EXPERTS, 2, **OPTIONS
+    ),
+    "capacity": lambda: keras_moe.layers.TokenChoiceMoE(
+        EXPERTS, 2, gated=True, **OPTIONS
+    ),
+    "dropless": lambda: keras_moe.layers.TokenChoiceMoE(
+        EXPERTS, 2, capacity_factor=None, **OPTIONS
+    ),
+}
+STEPS = 3
+
+
+def build(make):
+    keras.utils.set_random_seed(0)
+    tokens = keras.Input((TOKENS, FEATURES))
+    outputs = keras.layers.Dense(3)(tokens + make()(tokens))
+    return keras.Model(tokens, outputs)
+
+
+def train(model, called, inputs):
+    """Losses of some steps of plain gradient descent."""
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    losses = []
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        loss = called(inputs).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+def weights(model):
+    return [w.numpy().tolist() for w in model.weights]
+
+
+def process(rank, processes, folder, inputs):
+    """One process of a group; the first writes what it found."""
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/meeting",
+        rank=rank,
+        world_size=processes,
+    )
+    own = torch.tensor(np.split(inputs, processes)[rank])
+    facts = {}
+    for name, make in LAYERS.items():
+        model = build(make)
+        distribution.spread_experts(model)
+        shape = model.layers[1].experts.up.kernel.value.shape
+        called = DistributedDataParallel(model)
+        losses = torch.tensor(train(model, called, own))
+        distributed.all_reduce(losses)
+        path = f"{folder}/{name}.weights.h5"
+        with distribution.whole_experts(model):
+            facts[name] = {
+                "losses": (losses / processes).tolist(),
+                "weights": weights(model),
+                "kernel": list(shape),
+            }
+            if rank == 0:
+                model.save_weights(path)
+            distributed.barrier()
+        again = build(make)
+        distribution.spread_experts(again)
+        with distribution.whole_experts(again):
+            again.load_weights(path)
+        difference = (again(own) - model(own)).abs().max()
+        facts[name]["read_again"] = float(difference.detach())
+    if rank == 0:
+        with open(f"{folder}/facts.json", "w") as file:
+            json.dump(facts, file)
+    distributed.destroy_process_group()
+
+
+def main():
+    inputs = np.random.default_rng(0).normal(size=(BATCH, TOKENS, FEATURES))
+    inputs = inputs.astype("float32")
+    facts = {"1": {}}
+    for name, make in LAYERS.items():
+        model = build(make)
+        losses = train(model, model, torch.tensor(inputs))
+        facts["1"][name] = {"losses": losses, "weights": weights(model)}
+    fork = multiprocessing.get_context("fork")
+    for processes in (2, 4):
+        with tempfile.TemporaryDirectory() as folder:
+            members = [
+                fork.Process(
+                    target=process, args=(rank, processes, folder, inputs)
+                )
+                for rank in range(processes)
+            ]
+            for member in members:
+                member.start()
+            for member in members:
+                member.join()
+            if any(member.exitcode for member in members):
+                sys.exit("a process failed")
+            with open(os.path.join(folder, "facts.json")) as file:
+                facts[str(processes)] = json.load(file)
+    print(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Experts spread over processes of PyTorch compute what one process does."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from torch import distributed
+
+import keras_moe
+from keras_moe import distribution
+
+CLOSE = {"rtol": 1e-4, "atol": 1e-6}
+
+
+@pytest.fixture(scope="module")
+def facts():
+    finished = subprocess.run(
+        [sys.executable, "-m", "tests.layers.processes_program"],
+        env={**os.environ, "KERAS_BACKEND": "torch"},
+        cwd=pathlib.Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(finished.stdout.splitlines()[-1])
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("processes", ["2", "4"])
+@pytest.mark.parametrize(
+    "layer", ["soft", "expert_choice", "capacity", "dropless"]
+)
+def test_as_in_one_process(facts, processes, layer):
+    """Three steps: losses and weights, those of experts too."""
+    alone, spread = facts["1"][layer], facts[processes][layer]
+    np.testing.assert_allclose(spread["losses"], alone["losses"], **CLOSE)
+    assert len(spread["weights"]) == len(alone["weights"]) >= 7
+    for ours, theirs in zip(spread["weights"], alone["weights"]):
+        np.testing.assert_allclose(ours, theirs, **CLOSE)
+    assert spread["kernel"] == [4 // int(processes), 8, 16]
+    # A file that one process wrote, read by all.
+    assert spread["read_again"] == 0
+
+
+@pytest.fixture
+def group(tmp_path):
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1
+    )
+    yield
+    distributed.destroy_process_group()
+
+
+def built(**options):
+    layer = keras_moe.layers.SoftMoE(2, 1, **options)
+    layer.build((None, 3, 4))
+    return layer
+
+
+@pytest.mark.once
+def test_without_a_group():
+    with pytest.raises(ValueError, match="init_process_group"):
+        distribution.spread_experts(built(intermediate_dim=4))
+
+
+@pytest.mark.once
+def test_models_that_do_not_fit(group):
+    def refused(model, text):
+        with pytest.raises(ValueError, match=text):
+            distribution.spread_experts(model)
+
+    inputs = keras.Input((4,))
+    refused(keras.Model(inputs, inputs), "^model must have layers of experts")
+    refused(built(expert=keras.layers.Dense(4)), "^experts given as expert=…")
+    quantised = built(intermediate_dim=4)
+    quantised.experts.up.quantize("int8")
+    refused(quantised, "^quantised experts and experts with adapters")
+    refused(
+        keras_moe.layers.SoftMoE(2, 1, intermediate_dim=4),
+        "^model must be built before",
+    )
+    layer = built(intermediate_dim=4)
+    assert distribution.spread_experts(layer) == [layer.path]
+    refused(layer, "^model is spread already")
+    with pytest.raises(ValueError, match="^enable_lora is not offered"):
+        layer.enable_lora(1)
+    whole = distribution.whole_experts(built(intermediate_dim=4))
+    with pytest.raises(ValueError, match="^model must be one whose experts"):
+        whole.__enter__()
+    tokens = keras.Input((3, 4))
+    model = keras.Model(tokens, built(intermediate_dim=4)(tokens))
+    model.compile("sgd", "mse")
+    model.optimizer.build(model.trainable_variables)
+    refused(model, "^model must be spread before its optimizer")
