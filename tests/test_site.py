@@ -399,6 +399,17 @@ def test_benchmarks_page_says_what_the_records_say():
     ):
         said = grown("experts", "8", "256", "/dense MLP", mode)
         assert words.format(min(said), max(said)) in text
+    found = ratios("grouped_memory", "peak_extra_mib")
+    mib = [value for values in found.values() for value in values]
+    assert f"take {min(mib):.0f} to {max(mib):.0f} MiB beyond" in text
+    limits = ratios("grouped_memory", "bound_mib")
+    parts = [
+        part / bound
+        for key, values in found.items()
+        for part, bound in zip(values, limits[key])
+    ]
+    parts = [f"{end:.2f}"[1:] for end in (min(parts), max(parts))]
+    assert "{} to {} of 4·T·k·(D + 2F) numbers".format(*parts) in text
     layers = ratios("soft_moe_layers", "/plain")
     for backend, said in (
         ("jax", "It takes {} to {} of the time of the plain formulas on JAX"),
