@@ -14,6 +14,7 @@ from keras_moe.captured import Slots as Slots
 __all__ = [
     "Plans",
     "RouterMonitor",
+    "Slots",
     "capture",
     "collect",
     "open_blocks",
