@@ -52,7 +52,7 @@ class MixtureOfDepths(keras.layers.Wrapper):
             cross-entropy, added through `add_loss` in training. Its gradient
             reaches the predictor alone.
         threshold_momentum: as in `ExpertChoiceMoE`.
-        router_initializer: of `router_kernel`.
+        router_initializer: initialiser of `router_kernel`.
         name: the layer's name.
         dtype: the layer's dtype or policy. The router computes in float32.
         trainable: whether the weights are trained.
@@ -235,7 +235,7 @@ class MixtureOfDepths(keras.layers.Wrapper):
         return routing.expert_capacity(length, 1, share, rounding="round")
 
     def _alone(self, tokens, scores):
-        """Which tokens pass, each by itself: Boolean (B,T)."""
+        """Choose the tokens that pass, each by itself: Boolean (B,T)."""
         if self.inference == "threshold":
             return ops.sigmoid(scores) > self.threshold
         return self._predicted(tokens) > 0
@@ -271,7 +271,7 @@ class MixtureOfDepths(keras.layers.Wrapper):
             self.add_loss(self.predictor_loss * mean)
 
     def _made(self, passing, rows, known, places, training):
-        """What the layer adds to the chosen tokens, (B,k,D)."""
+        """Compute what is added to the chosen tokens, (B,k,D)."""
         options = {}
         if "training" in self._taken:
             options["training"] = training
