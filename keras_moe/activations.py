@@ -1,9 +1,9 @@
 """Activations that Keras does not name, and one look-up for all of them."""
 
-import math
-
 import keras
 from keras import ops
+
+from keras_moe.ops.experts import gelu_of_erf
 
 __all__ = [
     "exportable",
@@ -46,9 +46,3 @@ def exportable(activation):
         return activation
     exact = activation is keras.activations.gelu
     return gelu_of_erf if exact else activation
-
-
-def gelu_of_erf(x):
-    """GELU, x/2 · (1 + erf(x/√2)), in operators of other runtimes."""
-    # Converters to LiteRT know GELU by these steps in this order.
-    return 0.5 * x * (1.0 + ops.erf(x * math.sqrt(0.5)))

@@ -76,7 +76,7 @@ class ClonedExperts(keras.layers.Layer):
         """`None`: layers of any kind may have no hidden features."""
 
     def traits(self) -> set:
-        """Names in `ops.implementations.TRAITS`, those that hold."""
+        """Names in `ops.selection.TRAITS`, those that hold."""
         return {"cloned_experts"}
 
     def compute_output_shape(self, slots_shape):

@@ -137,7 +137,7 @@ class FeedForwardExperts(keras.layers.Layer):
         return restore(rows)
 
     def traits(self) -> set:
-        """List the names in `ops.implementations.TRAITS` that hold."""
+        """List the names in `ops.selection.TRAITS` that hold."""
         served = all(p.multiplies_rows for p in self.projections())
         traits = set() if served else {"quantised_experts"}
         if self.exchange is not None:

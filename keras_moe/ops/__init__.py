@@ -13,9 +13,9 @@ from keras_moe.ops.implementations import AUTOMATIC as AUTOMATIC
 from keras_moe.ops.implementations import EVERYWHERE as EVERYWHERE
 from keras_moe.ops.implementations import IMPLEMENTATIONS as IMPLEMENTATIONS
 from keras_moe.ops.implementations import STREAMING_BYTES as STREAMING_BYTES
-from keras_moe.ops.implementations import Implementation as Implementation
 from keras_moe.ops.selection import ENVIRONMENT as ENVIRONMENT
 from keras_moe.ops.selection import Facts as Facts
+from keras_moe.ops.selection import Implementation as Implementation
 from keras_moe.ops.selection import choose_dispatcher as choose_dispatcher
 from keras_moe.ops.selection import facts as facts
 from keras_moe.ops.selection import make_dispatcher as make_dispatcher

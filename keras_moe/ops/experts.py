@@ -1,6 +1,9 @@
 """MLPs of experts, as one function of arrays."""
 
 import functools
+import math
+
+from keras import ops
 
 from keras_moe.ops import reference
 
@@ -53,3 +56,9 @@ def _project(rows, kernel, bias, steps):
         return outputs
     plain = steps.shift is None
     return outputs + bias if plain else steps.shift(outputs, bias)
+
+
+def gelu_of_erf(x):
+    """GELU, x/2 · (1 + erf(x/√2)), in operators of other runtimes."""
+    # Converters to LiteRT know GELU by these steps in this order.
+    return 0.5 * x * (1.0 + ops.erf(x * math.sqrt(0.5)))

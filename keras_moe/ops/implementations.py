@@ -1,9 +1,5 @@
 """The table of implementations, and the order in which "auto" takes them."""
 
-import math
-from collections.abc import Callable
-from typing import NamedTuple
-
 from keras_moe.ops import cpu
 from keras_moe.ops import gather
 from keras_moe.ops import grouped
@@ -12,10 +8,11 @@ from keras_moe.ops import reference
 from keras_moe.ops import shared_exp
 from keras_moe.ops import streaming
 from keras_moe.ops.selection import AUTOMATIC
+from keras_moe.ops.selection import DEVICES
 from keras_moe.ops.selection import IMPLEMENTATIONS
+from keras_moe.ops.selection import Implementation
 
 EVERYWHERE = ("jax", "tensorflow", "torch")
-DEVICES = ("cpu", "gpu", "tpu")
 # "auto" streams soft plans whose array of weights (G,T,E,S), one of several
 # that training would keep, takes more bytes than this on a device.
 STREAMING_BYTES = 2**29
@@ -23,24 +20,6 @@ STREAMING_BYTES = 2**29
 # least this much.
 SHARED_BYTES = 2**23
 
-# Traits of a plan, or of its program, that some implementations cannot serve.
-TRAITS = {
-    "noise": "the router adds noise to its logits",
-    "temperature": "temperatures divide the logits",
-    "over_tokens": "combine is over tokens, not over slots",
-    "discrete": "a discrete plan keeps the largest weights alone",
-    "unbounded": "nothing bounds logits of vectors of any length",
-    "float16": "float16 cannot hold the sums of exponentials",
-    "sharded": "groups are spread over several devices",
-    "compiled": "the program is compiled as a whole",
-    "meta": "the arrays have shapes and no values",
-    "transformed": "a transform of torch.func is active",
-    "uneven": "the devices cannot have equal numbers of tokens",
-    "other_layout": "weights are spread by another layout than expert_parallel",
-    "processes": "experts are spread over processes",
-    "quantised_experts": "its experts' quantisation has no sorted rows",
-    "cloned_experts": "its experts are layers of their own (expert=…)",
-}
 # The weights are not two softmaxes of the same logits.
 NOT_SOFTMAXES = frozenset({"temperature", "over_tokens", "discrete"})
 # Nor can one exponential serve both of them.
@@ -48,55 +27,6 @@ NOT_SHARED = NOT_SOFTMAXES | {"noise", "unbounded", "float16"}
 # JAX's and TensorFlow's programs transform everything that is here. Spread
 # over devices, portable formulas need the fewest exchanges.
 PORTABLE_ONLY = frozenset({"sharded", "compiled", "meta", "transformed"})
-
-
-class Implementation(NamedTuple):
-    """Row of the table: how to prepare a plan, which plans, and where.
-
-    Args:
-        prepare: `prepare(plan, dtype)`, where `dtype` is that of the tokens,
-            returns an object with `dispatch(tokens)` and `combine(slots)`.
-        plans: kinds of plans it serves.
-        backends: where it runs.
-        devices: kinds of devices it serves.
-        obstacles: names in `TRAITS` that it cannot serve.
-        limit: the largest bound of the logits that it can serve.
-        auto_bytes: by backend, from how many bytes of one array of weights on
-            "auto" takes it; 0 where none are given.
-    """
-
-    prepare: Callable
-    plans: tuple
-    backends: tuple
-    devices: tuple = DEVICES
-    obstacles: frozenset = frozenset()
-    limit: float = math.inf
-    auto_bytes: dict = {}
-
-    def obstacle(self, facts) -> str:
-        """Say why it cannot serve plans of these facts; empty if it can."""
-        for trait, reason in TRAITS.items():
-            if trait in self.obstacles and trait in facts.traits:
-                return reason
-        if facts.device not in self.devices:
-            return (
-                f"it is tuned for {' and '.join(self.devices).upper()}s and "
-                f"the tokens are on a {facts.device.upper()}"
-            )
-        if self.limit == math.inf:
-            return ""
-        if facts.bound is None:
-            return (
-                "no number is known that bounds the logits "
-                f"(SoftMoE(max_scale={self.limit:.0f}) gives one)"
-            )
-        if facts.bound > self.limit:
-            return (
-                f"its logits may reach {facts.bound:g}, and one exponential "
-                f"serves up to {self.limit:.0f}"
-            )
-        return ""
-
 
 IMPLEMENTATIONS |= {
     "reference": Implementation(
@@ -134,6 +64,8 @@ IMPLEMENTATIONS |= {
         devices=("cpu",),
         obstacles=NOT_SHARED | PORTABLE_ONLY,
         auto_bytes={"torch": SHARED_BYTES},
+        # XLA compiles steps within a graph alone.
+        auto_without=frozenset({"eager"}),
     ),
     # PyTorch's fused attention has no transforms of torch.func.
     "streaming": Implementation(

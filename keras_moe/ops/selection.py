@@ -1,6 +1,8 @@
 """Select the implementation that runs, by static facts alone."""
 
+import math
 import os
+from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
@@ -10,9 +12,29 @@ from keras_moe.plans import GroupedPlan
 from keras_moe.plans import SoftPlan
 
 ENVIRONMENT = "KERAS_MOE_IMPLEMENTATION"
+DEVICES = ("cpu", "gpu", "tpu")
 # Devices by the names of platforms. One without a kind of its own, such as
 # "rocm", is like a GPU.
 KINDS = {"cpu": "cpu", "meta": "cpu", "tpu": "tpu", "xla": "tpu"}
+# Traits of a plan, or of its program, that some implementations cannot serve.
+TRAITS = {
+    "noise": "the router adds noise to its logits",
+    "temperature": "temperatures divide the logits",
+    "over_tokens": "combine is over tokens, not over slots",
+    "discrete": "a discrete plan keeps the largest weights alone",
+    "unbounded": "nothing bounds logits of vectors of any length",
+    "float16": "float16 cannot hold the sums of exponentials",
+    "sharded": "groups are spread over several devices",
+    "compiled": "the program is compiled as a whole",
+    "meta": "the arrays have shapes and no values",
+    "eager": "TensorFlow runs step by step, without a graph",
+    "transformed": "a transform of torch.func is active",
+    "uneven": "the devices cannot have equal numbers of tokens",
+    "other_layout": "weights are spread by another layout than expert_parallel",
+    "processes": "experts are spread over processes",
+    "quantised_experts": "its experts' quantisation has no sorted rows",
+    "cloned_experts": "its experts are layers of their own (expert=…)",
+}
 # Filled by implementations.py, whose modules import this one.
 IMPLEMENTATIONS = {}
 AUTOMATIC = {}
@@ -26,9 +48,9 @@ class Facts(NamedTuple):
         kind: `"soft"`, `"hard"` or `"grouped"`.
         device: `"cpu"`, `"gpu"` or `"tpu"`.
         bound: a number that no |logit| exceeds, `None` if none is known.
-        traits: names in `implementations.TRAITS`, those that hold.
-        weight_bytes: bytes of one array (G,T,E,S) of weights on a device, 0 if
-            not known.
+        traits: names in `TRAITS`, those that hold.
+        weight_bytes: of one array (G,T,E,S) of weights on a device, 0 if not
+            known.
     """
 
     kind: str
@@ -38,6 +60,56 @@ class Facts(NamedTuple):
     weight_bytes: int = 0
 
 
+class Implementation(NamedTuple):
+    """Row of the table: how to prepare a plan, which plans, and where.
+
+    Args:
+        prepare: `prepare(plan, dtype)`, where `dtype` is that of the tokens,
+            returns an object with `dispatch(tokens)` and `combine(slots)`.
+        plans: kinds of plans it serves.
+        backends: where it runs.
+        devices: kinds of devices it serves.
+        obstacles: names in `TRAITS` that it cannot serve.
+        limit: the largest bound of the logits that it can serve.
+        auto_bytes: by backend, from how many bytes of one array of weights on
+            "auto" takes it; 0 where none are given.
+        auto_without: names in `TRAITS` with which "auto" leaves it.
+    """
+
+    prepare: Callable
+    plans: tuple
+    backends: tuple
+    devices: tuple = DEVICES
+    obstacles: frozenset = frozenset()
+    limit: float = math.inf
+    auto_bytes: dict = {}
+    auto_without: frozenset = frozenset()
+
+    def obstacle(self, facts) -> str:
+        """Say why it cannot serve plans of these facts; empty if it can."""
+        for trait, reason in TRAITS.items():
+            if trait in self.obstacles and trait in facts.traits:
+                return reason
+        if facts.device not in self.devices:
+            return (
+                f"it is tuned for {' and '.join(self.devices).upper()}s and "
+                f"the tokens are on a {facts.device.upper()}"
+            )
+        if self.limit == math.inf:
+            return ""
+        if facts.bound is None:
+            return (
+                "no number is known that bounds the logits "
+                f"(SoftMoE(max_scale={self.limit:.0f}) gives one)"
+            )
+        if facts.bound > self.limit:
+            return (
+                f"its logits may reach {facts.bound:g}, and one exponential "
+                f"serves up to {self.limit:.0f}"
+            )
+        return ""
+
+
 # === Static facts ===
 
 
@@ -45,9 +117,9 @@ def facts(plan, dtype, experts=()) -> Facts:
     """Collect the static facts of a plan and of tokens of this dtype.
 
     Args:
-        plan: a plan of any kind.
-        dtype: dtype of the tokens.
-        experts: names in `implementations.TRAITS` that hold of the experts.
+        plan: of any kind.
+        dtype: of the tokens.
+        experts: names in `TRAITS` that hold of the experts.
     """
     if isinstance(plan, GroupedPlan):
         traits = frozenset(experts) | _grouped_traits(plan)
@@ -124,8 +196,13 @@ def kind_of(array) -> str:
 
 
 def program_traits(array) -> set:
-    """Name the traits of the program that computes an array, on PyTorch."""
+    """Name the traits of the program that computes an array."""
     traits = set()
+    if _BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        if tf.executing_eagerly():
+            traits.add("eager")
     if _BACKEND != "torch":
         return traits
     import torch
@@ -192,12 +269,14 @@ def select(
         _check_known(source, requested)
         _check_serves(source, requested, facts, backend)
         return requested
-    for name in AUTOMATIC[kind, backend, facts.device]:
+    *candidates, last = AUTOMATIC[kind, backend, facts.device]
+    for name in candidates:
         one = IMPLEMENTATIONS[name]
         enough = facts.weight_bytes >= one.auto_bytes.get(backend, 0)
-        if enough and not one.obstacle(facts):
+        allowed = enough and one.auto_without.isdisjoint(facts.traits)
+        if allowed and not one.obstacle(facts):
             return name
-    raise AssertionError(f"nothing serves {facts}")
+    return last  # which serves whatever the others leave
 
 
 def _check_known(source, name):
@@ -254,7 +333,7 @@ def choose_dispatcher(plan, dtype, requested: str, experts=()):
         dtype: dtype of the tokens that will be dispatched.
         requested: `"auto"` or a name; `KERAS_MOE_IMPLEMENTATION` stands in for
             `"auto"`.
-        experts: names in `implementations.TRAITS` that hold of the experts.
+        experts: names in `TRAITS` that hold of the experts.
 
     Returns:
         What `make_dispatcher` returns.
@@ -268,4 +347,4 @@ def choose_dispatcher(plan, dtype, requested: str, experts=()):
         _BACKEND,
         os.environ.get(ENVIRONMENT),
     )
-    return make_dispatcher(plan, dtype, name)
+    return IMPLEMENTATIONS[name].prepare(plan, dtype)

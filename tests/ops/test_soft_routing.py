@@ -274,7 +274,9 @@ def chosen(tokens, slots, dtype="float32", backend="torch", device="cpu", **of):
         np.broadcast_to(np.float32(0), (2, slots, 1)),
         **of,
     )
-    facts = moe_ops.facts(ops_of(plan), dtype)._replace(device=device)
+    facts = moe_ops.facts(ops_of(plan), dtype)
+    graph = facts.traits - {"eager"}
+    facts = facts._replace(device=device, traits=graph)
     return moe_ops.select(facts, "auto", backend)
 
 
@@ -297,6 +299,9 @@ def test_auto_goes_by_the_bound_the_bytes_and_the_device():
     assert chosen(2048, 1024, bound=1.0, noise=0.0) == "reference"
     assert chosen(196, 196, backend="tensorflow", **scaled) == "cpu"
     assert chosen(196, 196, backend="tensorflow") == "reference"
+    eager = moe_ops.Facts("soft", traits=frozenset({"eager"}))
+    assert moe_ops.select(eager, "auto", "tensorflow") == "reference"
+    assert moe_ops.select(eager._replace(bound=1.0), "cpu", "tensorflow")
     for backend in moe_ops.EVERYWHERE:
         for device in ("gpu", "tpu"):
             there = {"backend": backend, "device": device}

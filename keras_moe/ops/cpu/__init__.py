@@ -16,7 +16,7 @@ import keras
 from keras import ops
 
 from keras_moe.ops.logsumexp import LOWEST as LOWEST
-from keras_moe.ops.reference import FlatDispatcher
+from keras_moe.ops.reference import Dispatcher
 from keras_moe.ops.shared_exp import LIMIT
 from keras_moe.scalars import MASKED as MASKED
 
@@ -33,12 +33,15 @@ def prepare(plan, dtype):
         exceeds_limit = tuned.exceeds(plan.scale, LIMIT)
     arrays = tuned.exponentials(plan.tokens, flat, plan.mask, exceeds_limit)
     # A backend names those steps of the experts that it is quicker at.
-    steps = (getattr(tuned, name, None) for name in ("product", "activate"))
-    return CpuDispatcher(*arrays, exceeds_limit, slot_shape, tuned, *steps)
+    product = getattr(tuned, "product", None)
+    activate = getattr(tuned, "activate", None)
+    return CpuDispatcher(
+        *arrays, exceeds_limit, slot_shape, tuned, product, activate
+    )
 
 
 @dataclasses.dataclass(frozen=True)
-class CpuDispatcher(FlatDispatcher):
+class CpuDispatcher(Dispatcher):
     """P or L (G,T,N), sums or logsumexps c (G,N) and r (G,T), which, (E,S)."""
 
     values: Any
@@ -50,12 +53,18 @@ class CpuDispatcher(FlatDispatcher):
     product: Any
     activate: Any
 
-    def _dispatch(self, tokens):
-        return self.tuned.dispatch(
+    # Not `FlatDispatcher`, whose file each call would pass through.
+    def dispatch(self, tokens):
+        """(G,T,D) -> (G,E,S,D): every slot reads the tokens it weighs."""
+        slots = self.tuned.dispatch(
             tokens, self.values, self.over_tokens, self.exceeds_limit
         )
+        return ops.reshape(slots, (-1, *self.slot_shape, tokens.shape[-1]))
 
-    def _combine(self, slots):
+    def combine(self, slots):
+        """(G,E,S,D) -> (G,T,D): every token reads the slots it weighs."""
+        experts, capacity = self.slot_shape
+        slots = ops.reshape(slots, (-1, experts * capacity, slots.shape[-1]))
         return self.tuned.combine(
             slots, self.values, self.over_slots, self.exceeds_limit
         )

@@ -11,8 +11,8 @@ import types
 
 import tensorflow as tf
 
-from keras_moe import activations
 from keras_moe.ops import cpu
+from keras_moe.ops.experts import gelu_of_erf
 
 
 def one_pass(array):
@@ -160,7 +160,7 @@ def activate(activation, features):
     gelu(x) = x · Φ(x) and gelu'(x) = Φ(x) + x · φ(x), with Φ and φ of the
     normal distribution.
     """
-    if activation is not activations.gelu_of_erf:
+    if activation is not gelu_of_erf:
         return activation(features)
     return _gelu(features)
 
@@ -168,7 +168,7 @@ def activate(activation, features):
 @tf.custom_gradient
 def _gelu(x):
     with one_pass(x):
-        outputs = activations.gelu_of_erf(x)
+        outputs = gelu_of_erf(x)
 
     def backward(grad):
         with one_pass(x):
