@@ -51,12 +51,12 @@ EXPERT = "expert"
 # Paths of weights and of tensors, and how many axes these have.
 WEIGHTS = r"(?:.*/)?experts/(?:up|gate|down)/(?:kernel|bias)"
 # KerasHub's banks of experts, which are quantised or have adapters (LoRA), too.
-BANKS = (
+_BANKS = (
     r"(?:.*/)?(?:experts|moe_expert_bank)/(?:lora_)?(?:expert_feedforward_"
     r"(?:gate|intermediate|output)_dense|(?:gate_up|gate|up|down)_proj)"
     r"(?:_scale|_a|_b)?"
 )
-BANK_BIASES = r"(?:.*/)?experts/(?:gate_up|down)_proj_bias"
+_BANK_BIASES = r"(?:.*/)?experts/(?:gate_up|down)_proj_bias"
 HIDDEN = r"(?:.*/)?experts/(?:input|(?:up|gate|down)/output)"
 SLOTS = r"(?:.*/)?slots"
 ANSWERS = r"(?:.*/)?experts/output"
@@ -151,8 +151,8 @@ def layout_map(mesh):
     others = tuple(name for name in mesh.axis_names if name != EXPERT)
     layouts = keras.distribution.LayoutMap(mesh)
     layouts[WEIGHTS] = (EXPERT, None, None)
-    layouts[BANKS] = (EXPERT, None, None)
-    layouts[BANK_BIASES] = (EXPERT, None)
+    layouts[_BANKS] = (EXPERT, None, None)
+    layouts[_BANK_BIASES] = (EXPERT, None)
     everywhere = tuple(mesh.axis_names)
     # (G,E,S,…): every device its groups; the experts their slots; and back.
     layouts[SLOTS] = JointLayout((everywhere,), mesh)
