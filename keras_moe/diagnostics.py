@@ -9,7 +9,7 @@ import numpy as np
 from keras_moe import checks
 from keras_moe import plan_arrays
 from keras_moe.captured import Plans
-from keras_moe.captured import Slots as Slots
+from keras_moe.captured import Slots
 
 __all__ = [
     "Plans",
@@ -19,11 +19,12 @@ __all__ = [
     "collect",
     "open_blocks",
     "record",
+    "record_slots",
     "summarize",
 ]
 
 # The open blocks of all threads: layers look here first, as it costs nothing.
-open_blocks: dict[int, "Plans"] = {}  # by id
+open_blocks: dict[int, Plans] = {}  # by id
 # Those of this thread or asyncio task.
 _open = contextvars.ContextVar("open blocks of capture()", default=())
 

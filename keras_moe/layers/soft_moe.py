@@ -183,18 +183,18 @@ class SoftMoE(MoELayer):
             output_dim=output_dim,
             slot_shape=_shape(slot_shape, slots_per_expert, expert),
         )
-        if (slots_per_expert is None) == (capacity_factor is None):
-            raise ValueError(
-                "exactly one of slots_per_expert and capacity_factor must be "
-                f"given; received slots_per_expert={slots_per_expert!r} and "
-                f"capacity_factor={capacity_factor!r}."
-            )
         self.slots_per_expert = checks.optional_integer(
             "slots_per_expert", slots_per_expert
         )
         self.capacity_factor = checks.optional_real(
             "capacity_factor", capacity_factor, exclusive=True
         )
+        if (slots_per_expert is None) == (capacity_factor is None):
+            raise ValueError(
+                "exactly one of slots_per_expert and capacity_factor must be "
+                f"given; received slots_per_expert={slots_per_expert!r} and "
+                f"capacity_factor={capacity_factor!r}."
+            )
         self.key_projection = checks.flag("key_projection", key_projection)
         self.expert_dropout = checks.rate("expert_dropout", expert_dropout)
         if self.expert_dropout:
