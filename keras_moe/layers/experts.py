@@ -108,33 +108,30 @@ class FeedForwardExperts(keras.layers.Layer):
         )
 
     def call(self, slots, training=None, steps=reference.PLAIN):
-        if self.exchange is not None:
-            slots = self.exchange.to_experts(slots)
-        outputs = self._outputs(slots, training, steps)
-        if self.exchange is not None:
-            outputs = self.exchange.to_tokens(outputs)
-        return outputs
-
-    def _outputs(self, slots, training, steps):
         drop = functools.partial(self.dropout, training=training)
         if self.spread and len(slots.shape) > 2:
             return self._mlp(slots, drop)
+        if self.exchange is not None:
+            slots = self.exchange.to_experts(slots)
         rows, restore = by_expert(slots)  # (E,N,D)
         weights = []
         for projection in self.projections():
             if len(slots.shape) == 2:  # sorted by expert
                 kernel = functools.partial(projection.multiply, steps.product)
-                weights.append((kernel, _tensor(projection.bias)))
-                continue
-            if projection.quantization_mode:
-                return restore(self._mlp(rows[None], drop)[0])
-            weights.append(
-                (_tensor(projection.kernel), _tensor(projection.bias))
+            elif projection.quantization_mode:
+                rows = self._mlp(rows[None], drop)[0]
+                break
+            else:
+                kernel = _tensor(projection.kernel)
+            weights.append((kernel, _tensor(projection.bias)))
+        else:  # no projection is left to Keras
+            rows = experts_mlp(
+                rows, weights, self.activation, between=drop, steps=steps
             )
-        rows = experts_mlp(
-            rows, weights, self.activation, between=drop, steps=steps
-        )
-        return restore(rows)
+        slots = restore(rows)
+        if self.exchange is not None:
+            slots = self.exchange.to_tokens(slots)
+        return slots
 
     def traits(self) -> set:
         """List the names in `ops.selection.TRAITS` that hold."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import keras
 
 from keras_moe import distribution
+from keras_moe.ops import requests
 from keras_moe.plans import GroupedPlan
 from keras_moe.plans import SoftPlan
 
@@ -49,8 +50,8 @@ class Facts(NamedTuple):
         device: `"cpu"`, `"gpu"` or `"tpu"`.
         bound: a number that no |logit| exceeds, `None` if none is known.
         traits: names in `TRAITS`, those that hold.
-        weight_bytes: of one array (G,T,E,S) of weights on a device, 0 if not
-            known.
+        weight_bytes: size of one array (G,T,E,S) of weights on a device, 0 if
+            not known.
     """
 
     kind: str
@@ -262,12 +263,11 @@ def select(
     """
     kind, source = facts.kind, "implementation"
     if requested == "auto" and environment not in (None, "", "auto"):
-        _check_known(ENVIRONMENT, environment)
+        requests.check_known(IMPLEMENTATIONS, ENVIRONMENT, environment)
         if kind in IMPLEMENTATIONS[environment].plans:
             source, requested = ENVIRONMENT, environment
     if requested != "auto":
-        _check_known(source, requested)
-        _check_serves(source, requested, facts, backend)
+        requests.check(IMPLEMENTATIONS, source, requested, facts, backend)
         return requested
     *candidates, last = AUTOMATIC[kind, backend, facts.device]
     for name in candidates:
@@ -277,34 +277,6 @@ def select(
         if allowed and not one.obstacle(facts):
             return name
     return last  # which serves whatever the others leave
-
-
-def _check_known(source, name):
-    if name not in IMPLEMENTATIONS:
-        known = ", ".join(repr(n) for n in ("auto", *IMPLEMENTATIONS))
-        raise ValueError(f"{source} must be one of {known}; received {name!r}.")
-
-
-def _check_serves(source, name, facts, backend):
-    kind, one = facts.kind, IMPLEMENTATIONS[name]
-    obstacle = one.obstacle(facts)
-    if kind not in one.plans or backend not in one.backends:
-        reason = (
-            f"serves {' and '.join(one.plans)} plans on "
-            f"{', '.join(one.backends)}; for a {kind} plan on {backend}"
-        )
-    elif obstacle:
-        reason = f"cannot serve this plan, as {obstacle};"
-    else:
-        return
-    others = ", ".join(
-        repr(n)
-        for n in names(kind)
-        if n == "auto"
-        or backend in IMPLEMENTATIONS[n].backends
-        and not IMPLEMENTATIONS[n].obstacle(facts)
-    )
-    raise ValueError(f"{source}={name!r} {reason} choose one of {others}.")
 
 
 def make_dispatcher(plan, dtype, name: str):
