@@ -107,6 +107,8 @@ def test_it_builds_and_its_links_lead_somewhere(tmp_path, monkeypatch):
     assert "tf_saved_model" in (site / "backends.html").read_text()
     assert "soft_moe_s16" in (site / "devices.html").read_text()
     upcycling = (site / "upcycling.html").read_text()
+    kerashub = (site / "kerashub.html").read_text()
+    assert "(missed)" in kerashub and "reading 2 GB" in kerashub
     assert "0.896, 300 steps" in upcycling
     record = json.loads((ROOT / "guides" / "upcycling.json").read_text())
     for model in record["models"].values():

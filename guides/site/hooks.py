@@ -90,7 +90,8 @@ def quantised_experts() -> str:
             "operation": f"{row['op']}, batch {row['batch']}",
         },
         lambda row: (
-            f"{float(row['/float']):.2f}, {float(row['logits_error']):.1%}"
+            f"{float(row['/float']):.2f}, {float(row['block_error']):.1%}, "
+            f"{float(row['logits_error']):.1%}"
         ),
     )
 

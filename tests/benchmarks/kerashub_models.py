@@ -214,12 +214,29 @@ def quantised_rows(family):
     keras_moe.use_sparse_experts(made["float"])
     for mode in ("int8", "int4"):
         keras_moe.quantize_experts(made[mode], mode)
-    given = inputs(family, 1, PREFILL)
-    logits = {n: m.predict_on_batch(given) for n, m in made.items()}
-    norm = np.linalg.norm
+    found = errors(family, made)
     for row in compared(family, made, "float", False, TURNS):
-        error = norm(logits[row["of"]] - logits["float"])
-        yield row | {"logits_error": f"{error / norm(logits['float']):.4f}"}
+        yield row | found[row["of"]]
+
+
+def errors(family, made):
+    """Of logits and of the first block's outputs, in the Euclidean norm."""
+    outputs = {}
+    for name, model in made.items():
+        given = inputs(family, 1, PREFILL)
+        *_, (_, _, block) = block_operations(family, model)
+        outputs[name] = (
+            keras.ops.convert_to_numpy(block()),
+            model.predict_on_batch(given),
+        )
+    norm, found = np.linalg.norm, {}
+    for name, pair in outputs.items():
+        block, logits = (
+            f"{norm(one - other) / norm(other):.4f}"
+            for one, other in zip(pair, outputs["float"])
+        )
+        found[name] = {"block_error": block, "logits_error": logits}
+    return found
 
 
 def in_processes(kind, families):
@@ -281,10 +298,11 @@ def loading():
         path = pathlib.Path(folder) / "large.weights.h5"
         timing.words_of(__name__, "save", path)
         for name in tqdm(("KerasHub", "afterwards", "int8", "int4")):
+            found = timing.in_fresh_process(__name__, "load", name, path)
             yield {
                 "op": "reading 2 GB of experts",
                 "of": name,
-                **timing.in_fresh_process(__name__, "load", name, path),
+                "peak_extra_mib": found["peak_extra_mib"],
             }
 
 
