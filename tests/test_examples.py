@@ -26,6 +26,8 @@ WITH_EXAMPLES = (
     "keras_moe.distribution",
     "keras_moe.files",
     "keras_moe.initializers",
+    "keras_moe.kerashub.lora",
+    "keras_moe.kerashub.quantized",
     "keras_moe.kerashub.sparse",
     "keras_moe.layers.expert_choice",
     "keras_moe.layers.mixture_of_depths",

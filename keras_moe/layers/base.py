@@ -21,7 +21,7 @@ class MoELayer(ConfiguredLayer):
     """
 
     least_axes = 3  # of inputs; 2 where rows need no neighbours
-    expert_dropout = 0.0  # above it, `drop_experts` is the layer that drops
+    expert_dropout = 0.0  # above it, `drop_experts` drops some
 
     # === The straight path ===
 
@@ -39,10 +39,8 @@ class MoELayer(ConfiguredLayer):
         )  # (G,E,S,D)
         if diagnostics.open_blocks:
             diagnostics.record_slots(self, slots, expert_outputs)
-        if self.expert_dropout:
-            expert_outputs = self.drop_experts(
-                expert_outputs, training=training
-            )
+        if training and self.expert_dropout:
+            expert_outputs = self.drop_experts(expert_outputs)
         outputs = dispatcher.combine(expert_outputs)  # (G,T,D)
         return join(outputs)
 

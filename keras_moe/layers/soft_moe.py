@@ -9,6 +9,7 @@ from keras_moe import checks
 from keras_moe import constraints
 from keras_moe import routing
 from keras_moe.layers.base import MoELayer
+from keras_moe.scalars import keep
 
 
 @keras.saving.register_keras_serializable(package="keras_moe")
@@ -198,12 +199,7 @@ class SoftMoE(MoELayer):
         self.key_projection = checks.flag("key_projection", key_projection)
         self.expert_dropout = checks.rate("expert_dropout", expert_dropout)
         if self.expert_dropout:
-            self.drop_experts = keras.layers.Dropout(
-                self.expert_dropout,
-                noise_shape=(None, self.num_experts, 1, 1),
-                dtype=self.dtype_policy,
-                name="expert_dropout",
-            )
+            self.expert_seed = keras.random.SeedGenerator()
         self.normalize = checks.flag("normalize", normalize)
         self.prepare_noise(noise_std)
         if max_scale is not None:
@@ -214,6 +210,17 @@ class SoftMoE(MoELayer):
                     f"is no scale to bound; received {max_scale!r}."
                 )
         self.max_scale = max_scale
+
+    def drop_experts(self, slots):
+        """Zero the outputs of some experts, (G,E,S,D), and scale the others."""
+        # Not keras.layers.Dropout, which on PyTorch copies a number from the
+        # host where it has a noise shape.
+        share = 1.0 - self.expert_dropout
+        shape = (ops.shape(slots)[0], self.num_experts, 1, 1)
+        drawn = keras.random.uniform(
+            shape, dtype=self.router_dtype, seed=self.expert_seed
+        )
+        return keep(drawn < share, slots * (1.0 / share))
 
     def build(self, input_shape):
         self.num_slots = self.slots_per_expert

@@ -187,7 +187,12 @@ def test_groups_of_two_images():
     block.build(tokens.shape)
     pairs = keras.ops.reshape(tokens, (2, 12, 8))
     expected = keras.ops.reshape(block.mlp(pairs), (4, 6, 8))
-    close(*map(keras.ops.convert_to_numpy, [block._mlp(tokens, 0), expected]))
+    close(
+        *map(
+            keras.ops.convert_to_numpy,
+            [block._mlp(tokens, None, False), expected],
+        )
+    )
 
 
 def test_images_meet_in_larger_groups_only():
