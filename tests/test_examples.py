@@ -52,7 +52,8 @@ WITH_EXAMPLES = (
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_docstring_examples(name):
+def test_docstring_examples(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # examples may write files
     result = doctest.testmod(importlib.import_module(name))
     assert result.failed == 0
     assert (result.attempted > 0) == (name in WITH_EXAMPLES)
@@ -134,7 +135,8 @@ def test_pages_with_examples():
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_page_examples(page):
+def test_page_examples(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     said = {}  # an example goes on from the ones before it
     for code in re.findall(r"```python\n(.*?)```", texts()[page], re.DOTALL):
         exec(compile(code, page, "exec"), said)
