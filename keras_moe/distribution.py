@@ -245,7 +245,9 @@ def spread_experts(model, group=None) -> list[str]:
 
     All other weights are for `DistributedDataParallel`, which averages their
     gradients and leaves experts alone: spread first, wrap after. Gradients of
-    experts are those of the mean loss of the processes, too.
+    experts are those of the mean loss of the processes, too; regularisers count
+    each process's own experts. A norm over several weights' gradients is another
+    one in each process: clipped by it, the other weights' copies would differ.
 
     Dropless token choice computes every expert for every token here.
 
@@ -260,7 +262,8 @@ def spread_experts(model, group=None) -> list[str]:
     Raises:
         ValueError: for another backend, without a process group, or for a
             model that does not fit: experts that n does not divide, given as
-            `expert=`, quantised, or with adapters.
+            `expert=`, quantised, or with adapters; an optimizer with
+            `global_clipnorm`. Saving raises one outside of `whole_experts`.
 
     Example:
 

@@ -19,22 +19,30 @@ from keras_moe.layers.experts import FeedForwardExperts
 
 
 class _AllToAll(torch.autograd.Function):
-    """Blocks (n,…): block j goes to process j. Its own transpose."""
+    """Blocks (n,…): block j goes to process j. Its own transpose.
+
+    The gradient is multiplied by a factor.
+    """
 
     @staticmethod
-    def forward(ctx, blocks, group):
-        ctx.group = group
+    def forward(ctx, blocks, group, factor):
+        ctx.group, ctx.factor = group, factor
         received = torch.empty_like(blocks)
         distributed.all_to_all_single(received, blocks, group=group)
         return received
 
     @staticmethod
     def backward(ctx, grad):
-        return _AllToAll.apply(grad.contiguous(), ctx.group), None
+        blocks = _AllToAll.apply(grad.contiguous(), ctx.group, 1.0)
+        return blocks * ctx.factor, None, None
 
 
 class Exchange:
     """All-to-alls between the processes of a group.
+
+    Gradients are divided by n on the way to the experts, whose weights get
+    the sum over the processes, and multiplied by n on the way back to tokens.
+    So regularisers, which no exchange sees, count in full.
 
     Args:
         group: a `torch.distributed.ProcessGroup`.
@@ -54,14 +62,16 @@ class Exchange:
         own = experts // self.processes
         blocks = slots.reshape(groups, self.processes, own, length, features)
         blocks = blocks.transpose(0, 1).contiguous()
-        blocks = _AllToAll.apply(blocks, self.group)
+        blocks = _AllToAll.apply(blocks, self.group, float(self.processes))
         return blocks.reshape(-1, own, length, features)
 
     def to_tokens(self, slots):
         """(n·G,E/n,S,D) -> (G,E,S,D)."""
         _, own, length, features = slots.shape
         blocks = slots.reshape(self.processes, -1, own, length, features)
-        blocks = _AllToAll.apply(blocks.contiguous(), self.group)
+        blocks = _AllToAll.apply(
+            blocks.contiguous(), self.group, 1.0 / self.processes
+        )
         blocks = blocks.transpose(0, 1)
         return blocks.reshape(-1, own * self.processes, length, features)
 
@@ -77,17 +87,23 @@ def spread(model, group) -> list:
             f"model must have layers of experts; received {model.name!r}, "
             "which has none."
         )
-    if getattr(model, "optimizer", None) is not None and model.optimizer.built:
+    optimizer = getattr(model, "optimizer", None)
+    if getattr(optimizer, "global_clipnorm", None) is not None:
+        raise ValueError(
+            "model must have an optimizer without global_clipnorm, as the norm "
+            "of a process has its own experts' gradients alone; received "
+            f"{optimizer.global_clipnorm}."
+        )
+    if optimizer is not None and optimizer.built:
         raise ValueError(
             "model must be spread before its optimizer is built, whose "
             "moments have the shapes of all experts; received "
             f"{model.name!r} with an optimizer that is built."
         )
     for layer in layers:
-        layer.experts.exchange = exchange
+        _set_exchange(layer, exchange)
         for variable in layer.experts.variables:
             _slice(variable, exchange)
-            variable.value.register_hook(lambda g: g / exchange.processes)
     _leave_to_us(model, [v for x in layers for v in x.experts.variables])
     return [layer.path for layer in layers]
 
@@ -120,6 +136,12 @@ def _check(layer, processes):
                 "quantised experts and experts with adapters cannot be spread "
                 f"over processes; received the layer {layer.path!r}."
             )
+
+
+def _set_exchange(layer, exchange):
+    layer.experts.exchange = exchange
+    for projection in layer.experts.projections():
+        projection.in_processes = exchange is not None
 
 
 def _slice(variable, exchange):
@@ -175,11 +197,11 @@ def whole(model):
             _join(variable, layer.experts.exchange)
     exchanges = [layer.experts.exchange for layer in spread_layers]
     for layer in spread_layers:
-        layer.experts.exchange = None
+        _set_exchange(layer, None)
     try:
         yield model
     finally:
         for layer, exchange in zip(spread_layers, exchanges):
-            layer.experts.exchange = exchange
+            _set_exchange(layer, exchange)
             for variable in layer.experts.variables:
                 _slice(variable, exchange)

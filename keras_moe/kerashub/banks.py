@@ -29,8 +29,17 @@ def replace(family, layer, make):
         _read_kerashubs_files(*kernels_of(family, layer))
     for name in family.kernels:
         # No other reference than the bank's, so that memory is freed.
-        vars(bank)[name] = make(bank, vars(bank).pop(name))
-    return bank
+        vars(bank)[name] = make(bank, getattr(bank, name))
+
+
+def hold_present_weights(model):
+    """Have PyTorch's modules forget variables that were replaced.
+
+    On PyTorch each layer of Keras holds those of the layers in it, too.
+    """
+    for layer in model._flatten_layers():
+        if hasattr(layer, "_torch_params"):
+            layer._track_variables()
 
 
 def restore(family, layer):

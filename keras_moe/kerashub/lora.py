@@ -30,8 +30,9 @@ def enable_expert_lora(
     A (D,r) is drawn as by `he_uniform`, B (r,F) is zero, so that outputs do
     not change at first. All weights of the model but adapters are frozen;
     adapters that KerasHub's `enable_lora` made stay trainable, if it was called
-    before. Biases and further weights can be made trainable again one by one,
-    by their attribute `trainable`. The model computes the chosen experts alone,
+    before. Called afterwards, it freezes those of experts. Biases and further
+    weights can be made trainable again one by one, by their attribute
+    `trainable`. The model computes the chosen experts alone,
     as after `use_sparse_experts`, adapters too.
 
     Experts may be quantised (`quantize_experts`) before, not after.
@@ -100,7 +101,8 @@ def merge_expert_lora(model: keras.Layer) -> list[sparse.SparseBlock]:
 
     Outputs stay what they were, up to rounding; kernels that are quantised are
     quantised anew, which rounds more. The kernels stay frozen:
-    `model.trainable = True` makes every weight trainable that was.
+    `model.trainable = True` makes every weight trainable that was. Compile
+    again before further training.
 
     Args:
         model: as of `use_sparse_experts`.
@@ -173,41 +175,42 @@ def load_expert_lora(model: keras.Layer, filepath: str) -> None:
     """
     with files.decoding(filepath, "whole file of save_expert_lora"):
         about, arrays = _read(filepath)
+        rank, alpha = int(about["rank"]), float(about["alpha"])
+        of_frozen = about["kinds"], about["base"]
     named = _named(model)
     kinds, base = digests({n: w for n, w in named.items() if n not in arrays})
     # In another dtype, or quantised, the numbers of one model differ.
-    if kinds == about["kinds"] and base != about["base"]:
+    if kinds == of_frozen[0] and base != of_frozen[1]:
         raise ValueError(
             f"{filepath} must be loaded into the model that its adapters were "
             "trained on; the weights that were frozen then are other ones here."
         )
-    rank, alpha = int(about["rank"]), float(about["alpha"])
     adapted = [pair for pair in sparse.found(model) if _adapted(*pair)]
-    if not adapted:
-        enable_expert_lora(model, rank, alpha)
-    elif alpha != (own := _kernel_with_adapters(model).alpha):
+    if adapted and alpha != (own := _kernel_with_adapters(model).alpha):
         raise ValueError(
             f"{filepath} must have adapters of the model's alpha, {own}; its "
             f"alpha is {alpha}."
         )
-    weights = {
-        name: weight
-        for name, weight in _named(model).items()
+    own = {
+        name: tuple(weight.shape)
+        for name, weight in named.items()
         if name in arrays or _is_adapter(weight)
     }
-    own = {name: tuple(weight.shape) for name, weight in weights.items()}
+    if not adapted:
+        own |= _shapes_of_adapters(model, rank)
     read = {name: array.shape for name, array in arrays.items()}
     for name in sorted(own.keys() | read.keys()):
         if own.get(name) != read.get(name):
-            if not adapted:
-                merge_expert_lora(model)
             raise ValueError(
                 f"{filepath} must have what was trained of this model; "
                 f"{name} has the shape {read.get(name)} in the file and "
                 f"{own.get(name)} in the model."
             )
+    if not adapted:
+        enable_expert_lora(model, rank, alpha)
+    named = _named(model)
     for name, array in arrays.items():
-        weights[name].assign(array)
+        named[name].assign(array)
 
 
 def _read(filepath):
@@ -237,6 +240,19 @@ def _named(model):
         f"others/{index}/{weight.name}": weight
         for index, weight in enumerate(others)
     }
+
+
+def _shapes_of_adapters(model, rank):
+    """{name: shape}, by the names of `_named`, of a model without adapters."""
+    shapes = {}
+    for index, (family, layer) in enumerate(sparse.found(model)):
+        _, found = banks.kernels_of(family, layer)
+        for kernel in found.values():
+            experts, features, hidden = kernel.shape
+            name = f"experts/{index}/{kernel.name}"
+            shapes[f"{name}/a"] = (experts, features, rank)
+            shapes[f"{name}/b"] = (experts, rank, hidden)
+    return shapes
 
 
 def _is_adapter(weight):
@@ -269,4 +285,5 @@ def _kernel_with_adapters(model):
 
 
 def _report(model, layers):
+    banks.hold_present_weights(model)
     return sparse.report(model, [(f, f.block_of(x)) for f, x in layers])

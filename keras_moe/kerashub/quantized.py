@@ -13,6 +13,8 @@ from keras_moe.kerashub import sparse
 from keras_moe.kerashub.family import MODELS
 
 MODES = ("int8", "int4")
+# With a scale in float32 for fewer inputs, 4 bits take more than 8 do.
+LEAST_GROUP = 8
 
 
 def quantize_experts(
@@ -34,6 +36,7 @@ def quantize_experts(
 
     Everything outside the experts' banks stays as it is: KerasHub's
     `model.quantize("int8")` stores the other layers in 8 bits, before or after.
+    An optimizer that was used before knows the float kernels: compile again.
 
     **Files are keras_moe's own.** What such a model saves holds integers and
     scales, which KerasHub refuses with a `ValueError` about the number of
@@ -54,8 +57,9 @@ def quantize_experts(
 
     Raises:
         ValueError: as of `use_sparse_experts`; for another mode, for experts
-            that have another one already or adapters, and for `"int4"` if a
-            kernel has an odd number of outputs. Then nothing changes.
+            that have another one already or adapters; and for `"int4"` if a
+            kernel has an odd number of outputs, or a number of inputs whose
+            divisors up to `group_size` are all below 8. Then nothing changes.
 
     Example:
 
@@ -79,11 +83,13 @@ def quantize_experts(
     sparse.keep_sparse(model)
     for family, layer in changes:
         _quantize(family, layer, mode, group_size)
+    banks.hold_present_weights(model)
     return sparse.report(model, [(f, f.block_of(x)) for f, x in changes])
 
 
 def _is_to_change(family, layer, mode, group_size):
     bank, found = banks.kernels_of(family, layer)
+    is_to_change = False
     for kernel in found.values():
         if isinstance(kernel, kernels.AdaptedKernel):
             raise ValueError(
@@ -94,7 +100,7 @@ def _is_to_change(family, layer, mode, group_size):
         if isinstance(kernel, kernels.QuantizedKernel):
             own = kernel.mode, kernel.group_size
             if own == (mode, group_size) or own[0] == mode == "int8":
-                return False
+                continue
             raise ValueError(
                 f"mode={mode!r}, group_size={group_size} must be that of "
                 f"experts that are quantised already; those of {bank.path!r} "
@@ -107,15 +113,34 @@ def _is_to_change(family, layer, mode, group_size):
                 f"outputs, such as {kernel.path!r} of {kernel.shape[2]}; "
                 "received 'int4', which packs two."
             )
-    return True
+        if mode == "int4":
+            _check_groups(kernel, group_size)
+        is_to_change = True
+    return is_to_change
+
+
+def _check_groups(kernel, group_size):
+    """Refuse groups so small that int8 would take less memory."""
+    features = kernel.shape[1]
+    group = kernels.group_of(features, group_size)
+    if group < min(LEAST_GROUP, group_size, features):
+        sizes = range(group_size, features + 1)
+        larger = next(size for size in sizes if features % size == 0)
+        raise ValueError(
+            f"group_size must reach a divisor of {features}, the inputs of "
+            f"{kernel.path!r}, of {LEAST_GROUP} or more, such as {larger}; "
+            f"received {group_size}, and groups would have {group} inputs."
+        )
 
 
 def _quantize(family, layer, mode, group_size):
     banks.replace(
         family,
         layer,
-        lambda bank, kernel: kernels.QuantizedKernel(
-            bank, kernel, mode, group_size
+        lambda bank, kernel: (
+            kernel
+            if isinstance(kernel, kernels.QuantizedKernel)
+            else kernels.QuantizedKernel(bank, kernel, mode, group_size)
         ),
     )
 

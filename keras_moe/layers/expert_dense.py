@@ -19,6 +19,17 @@ class ExpertDense(keras.layers.EinsumDense):
     `ops.add` takes a bias (E,1,1) for one of the second axis, N.
     """
 
+    in_processes = False  # whether this process has some of the experts alone
+
+    def save_own_variables(self, store):
+        if self.in_processes:
+            raise ValueError(
+                "experts that are spread over processes must be saved within "
+                f"keras_moe.distribution.whole_experts; received {self.path!r} "
+                f"with {self._kernel.shape[0]} of {self.num_experts} experts."
+            )
+        super().save_own_variables(store)
+
     def add_weight(self, shape=None, initializer=None, **options):
         name = options.get("name")
         if name == "lora_kernel_b":  # Keras would have one for all experts

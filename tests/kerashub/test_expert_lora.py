@@ -182,8 +182,12 @@ def test_errors(tmp_path):
         ValueError, match=r"model's alpha, 3\.0; its alpha is 2"
     ):
         keras_moe.load_expert_lora(other, path)
+    other = models.backbone("gpt-oss")
+    trained = len(other.trainable_weights)
     with pytest.raises(ValueError, match="must have what was trained of this"):
-        keras_moe.load_expert_lora(models.backbone("gpt-oss"), path)
+        keras_moe.load_expert_lora(other, path)
+    assert len(other.trainable_weights) == trained
+    assert keras_moe.use_dense_experts(other) == []
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(
         ValueError, match="is no whole file of save_expert_lora"

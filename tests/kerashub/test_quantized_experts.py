@@ -197,6 +197,44 @@ def test_float_kernels_are_freed(monkeypatch):
 
 
 @pytest.mark.once
+def test_modules_forget_float_kernels():
+    """Those of PyTorch, where a layer holds what the layers in it have."""
+    layer = models.block("Qwen3-MoE")
+    keras_moe.quantize_experts(layer, "int8")
+    keras_moe.enable_expert_lora(layer, 2)
+    keras_moe.merge_expert_lora(layer)
+    if BACKEND == "torch":
+        held = {id(parameter) for parameter in layer.parameters()}
+        assert held == {id(weight.value) for weight in layer.weights}
+    assert [w.dtype for w in layer.expert_bank.weights] == [
+        "int8",
+        "float32",
+    ] * 2
+
+
+@pytest.mark.once
+def test_quantised_again_after_an_error(monkeypatch):
+    """An error in between leaves a bank that computes and can be quantised."""
+    layer = models.block("Qwen3-MoE")
+    tokens = keras.ops.convert_to_tensor(models.normal(2, 6, models.FEATURES))
+    expected = numpy(layer(tokens)[0])
+    quantise, calls = kernels.quantized, []
+
+    def fails(*args):
+        calls.append(args)
+        if len(calls) > models.EXPERTS:  # in the second kernel
+            raise MemoryError
+        return quantise(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(kernels, "quantized", fails)
+        keras_moe.quantize_experts(layer, "int8")
+    assert 0 < difference(numpy(layer(tokens)[0]), expected) < 0.05
+    assert len(keras_moe.quantize_experts(layer, "int8")) == 1
+    assert len(rounded(layer)) == 2
+
+
+@pytest.mark.once
 def test_converters_assign_kernels():
     layer = models.block("Qwen3-MoE")
     keras_moe.quantize_experts(layer, "int8")
@@ -231,5 +269,13 @@ def test_errors():
     )
     with pytest.raises(ValueError, match="odd number of outputs"):
         keras_moe.quantize_experts(odd, "int4")
+    prime = keras_hub.models.MixtralBackbone(
+        **models.SHARED | {"intermediate_dim": 26, "top_k": 2}
+    )
+    with pytest.raises(
+        ValueError, match="a divisor of 26,.* such as 13; received 12, .* 2 in"
+    ):
+        keras_moe.quantize_experts(prime, "int4", group_size=12)
+    assert keras_moe.use_dense_experts(prime) == []
     assert keras_moe.use_dense_experts(odd) == []
     assert len(keras_moe.quantize_experts(odd, "int8")) == 1

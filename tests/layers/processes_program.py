@@ -27,7 +27,7 @@ LAYERS = {
         EXPERTS, 2, **OPTIONS
     ),
     "capacity": lambda: keras_moe.layers.TokenChoiceMoE(
-        EXPERTS, 2, gated=True, **OPTIONS
+        EXPERTS, 2, gated=True, kernel_regularizer="l2", **OPTIONS
     ),
     "dropless": lambda: keras_moe.layers.TokenChoiceMoE(
         EXPERTS, 2, capacity_factor=None, **OPTIONS
@@ -50,7 +50,7 @@ def train(model, called, inputs):
     for _ in range(STEPS):
         optimizer.zero_grad()
         loss = called(inputs).square().mean()
-        loss.backward()
+        (loss + sum(model.losses)).backward()
         optimizer.step()
         losses.append(float(loss.detach()))
     return losses

@@ -87,6 +87,8 @@ def test_models_that_do_not_fit(group):
     layer = built(intermediate_dim=4)
     assert distribution.spread_experts(layer) == [layer.path]
     refused(layer, "^model is spread already")
+    with pytest.raises(ValueError, match="must be saved within .*2 of 2 exp"):
+        layer.experts.up.save_own_variables({})
     with pytest.raises(ValueError, match="^enable_lora is not offered"):
         layer.enable_lora(1)
     whole = distribution.whole_experts(built(intermediate_dim=4))
@@ -94,6 +96,8 @@ def test_models_that_do_not_fit(group):
         whole.__enter__()
     tokens = keras.Input((3, 4))
     model = keras.Model(tokens, built(intermediate_dim=4)(tokens))
+    model.compile(keras.optimizers.SGD(global_clipnorm=1.0), "mse")
+    refused(model, "^model must have an optimizer without global_clipnorm")
     model.compile("sgd", "mse")
     model.optimizer.build(model.trainable_variables)
     refused(model, "^model must be spread before its optimizer")
