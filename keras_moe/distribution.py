@@ -248,6 +248,8 @@ def spread_experts(model, group=None) -> list[str]:
     experts are those of the mean loss of the processes, too.
 
     Dropless token choice computes every expert for every token here.
+    `thresholds` and `balance_bias` follow the batches of each process, which
+    may differ: save those of one process.
 
     Args:
         model: a built model or layer, the same in all processes, whose

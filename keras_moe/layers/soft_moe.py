@@ -293,16 +293,27 @@ def _shape(slot_shape, slots_per_expert, expert):
     """The argument `slot_shape`, checked."""
     if slot_shape is None:
         return None
-    sides = tuple(slot_shape) if isinstance(slot_shape, (tuple, list)) else ()
-    if len(sides) != 2 or expert is None or slots_per_expert is None:
+    try:
+        height, width = slot_shape
+        sides = checks.integer("", height), checks.integer("", width)
+    except (TypeError, ValueError) as error:
         raise ValueError(
-            "slot_shape must be None or, with expert and slots_per_expert, a "
-            f"pair of integers; {checks.received(slot_shape)}."
-        )
-    sides = tuple(checks.integer("slot_shape", side) for side in sides)
-    if math.prod(sides) != slots_per_expert:
+            "slot_shape must be None or two integers of at least 1, (height, "
+            f"width); {checks.received(slot_shape)}."
+        ) from error
+    for name, value in (
+        ("expert", expert),
+        ("slots_per_expert", slots_per_expert),
+    ):
+        if value is None:
+            raise ValueError(
+                f"slot_shape must be None where {name} is None; received "
+                f"{sides}."
+            )
+    slots = checks.integer("slots_per_expert", slots_per_expert)
+    if math.prod(sides) != slots:
         raise ValueError(
-            "slot_shape must have slots_per_expert places, "
-            f"{slots_per_expert!r}; received {sides}."
+            f"slot_shape must multiply to slots_per_expert, {slots}; received "
+            f"{sides}, which multiply to {math.prod(sides)}."
         )
     return sides
