@@ -74,7 +74,7 @@ def test_the_layer_is_a_loop_over_tokens(limit, implementation):
         )
     }
     experts = oracle.MLP(weights)
-    expected = oracle.seated_outputs(X, gates, choices, experts)
+    expected = oracle.dispatched_outputs(X, gates, choices, experts)
     np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-4)
 
 
