@@ -1,4 +1,4 @@
-"""Padding takes no capacity slot; the choice does not depend on padding."""
+"""Padding takes no capacity slot, but where a published model mixes it."""
 
 import keras
 import numpy as np
