@@ -250,6 +250,8 @@ def spread_experts(model, group=None) -> list[str]:
     one in each process: clipped by it, the other weights' copies would differ.
 
     Dropless token choice computes every expert for every token here.
+    `thresholds` and `balance_bias` follow the batches of each process, which
+    may differ: save those of one process.
 
     Args:
         model: a built model or layer, the same in all processes, whose

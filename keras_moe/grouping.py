@@ -45,8 +45,8 @@ def runs(inputs, mask, group_size: int):
         group_size: T.
     """
     shape = ops.shape(inputs)
-    known = isinstance(shape[0], int) and isinstance(shape[1], int)
-    whole = known and shape[0] * shape[1] % group_size == 0
+    static = isinstance(shape[0], int) and isinstance(shape[1], int)
+    whole = static and shape[0] * shape[1] % group_size == 0
     if not whole:
         inputs = ops.reshape(inputs, (1, -1, shape[-1]))
         mask = None if mask is None else ops.reshape(mask, (1, -1))

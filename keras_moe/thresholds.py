@@ -1,4 +1,4 @@
-"""Expert Choice without competition: a token goes where it scores enough.
+"""Expert Choice by thresholds: no token competes with another.
 
 Axes as in `keras_moe.routing`.
 """
@@ -19,16 +19,17 @@ def threshold_choice(
     """Expert Threshold routing (arXiv 2603.11535): each token by itself.
 
     Token t has every expert e with gates[t,e] > thresholds[e]: none, some or
-    all. No other token matters, so the choice is causal. An expert may have
-    any number of tokens, up to all.
+    all. The experts of a token depend on no other token, so the choice is
+    causal. An expert may have any number of tokens, up to all.
 
     Args:
         gates: float32 (G,T,E), none negative, usually the softmax over E of
             the logits.
         thresholds: (E,), none negative.
-        max_experts_per_token: k, the most experts of a token: of more, it has
-            those of its k largest gates. `None` is E. A token takes k rows of
-            the plan's arrays, however many experts it has.
+        max_experts_per_token: k, the most experts of a token. A token that
+            exceeds more than k thresholds has the experts of its k largest
+            gates. `None` is E. The plan's arrays have k rows for each token,
+            however many experts it has.
         mask: `None` or Boolean (G,T); a `False` token has no expert.
 
     Raises:
@@ -36,20 +37,20 @@ def threshold_choice(
     """
     num_experts = gates.shape[2]
     scores = ops.stop_gradient(gates)
-    chosen = scores > thresholds  # (G,T,E)
+    choices = scores > thresholds  # (G,T,E)
     if mask is not None:
-        chosen = ops.logical_and(chosen, mask[:, :, None])
-    gate = keep(chosen, gates)
+        choices = ops.logical_and(choices, mask[:, :, None])
+    gate = keep(choices, gates)
     limit = max_experts_per_token
     if limit is None or limit >= num_experts:
         expert = ops.arange(0, num_experts, dtype="int32")
-        expert = keep(chosen, expert, num_experts)
+        expert = keep(choices, expert, num_experts)
     else:
-        scores = keep(chosen, scores, -1.0)
+        scores = keep(choices, scores, -1.0)
         expert = largest(scores, limit)  # (G,T,k)
-        chosen = ops.take_along_axis(scores, expert, axis=2) >= 0
+        choices = ops.take_along_axis(scores, expert, axis=2) >= 0
         gate = ops.take_along_axis(gate, expert, axis=2)
-        expert = keep(chosen, expert, num_experts)
+        expert = keep(choices, expert, num_experts)
     return drop_none(Choice(expert, gate), num_experts, mask)
 
 
@@ -64,8 +65,8 @@ def moved_thresholds(
         momentum · thresholds + (1 - momentum) · quantile
 
     where N counts the tokens of all groups that are not masked. A threshold of
-    0, which none has moved yet, becomes the quantile at once. Without tokens,
-    N = 0, all stay, and none becomes NaN.
+    0, its initial value, becomes the quantile at once. A threshold keeps its
+    value without tokens, N = 0, and where the result would be NaN.
 
     Args:
         thresholds: (E,), none negative.
@@ -81,17 +82,17 @@ def moved_thresholds(
     if mask is None:
         number = scalar(total, "int32")
     else:
-        seen = ops.reshape(mask, (-1, 1))
-        scores = keep(seen, scores)
-        number = ops.sum(ops.cast(seen, "int32"))
-    # Masked tokens are the last, and one that all others exceed.
+        rows = ops.reshape(mask, (-1, 1))
+        scores = keep(rows, scores)
+        number = ops.sum(ops.cast(rows, "int32"))
+    # Masked tokens have 0, and so has one row more, the quantile of k = N.
     lowest = ops.zeros((1, num_experts), scores.dtype)
     ordered = ops.sort(ops.concatenate([scores, lowest], axis=0), axis=0)
-    wanted = ops.round(ops.cast(number, "float32") * share)
-    wanted = ops.maximum(ops.cast(wanted, "int32"), scalar(1, "int32"))
-    place = total - ops.minimum(wanted, number)
+    count = ops.round(ops.cast(number, "float32") * share)  # k
+    count = ops.maximum(ops.cast(count, "int32"), scalar(1, "int32"))
+    place = total - ops.minimum(count, number)
     quantile = ops.take(ordered, ops.reshape(place, (1,)), axis=0)[0]
-    moved = thresholds + (1.0 - momentum) * (quantile - thresholds)
-    moved = ops.where(thresholds == 0, quantile, moved)
-    valid = ops.logical_and(number > 0, moved == moved)
-    return ops.where(valid, moved, thresholds)
+    average = thresholds + (1.0 - momentum) * (quantile - thresholds)
+    average = ops.where(thresholds == 0, quantile, average)
+    valid = ops.logical_and(number > 0, average == average)  # no NaN
+    return ops.where(valid, average, thresholds)

@@ -10,10 +10,12 @@ and back the same way.
 
 import contextlib
 
+import keras
 import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
+from keras_moe import checks
 from keras_moe.layers.base import MoELayer
 from keras_moe.layers.experts import FeedForwardExperts
 
@@ -78,7 +80,12 @@ class Exchange:
 
 def spread(model, group) -> list:
     """Keep this process's experts of each layer; return the layers' paths."""
-    layers = [x for x in model._flatten_layers() if isinstance(x, MoELayer)]
+    layers = _layers_of(model)
+    if not isinstance(group, distributed.ProcessGroup):
+        raise ValueError(
+            "group must be None or a torch.distributed process group of this "
+            f"process; {checks.received(group)}."
+        )
     exchange = Exchange(group)
     for layer in layers:
         _check(layer, exchange.processes)
@@ -108,8 +115,22 @@ def spread(model, group) -> list:
     return [layer.path for layer in layers]
 
 
+def _layers_of(model):
+    """The layers of experts in a model."""
+    if not isinstance(model, keras.Layer):
+        raise ValueError(
+            f"model must be a Keras model or layer; {checks.received(model)}."
+        )
+    return [x for x in model._flatten_layers() if isinstance(x, MoELayer)]
+
+
 def _check(layer, processes):
     experts = layer.experts
+    if not layer.built:
+        raise ValueError(
+            "model must be built before its experts are spread; received the "
+            f"layer {layer.name!r}, which is not."
+        )
     if not isinstance(experts, FeedForwardExperts):
         raise ValueError(
             "experts given as expert=… cannot be spread over processes; "
@@ -118,11 +139,6 @@ def _check(layer, processes):
     if experts.exchange is not None:
         raise ValueError(
             f"model is spread already; received the layer {layer.path!r}."
-        )
-    if not layer.built:
-        raise ValueError(
-            "model must be built before its experts are spread; received the "
-            f"layer {layer.path!r}, which is not."
         )
     if layer.num_experts % processes:
         raise ValueError(
@@ -184,8 +200,8 @@ def whole(model):
     """Hold all experts in every process inside the block."""
     spread_layers = [
         layer
-        for layer in model._flatten_layers()
-        if isinstance(layer, MoELayer) and layer.experts.exchange is not None
+        for layer in _layers_of(model)
+        if getattr(layer.experts, "exchange", None) is not None
     ]
     if not spread_layers:
         raise ValueError(

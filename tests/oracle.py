@@ -139,7 +139,7 @@ def token_choice_capacity(length, num_experts, top_k, factor, multiple=1):
     return capacity
 
 
-def expert_choice_seats(gates, capacity, mask=None):
+def expert_choice_slots(gates, capacity, mask=None):
     """For each group, the set of (token, expert): who is taken by whom."""
     groups, length, num_experts = gates.shape
     taken = []
@@ -158,7 +158,7 @@ def expert_choice_seats(gates, capacity, mask=None):
     return taken
 
 
-def token_choice_seats(gates, top_k, capacity, priority=False, mask=None):
+def token_choice_slots(gates, top_k, capacity, priority=False, mask=None):
     """Returns for each group the set of (token, expert) and the dropped."""
     groups, length, num_experts = gates.shape
     taken, dropped = [], []
@@ -189,8 +189,8 @@ def token_choice_seats(gates, top_k, capacity, priority=False, mask=None):
     return taken, dropped
 
 
-def seated_outputs(tokens, gates, taken, experts):
-    """Output of both hard routers: gate times expert, for those seated."""
+def dispatched_outputs(tokens, gates, taken, experts):
+    """Output of both hard routers: gate times expert, for dispatched pairs."""
     tokens = np.asarray(tokens, "float64")
     outputs = np.zeros_like(tokens)
     for g, pairs in enumerate(taken):
@@ -200,15 +200,15 @@ def seated_outputs(tokens, gates, taken, experts):
 
 
 def expert_choice(tokens, gates, capacity, experts, mask=None):
-    taken = expert_choice_seats(gates, capacity, mask)
-    return seated_outputs(tokens, gates, taken, experts)
+    taken = expert_choice_slots(gates, capacity, mask)
+    return dispatched_outputs(tokens, gates, taken, experts)
 
 
 def token_choice(
     tokens, gates, top_k, capacity, experts, priority=False, mask=None
 ):
-    taken, _ = token_choice_seats(gates, top_k, capacity, priority, mask)
-    return seated_outputs(tokens, gates, taken, experts)
+    taken, _ = token_choice_slots(gates, top_k, capacity, priority, mask)
+    return dispatched_outputs(tokens, gates, taken, experts)
 
 
 def mixture_of_tokens(

@@ -76,7 +76,7 @@ KINDS = ("different tokens", "favourite experts", "three tokens", "one token")
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_seats_are_full_capped_and_nearly_the_best(kind, size):
+def test_slots_are_full_capped_and_nearly_the_best(kind, size):
     tokens, experts, cap, capacity = size
     gates = draw(kind, tokens, experts)
     everyone = np.ones(gates.shape[:2], bool)
@@ -90,7 +90,7 @@ def test_seats_are_full_capped_and_nearly_the_best(kind, size):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_masked_tokens_take_no_seat(size):
+def test_masked_tokens_take_no_slot(size):
     tokens, experts, cap, capacity = size
     rng = np.random.default_rng(1)
     gates = draw("different tokens", tokens, experts)
@@ -107,7 +107,7 @@ def test_masked_tokens_take_no_seat(size):
 
 
 @pytest.mark.parametrize("rounds", [0, 3])
-def test_an_auction_cut_short_still_fills_all_seats(rounds, monkeypatch):
+def test_an_auction_cut_short_still_fills_all_slots(rounds, monkeypatch):
     monkeypatch.setattr(capped_choice, "ROUNDS", rounds)
     gates = draw("three tokens", 16, 8)
     mask = np.ones(gates.shape[:2], bool)
@@ -140,7 +140,7 @@ def test_a_cap_of_all_experts_is_no_cap():
         )
 
 
-def test_gradients_pass_to_the_gates_of_the_seats_alone():
+def test_gradients_pass_to_the_gates_of_the_slots_alone():
     gates = draw("different tokens", 12, 4)
 
     def total(gates):

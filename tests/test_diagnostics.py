@@ -70,7 +70,7 @@ def test_compiled_calls_raise():
 
 
 def hard_plan():
-    """Two experts of two seats; token 0 sits with both, token 3 nowhere."""
+    """Two experts of two slots; both read token 0, neither token 3."""
     token = ops.convert_to_tensor([[[0, 1], [0, 2]]], dtype="int32")
     gate = ops.convert_to_tensor([[[0.5, 0.9], [0.5, 0.0]]], dtype="float32")
     return token, gate
@@ -79,7 +79,7 @@ def hard_plan():
 def test_summary_of_a_hard_plan():
     facts = summarize(HardPlan(*hard_plan(), num_tokens=4))
     np.testing.assert_allclose(facts["load"], [2 / 3, 1 / 3])
-    assert facts["dropped"] == 0.5  # tokens 2 (an empty seat) and 3
+    assert facts["dropped"] == 0.5  # tokens 2 (an empty slot) and 3
     np.testing.assert_allclose(facts["entropy"], 0.5)  # of 1 and 0
     np.testing.assert_allclose(facts["similarity"], 1 / np.sqrt(2), rtol=1e-6)
 

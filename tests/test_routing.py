@@ -1,4 +1,4 @@
-"""Sorting with ties, capacities, and seats against the plain loops."""
+"""Sorting with ties, capacities, and slots against the plain loops."""
 
 import functools
 
@@ -44,7 +44,7 @@ def test_ascending_keeps_the_order_of_ties():
 
 # Capacity --------------------------------------------------------------------
 
-# tokens, experts, factor, options, seats
+# tokens, experts, factor, options, slots
 CAPACITIES = [
     (10, 4, 1.0, {"rounding": "round"}, 2),  # 2.5, half to even
     (14, 4, 1.0, {"rounding": "round"}, 4),  # 3.5, half to even
@@ -69,34 +69,34 @@ TOO_MANY = [
 ]
 
 
-@pytest.mark.parametrize("tokens,experts,factor,options,seats", CAPACITIES)
-def test_expert_capacity(tokens, experts, factor, options, seats):
+@pytest.mark.parametrize("tokens,experts,factor,options,slots", CAPACITIES)
+def test_expert_capacity(tokens, experts, factor, options, slots):
     arguments = (tokens, experts, factor)
-    assert routing.expert_capacity(*arguments, **options) == seats
+    assert routing.expert_capacity(*arguments, **options) == slots
     if options.get("top_k", 1) == 1 and "rounding" in options:
         how, multiple = options["rounding"], options.get("multiple_of", 1)
-        assert seats == oracle.expert_choice_capacity(*arguments, multiple, how)
+        assert slots == oracle.expert_choice_capacity(*arguments, multiple, how)
     if "rounding" not in options:
         top_k, multiple = (
             options.get("top_k", 1),
             options.get("multiple_of", 1),
         )
-        assert seats == oracle.token_choice_capacity(
+        assert slots == oracle.token_choice_capacity(
             tokens, experts, top_k, factor, multiple
         )
 
 
-@pytest.mark.parametrize("tokens,experts,factor,options,seats", TOO_MANY)
+@pytest.mark.parametrize("tokens,experts,factor,options,slots", TOO_MANY)
 def test_capacity_is_at_most_the_number_of_tokens(
-    tokens, experts, factor, options, seats
+    tokens, experts, factor, options, slots
 ):
     for known in (tokens, np.int64(tokens)):
         found = routing.expert_capacity(known, experts, factor, **options)
-        assert found == seats
+        assert found == slots
     if support.BACKEND != "jax":  # there it must be known
         unknown = ops.convert_to_tensor(tokens, "int32")
         found = routing.expert_capacity(unknown, experts, factor, **options)
-        assert int(found) == seats
+        assert int(found) == slots
 
 
 def test_arguments_of_routing_are_named():
@@ -121,7 +121,7 @@ def of_unknown_sizes(layer):
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_few_tokens_have_one_seat(known):
+def test_few_tokens_have_one_slot(known):
     """Of each expert, on every backend, of known lengths and unknown ones."""
     layer = layers.ExpertChoiceMoE(8, 1.0, **SMALL)
     layer.build((None, None, 5))
@@ -159,7 +159,7 @@ def test_a_short_last_group_is_one_with_masked_tokens(cls):
     )
 
 
-# Seats -----------------------------------------------------------------------
+# Slots -----------------------------------------------------------------------
 
 SHAPES = [(2, 6, 3), (1, 11, 4), (2, 1, 2)]
 
@@ -171,7 +171,7 @@ def draw_gates(seed, shape, levels):
     return gates.astype("float32"), rng.random(shape[:2]) > 0.25
 
 
-def seated(plan_arrays):
+def pairs_of(plan_arrays):
     """[{(token, expert), …} for each group] of a plan's token and gate."""
     token, gate = plan_arrays
     found = []
@@ -210,7 +210,7 @@ def token_choice(top_k, capacity, priority):
 
 
 def check_gates(gates, plan_arrays):
-    """What a seat weighs is the gate of who sits there."""
+    """The weight of a capacity slot is the gate of its token."""
     token, gate = plan_arrays
     for place in np.argwhere(gate != 0):
         g, e, _ = place
@@ -219,33 +219,33 @@ def check_gates(gates, plan_arrays):
 
 @few
 @given(st.sampled_from(SHAPES), seeds, st.sampled_from([1, 2, 12]))
-def test_expert_choice_seats(shape, seed, levels):
+def test_expert_choice_slots(shape, seed, levels):
     gates, mask = draw_gates(seed, shape, levels)
     capacity = max(1, shape[1] // 2)
     plan = expert_choice(capacity)(gates, mask)
-    assert seated(plan) == oracle.expert_choice_seats(gates, capacity, mask)
+    assert pairs_of(plan) == oracle.expert_choice_slots(gates, capacity, mask)
     check_gates(gates, plan)
     everyone = np.ones_like(mask)
     plan = expert_choice(capacity)(gates, everyone)
-    assert seated(plan) == oracle.expert_choice_seats(gates, capacity)
+    assert pairs_of(plan) == oracle.expert_choice_slots(gates, capacity)
 
 
 @pytest.mark.parametrize("priority", [False, True])
 @few
 @given(st.sampled_from(SHAPES), seeds, st.sampled_from([1, 2, 12]))
-def test_token_choice_seats(priority, shape, seed, levels):
+def test_token_choice_slots(priority, shape, seed, levels):
     gates, mask = draw_gates(seed, shape, levels)
     for top_k, capacity in ((2, 2), (1, 3)):
         plan = token_choice(top_k, capacity, priority)(gates, mask)
-        expected, _ = oracle.token_choice_seats(
+        expected, _ = oracle.token_choice_slots(
             gates, top_k, capacity, priority, mask
         )
-        assert seated(plan) == expected
+        assert pairs_of(plan) == expected
         check_gates(gates, plan)
 
 
 def test_token_choice_holds_no_number_that_could_overflow(monkeypatch):
-    """Keys are experts and seats are found by counts: none is a product.
+    """Keys are experts and slots are found by counts: none is a product.
 
     A key that orders pairs by expert, choice and token in one number reaches
     E · k · T, which 8 bits do not hold here and 32 bits not at 4096 experts.
@@ -267,9 +267,9 @@ def test_token_choice_holds_no_number_that_could_overflow(monkeypatch):
             batch_priority=priority,
             mask=ops.convert_to_tensor(mask),
         )
-        expected, _ = oracle.token_choice_seats(gates, 2, 5, priority, mask)
+        expected, _ = oracle.token_choice_slots(gates, 2, 5, priority, mask)
         assert (
-            seated(support.numpy((plan.token_index, plan.combine_weights)))
+            pairs_of(support.numpy((plan.token_index, plan.combine_weights)))
             == expected
         )
     largest = [np.abs(support.numpy(keys)).max() for keys in sorted_by]
@@ -298,7 +298,7 @@ def test_poison_in_masked_gates_reaches_nothing(router, poison):
 
     (_, plan), (grad,) = support.value_and_grads(total, poisoned)
     (_, expected), (wanted,) = support.value_and_grads(total, gates)
-    assert seated(plan) == seated(expected)
+    assert pairs_of(plan) == pairs_of(expected)
     np.testing.assert_array_equal(plan[1], expected[1])
     np.testing.assert_array_equal(grad, wanted)
 
@@ -309,7 +309,7 @@ def test_no_mask_is_a_mask_of_everyone():
         everyone = choose(gates, np.ones_like(mask))
         nobody_hidden = choose(gates, None)
         np.testing.assert_array_equal(everyone[1], nobody_hidden[1])
-        assert seated(everyone) == seated(nobody_hidden)
+        assert pairs_of(everyone) == pairs_of(nobody_hidden)
 
 
 # Sizes known only at run time ------------------------------------------------

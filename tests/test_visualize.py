@@ -57,7 +57,7 @@ def test_hard_plans_are_shown_too():
     figure = visualize.slot_regions(
         np.zeros((2, 4, 6, 3)), plan, (2, 3), columns=20
     )
-    assert len(figure.axes) == 2 * (1 + 6)  # three experts of two seats
+    assert len(figure.axes) == 2 * (1 + 6)  # three experts of two slots
 
 
 @pytest.mark.parametrize(

@@ -134,11 +134,13 @@ def save_expert_lora(model: keras.Layer, filepath: str) -> None:
             ending.
     """
     kernel = _kernel_with_adapters(model)
-    path = pathlib.Path(filepath)
-    if not path.name.endswith(END):
+    is_path = isinstance(filepath, (str, os.PathLike))
+    if not is_path or not str(filepath).endswith(END):
         raise ValueError(
-            f"filepath must end in {END!r}; {checks.received(str(filepath))}."
+            f"filepath must be a path that ends in {END!r}; "
+            f"{checks.received(filepath)}."
         )
+    path = pathlib.Path(filepath)
     part = path.with_name(f".{path.name}.part")
     try:
         with h5py.File(part, "w") as file:

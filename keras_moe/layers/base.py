@@ -9,6 +9,8 @@ from keras_moe import distribution
 from keras_moe import grouping
 from keras_moe import ops as moe_ops
 from keras_moe.layers.arguments import ConfiguredLayer
+from keras_moe.layers.inputs import check_mask
+from keras_moe.layers.inputs import check_tokens
 from keras_moe.plans import GroupedPlan
 from keras_moe.scalars import keep
 
@@ -46,9 +48,9 @@ class MoELayer(ConfiguredLayer):
 
     def split(self, inputs, mask, training):
         """Groups of tokens, their mask, and the way back."""
-        _check_tokens(inputs)
+        check_tokens(inputs)
         if mask is not None:
-            mask = self._checked_mask(mask, inputs)
+            mask = check_mask(mask, inputs)
             # What is masked may hold anything, NaN too.
             inputs = keep(mask[..., None], inputs)
         if len(inputs.shape) == 3:
@@ -77,26 +79,6 @@ class MoELayer(ConfiguredLayer):
         """Router logits tokens · router_kernel, in the routing dtype."""
         tokens = ops.cast(tokens, self.router_dtype)
         return ops.einsum("gtd,de->gte", tokens, self.router_kernel)
-
-    def _checked_mask(self, mask, inputs):
-        mask = ops.convert_to_tensor(mask)
-        expected = tuple(inputs.shape[:-1])
-        shape = tuple(mask.shape)
-        fits = len(shape) == len(expected) and all(
-            a == b for a, b in zip(shape, expected) if None not in (a, b)
-        )
-        if not fits:
-            raise ValueError(
-                "mask must have the shape of inputs without the features, "
-                f"{expected}; received shape {shape}."
-            )
-        dtype = keras.backend.standardize_dtype(mask.dtype)
-        if "float" in dtype:
-            raise ValueError(
-                "mask must be Boolean, or integers that are 0 where a token is "
-                f"masked; received {dtype}."
-            )
-        return ops.cast(mask, "bool")
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.output_dim or input_shape[-1])
@@ -179,16 +161,3 @@ class MoELayer(ConfiguredLayer):
     def router_dtype(self):
         """float32 whatever the experts compute in, or float64 with them."""
         return "float64" if self.compute_dtype == "float64" else "float32"
-
-
-def _check_tokens(inputs):
-    dtype = keras.backend.standardize_dtype(inputs.dtype)
-    if "float" not in dtype:
-        raise ValueError(
-            f"inputs must be of a floating dtype; received {dtype}."
-        )
-    if 0 in inputs.shape[1:-1]:
-        raise ValueError(
-            "inputs must have one token or more; received shape "
-            f"{tuple(inputs.shape)}."
-        )

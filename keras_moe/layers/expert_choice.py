@@ -18,22 +18,23 @@ class ExpertChoiceMoE(ExpertRouter):
         output[t] = sum over the experts e that took t of
                     gates[t,e] · expert_e(X[t])                  (T,D)
 
-    Every expert is full, so no auxiliary loss is needed; a token that no expert
-    takes gets zero. The gates are not normalised again. Whether a token is
-    taken depends on the later tokens of its group too, so the layer is not
-    causal; with `group_size` above the length of a sequence it depends on
-    other examples of the batch.
+    Every expert is full, so no auxiliary loss is needed; the output of a token
+    that no expert takes is zero. The gates are not normalised again. Whether
+    an expert takes a token depends on the later tokens of its group too, so
+    the layer is not causal. A group of `group_size` tokens may span several
+    sequences; then it depends on other examples of the batch.
 
     With `selection="threshold"` (Expert Threshold routing) each expert keeps a
-    threshold instead, which follows the batches of training:
+    threshold instead, a moving average over the batches of training:
 
         expert e takes the tokens with gates[t,e] > thresholds[e]
 
-    A token goes by itself, so the layer is causal and independent of
-    batch-mates, in training and after it. An expert takes
-    T · capacity_factor / E tokens on average, and any number of one batch, up
-    to all; none is dropped. `"top_k_then_threshold"` chooses as above in
-    training, and by thresholds outside of it.
+    The experts of a token depend on no other token of a call, so the layer is
+    causal and independent of the other examples, in training and after it. A
+    call in training uses the thresholds from before the call. An expert takes
+    T · capacity_factor / E tokens on average. In one batch it takes any number,
+    up to all; no expert drops tokens. `"top_k_then_threshold"` uses top-k in
+    training, and thresholds outside of it.
 
     Args:
         num_experts: E, the number of experts.

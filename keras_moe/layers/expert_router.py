@@ -10,7 +10,7 @@ from keras_moe.layers.base import MoELayer
 from keras_moe.plans import softmax
 
 SELECTIONS = ("top_k", "threshold", "top_k_then_threshold")
-# Arguments that a selection makes no use of, and their defaults.
+# Arguments that a selection does not use, and their defaults.
 UNUSED = {
     "top_k": {"threshold_momentum": 0.99},
     "threshold": {
@@ -26,7 +26,7 @@ class ExpertRouter(MoELayer):
     """The router of `ExpertChoiceMoE`, which documents its arguments."""
 
     def check_selection(self):
-        """Raise an error for arguments that `selection` makes no use of."""
+        """Raise an error for arguments that `selection` does not use."""
         if self.selection == "top_k_then_threshold":  # plans of both kinds
             grouped = moe_ops.names("grouped")
             names = [n for n in moe_ops.names("hard") if n in grouped]
@@ -80,29 +80,36 @@ class ExpertRouter(MoELayer):
             std = self.noise_std / self.num_experts
             logits = logits + self.noise(ops.shape(logits), std)
             gates = self.gates(logits, mask)
-        if self.selection != "top_k":
-            thresholds = ops.convert_to_tensor(self.thresholds)
-            if training and self.trainable:
-                self._move_thresholds(thresholds, clean, mask)
+        plan = self._plan(gates, mask, training)
+        # After the plan: where a call runs at once, PyTorch and TensorFlow
+        # assign into the array that the plan is computed from.
+        if self.thresholds is not None and training and self.trainable:
+            self._move_thresholds(clean, mask)
+        return plan
+
+    def _plan(self, gates, mask, training):
         if self.by_thresholds(training):
             return routing.threshold_choice(
                 gates,
-                thresholds,
+                ops.convert_to_tensor(self.thresholds),
                 max_experts_per_token=self.max_experts_per_token,
                 mask=mask,
             )
         return routing.expert_choice(
             gates,
-            self.capacity(ops.shape(tokens)[1]),
+            self.capacity(ops.shape(gates)[1]),
             mask=mask,
             max_experts_per_token=self.max_experts_per_token,
         )
 
-    def _move_thresholds(self, thresholds, gates, mask):
-        share = self.capacity_factor / self.num_experts
+    def _move_thresholds(self, gates, mask):
         self.thresholds.assign(
             routing.moved_thresholds(
-                thresholds, gates, share, self.threshold_momentum, mask
+                ops.convert_to_tensor(self.thresholds),
+                gates,
+                self.capacity_factor / self.num_experts,
+                self.threshold_momentum,
+                mask,
             )
         )
 

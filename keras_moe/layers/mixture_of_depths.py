@@ -8,9 +8,14 @@ from keras import ops
 from keras_moe import checks
 from keras_moe import indexing
 from keras_moe import routing
+from keras_moe.layers.inputs import check_mask
+from keras_moe.layers.inputs import check_places
+from keras_moe.layers.inputs import check_tokens
 from keras_moe.scalars import MASKED
 from keras_moe.scalars import keep
 
+# Names of the argument that takes the mask of a layer's tokens.
+MASKS = ("padding_mask", "decoder_padding_mask", "mask")
 INFERENCE = ("top_k", "predictor", "threshold")
 
 
@@ -25,17 +30,18 @@ class MixtureOfDepths(keras.layers.Wrapper):
         output[t] = X[t] + scores[t] · f(C)[t]    where t is chosen
         output[t] = X[t]                          elsewhere
 
-    f(C) is `layer(C) - C` with `residual`, the default, for a block that adds
-    its input itself, and `layer(C)` without. Attention in the layer is over the
-    chosen tokens alone: the layer is called on k tokens, with the arguments
-    that its `call` has of `places` (B,k), the positions of the tokens, and
-    `padding_mask` or `mask` (B,k), which of them are chosen.
+    With `residual`, the default, f(C) is `layer(C) - C`, for a block that adds
+    its input itself; without it, f(C) is `layer(C)`. The layer is called on
+    the k chosen tokens, so its attention is over these alone. If its `call`
+    has an argument `places`, it receives the positions (B,k) of the tokens.
+    If it has `padding_mask`, `decoder_padding_mask` or `mask`, that receives a
+    Boolean (B,k), `False` where a row holds no chosen token.
 
     Whether a token is among the k largest depends on later tokens. For causal
-    models `inference` says how to choose outside of training, each token by
-    itself: `"predictor"`, a small network that learns in training to tell the
-    chosen tokens, or `"threshold"`, by a moving average of the score that
-    k of T tokens exceed.
+    models `inference` names a rule that decides for each token by itself
+    outside of training. `"predictor"` is a small network that learns in
+    training which tokens are chosen. `"threshold"` compares a token's score
+    with a moving average of the score that k of T tokens exceed.
 
     Args:
         layer: maps (batch, tokens, features) to the same shape.
@@ -45,8 +51,9 @@ class MixtureOfDepths(keras.layers.Wrapper):
         inference: outside of training, `"top_k"` (as in training),
             `"predictor"` or `"threshold"`.
         inference_capacity: share of a sequence's tokens that the layer
-            computes where each is chosen by itself: of more, the first ones
-            pass. 1 drops none, and saves nothing.
+            computes with `"predictor"` and `"threshold"` outside of training.
+            If more are chosen, only the first ones pass. 1 drops none and
+            saves no computation.
         predictor_dim: hidden features of the predictor; `None` is half of D.
         predictor_loss: weight of the predictor's loss, the mean binary
             cross-entropy, added through `add_loss` in training. Its gradient
@@ -58,10 +65,10 @@ class MixtureOfDepths(keras.layers.Wrapper):
         trainable: whether the weights are trained.
 
     Call arguments: `inputs`, `mask`, `places` ((batch, tokens), positions of
-        the tokens, by default their rows) and `training`.
+        the tokens; by default, their row numbers) and `training`.
 
     Input shape: (batch, tokens, features), where batch and, except on JAX,
-        tokens may be unknown. Output shape: the same.
+        tokens may be unknown. Output shape and dtype: those of the inputs.
 
     Mask: Boolean (batch, tokens). A `False` token never passes the layer, and
         its output is its input. k counts masked tokens as tokens.
@@ -75,8 +82,8 @@ class MixtureOfDepths(keras.layers.Wrapper):
     Reference: [Mixture-of-Depths](https://arxiv.org/abs/2404.02258), equation
         1, and section 3.5 for the predictor. Thresholds are those of [Expert
         Threshold routing](https://arxiv.org/abs/2603.11535), with one expert.
-        Chosen here: `inference_capacity`, and that a threshold compares the
-        sigmoid of scores.
+        Not from the papers: `inference_capacity`, and that the threshold is
+        of (1 + s / (1 + |s|)) / 2, a number from 0 to 1, for a score s.
 
     Example:
 
@@ -142,7 +149,7 @@ class MixtureOfDepths(keras.layers.Wrapper):
             router_initializer,
             "a Keras initialiser",
         )
-        self._taken = tuple(inspect.signature(layer.call).parameters)
+        self._call_names = tuple(inspect.signature(layer.call).parameters)
 
     # === Weights ===
 
@@ -187,32 +194,35 @@ class MixtureOfDepths(keras.layers.Wrapper):
     # === The path ===
 
     def call(self, inputs, mask=None, places=None, training=None):
+        check_tokens(inputs)
         tokens = inputs
         if mask is not None:  # what is masked may hold anything, NaN too
-            mask = ops.cast(mask, "bool")
+            mask = check_mask(mask, inputs)
             tokens = keep(mask[:, :, None], inputs)
+        if places is not None:
+            places = check_places(places, inputs)
         wide = ops.cast(tokens, self.router_kernel.dtype)
         scores = ops.matmul(wide, self.router_kernel)[:, :, 0]  # (B,T)
         if training or self.inference == "top_k":
             rows = self._largest(scores, mask)  # (B,k)
-            chosen = mask
+            choice = mask
             if training and self.trainable:
                 self._learn(wide, scores, rows, mask)
         else:
-            chosen = self._alone(wide, scores)
+            choice = self._alone(wide, scores)
             if mask is not None:
-                chosen = ops.logical_and(chosen, mask)
-            rows = self._first(chosen)
+                choice = ops.logical_and(choice, mask)
+            rows = self._first(choice)
+        row_mask = None
+        if choice is not None:
+            row_mask = ops.take_along_axis(choice, rows, axis=1)
         passing = indexing.take(tokens, rows)  # (B,k,D)
-        known = None
-        if chosen is not None:
-            known = ops.take_along_axis(chosen, rows, axis=1)
-        made = self._made(passing, rows, known, places, training)
+        update = self._update(passing, rows, row_mask, places, training)
         gate = ops.take_along_axis(scores, rows, axis=1)
-        made = made * ops.cast(gate, made.dtype)[:, :, None]
-        if known is not None:
-            made = keep(known[:, :, None], made)
-        return inputs + indexing.add(made, rows, ops.shape(inputs)[1])
+        update = update * ops.cast(gate, update.dtype)[:, :, None]
+        if row_mask is not None:
+            update = keep(row_mask[:, :, None], update)
+        return inputs + indexing.add(update, rows, ops.shape(inputs)[1])
 
     def _largest(self, scores, mask):
         """Rows of the k largest scores, in the order of the sequence."""
@@ -222,12 +232,12 @@ class MixtureOfDepths(keras.layers.Wrapper):
         rows = routing.descending(ops.stop_gradient(scores))[:, :number]
         return ops.sort(ops.cast(rows, "int32"), axis=-1)
 
-    def _first(self, chosen):
+    def _first(self, choice):
         """Rows of the first chosen tokens, and then of others."""
-        length = ops.shape(chosen)[1]
+        length = ops.shape(choice)[1]
         order = ops.arange(0, length, dtype="int32")
-        order = order + ops.cast(ops.logical_not(chosen), "int32") * length
-        number = self._number(chosen, self.inference_capacity)
+        order = order + ops.cast(ops.logical_not(choice), "int32") * length
+        number = self._number(choice, self.inference_capacity)
         return ops.cast(routing.ascending(order)[:, :number], "int32")
 
     def _number(self, scores, share):
@@ -237,7 +247,7 @@ class MixtureOfDepths(keras.layers.Wrapper):
     def _alone(self, tokens, scores):
         """Choose the tokens that pass, each by itself: Boolean (B,T)."""
         if self.inference == "threshold":
-            return ops.sigmoid(scores) > self.threshold
+            return _levels(scores) > self.threshold
         return self._predicted(tokens) > 0
 
     def _predicted(self, tokens):
@@ -251,7 +261,7 @@ class MixtureOfDepths(keras.layers.Wrapper):
             self.threshold.assign(
                 routing.moved_thresholds(
                     ops.convert_to_tensor(self.threshold),
-                    ops.sigmoid(scores)[:, :, None],
+                    _levels(scores)[:, :, None],
                     self.capacity,
                     self.threshold_momentum,
                     mask,
@@ -262,35 +272,41 @@ class MixtureOfDepths(keras.layers.Wrapper):
             ones = ops.ones_like(rows, dtype=logits.dtype)[:, :, None]
             target = indexing.add(ones, rows, ops.shape(scores)[1])[:, :, 0]
             losses = ops.softplus(logits) - target * logits
-            seen = ops.ones_like(losses)
+            weights = ops.ones_like(losses)
             if mask is not None:
-                seen = ops.cast(mask, losses.dtype)
-            count = ops.sum(seen)
+                weights = ops.cast(mask, losses.dtype)
+            count = ops.sum(weights)
             count = count + ops.cast(count == 0, count.dtype)
-            mean = ops.sum(losses * seen) / count
+            mean = ops.sum(losses * weights) / count
             self.add_loss(self.predictor_loss * mean)
 
-    def _made(self, passing, rows, known, places, training):
-        """Compute what is added to the chosen tokens, (B,k,D)."""
+    def _update(self, passing, rows, row_mask, places, training):
+        """Compute f of the chosen tokens, (B,k,D), in the dtype of inputs."""
         options = {}
-        if "training" in self._taken:
+        if "training" in self._call_names:
             options["training"] = training
-        for name in ("padding_mask", "mask"):
-            if name in self._taken and known is not None:
-                options[name] = known
+        for name in MASKS:
+            if name in self._call_names and row_mask is not None:
+                options[name] = row_mask
                 break
-        if "places" in self._taken:
-            if places is not None:
-                rows = ops.take_along_axis(
-                    ops.broadcast_to(
-                        places, (ops.shape(rows)[0], ops.shape(places)[-1])
-                    ),
-                    rows,
-                    axis=1,
-                )
+        if "places" in self._call_names:
             options["places"] = rows
-        made = self.layer(passing, **options)
-        return made - passing if self.residual else made
+            if places is not None:
+                shape = (ops.shape(rows)[0], ops.shape(places)[1])
+                options["places"] = ops.take_along_axis(
+                    ops.broadcast_to(places, shape), rows, axis=1
+                )
+        outputs = self.layer(passing, **options)
+        shape = tuple(getattr(outputs, "shape", ()))
+        if len(shape) != 3 or shape[-1] != passing.shape[-1]:
+            raise ValueError(
+                "layer must map (batch, tokens, features) to the same shape; "
+                f"received a layer that makes {shape} of "
+                f"{tuple(passing.shape)}."
+            )
+        # A layer may have a dtype of its own.
+        update = ops.subtract(outputs, passing) if self.residual else outputs
+        return ops.cast(update, passing.dtype)
 
     def compute_output_shape(self, input_shape):
         return tuple(input_shape)
@@ -310,6 +326,14 @@ class MixtureOfDepths(keras.layers.Wrapper):
             ),
         )
         return config
+
+
+def _levels(scores):
+    """Map scores to (0, 1), in their order.
+
+    (1 + s / (1 + |s|)) / 2; not the sigmoid, which is 1 for scores above 17.
+    """
+    return 0.5 + 0.5 * scores / (1.0 + ops.abs(scores))
 
 
 def _share(name, value):

@@ -36,17 +36,19 @@ class SoftMoE(MoELayer):
             least 1, of the T tokens that the layer is built for, which must be
             known. Inputs of other lengths have as many slots. (vmoe; dopamine
             rounds up, and soft-moe-pytorch has `seq_len` for c = 1.)
-        output_dim: features of the output, and of what experts make of their
-            slots; `None` is D (dopamine's `maintain_token_size=False`).
-        slot_shape: `None`, or (h, w), h · w = S: the layer `expert` is given
+        output_dim: features of the output, and of the experts' outputs;
+            `None` is D (dopamine's `maintain_token_size=False`).
+        slot_shape: `None`, or (h, w), h · w = S: the layer `expert` receives
             the slots of an expert as a grid (batch, h, w, features), and
             returns one (dopamine's `"BIG"` experts, which are convolutional).
-        key_projection: whether the router sees X · key_scale + key_offset,
-            feature by feature, learned, instead of X (MoE Jetpack;
-            soft-moe-pytorch has a scale behind the normalisation).
-        expert_dropout: probability that an expert gives nothing to a sequence,
-            in training; what others give is divided by one minus it (MoE
-            Jetpack's idea, whose code drops all experts of a sequence).
+        key_projection: whether the router computes logits from
+            X · key_scale + key_offset instead of X, both learned for each
+            feature (MoE Jetpack; soft-moe-pytorch has a scale after the
+            normalisation).
+        expert_dropout: probability that an expert's outputs for a sequence are
+            zero in training; the outputs of the others are divided by one
+            minus it (MoE Jetpack's idea, whose code drops all experts of a
+            sequence).
         normalize: whether tokens and slot embeddings are scaled to length one
             and multiplied by a learned `scale`. `False` takes L = X · Φ.
         noise_std: standard deviation of the noise on L, in training.
@@ -293,16 +295,27 @@ def _shape(slot_shape, slots_per_expert, expert):
     """The argument `slot_shape`, checked."""
     if slot_shape is None:
         return None
-    sides = tuple(slot_shape) if isinstance(slot_shape, (tuple, list)) else ()
-    if len(sides) != 2 or expert is None or slots_per_expert is None:
+    try:
+        height, width = slot_shape
+        sides = checks.integer("", height), checks.integer("", width)
+    except (TypeError, ValueError) as error:
         raise ValueError(
-            "slot_shape must be None or, with expert and slots_per_expert, a "
-            f"pair of integers; {checks.received(slot_shape)}."
-        )
-    sides = tuple(checks.integer("slot_shape", side) for side in sides)
-    if math.prod(sides) != slots_per_expert:
+            "slot_shape must be None or two integers of at least 1, (height, "
+            f"width); {checks.received(slot_shape)}."
+        ) from error
+    for name, value in (
+        ("expert", expert),
+        ("slots_per_expert", slots_per_expert),
+    ):
+        if value is None:
+            raise ValueError(
+                f"slot_shape must be None where {name} is None; received "
+                f"{sides}."
+            )
+    slots = checks.integer("slots_per_expert", slots_per_expert)
+    if math.prod(sides) != slots:
         raise ValueError(
-            "slot_shape must have slots_per_expert places, "
-            f"{slots_per_expert!r}; received {sides}."
+            f"slot_shape must multiply to slots_per_expert, {slots}; received "
+            f"{sides}, which multiply to {math.prod(sides)}."
         )
     return sides

@@ -66,13 +66,17 @@ def soft_moe(of, *arrays):
     logits = of.einsum(
         "gtd,des->gtes", unit, scale * embeddings / (lengths + 1e-6)
     )
-    groups, length, experts, seats = logits.shape
+    groups, length, experts, slots_per_expert = logits.shape
     dispatch = of.softmax(logits, 1)
-    flat = of.reshape(logits, (groups, length, experts * seats))
+    flat = of.reshape(logits, (groups, length, experts * slots_per_expert))
     combine = of.reshape(of.softmax(flat, -1), logits.shape)
     slots = of.einsum("gtes,gtd->egsd", dispatch, tokens)
-    rows = of.reshape(slots, (experts, groups * seats, tokens.shape[-1]))
+    rows = of.reshape(
+        slots, (experts, groups * slots_per_expert, tokens.shape[-1])
+    )
     hidden = of.gelu(of.matmul(rows, up) + up_bias)
     outputs = of.matmul(hidden, down) + down_bias
-    outputs = of.reshape(outputs, (experts, groups, seats, tokens.shape[-1]))
+    outputs = of.reshape(
+        outputs, (experts, groups, slots_per_expert, tokens.shape[-1])
+    )
     return of.einsum("gtes,egsd->gtd", combine, outputs)

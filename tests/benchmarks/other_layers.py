@@ -2,8 +2,9 @@
 
 Mixture of Tokens against the plain formulas; token choice against the block of
 KerasHub's Mixtral, which computes every expert for every token and keeps the
-top two (gated experts without biases, as there). Ours computes the seats alone:
-as many as the tokens ask for in all (`capacity 1`), or twice as many.
+top two (gated experts without biases, as there). Ours computes
+the capacity slots only: as many as the tokens choose experts (`capacity 1`), or
+twice as many.
 """
 
 import functools

@@ -17,9 +17,9 @@ def soft_moe(tokens, embeddings, scale, *mlp):
     logits = ops.einsum(
         "gtd,des->gtes", unit(tokens, -1), scale * unit(embeddings, 0)
     )
-    groups, length, experts, seats = logits.shape
+    groups, length, experts, slots_per_expert = logits.shape
     dispatch = ops.softmax(logits, axis=1)
-    flat = ops.reshape(logits, (groups, length, experts * seats))
+    flat = ops.reshape(logits, (groups, length, experts * slots_per_expert))
     combine = ops.reshape(ops.softmax(flat, axis=-1), logits.shape)
     slots = ops.einsum("gtes,gtd->gesd", dispatch, tokens)
     return ops.einsum("gtes,gesd->gtd", combine, experts_mlp(slots, *mlp))

@@ -1,7 +1,7 @@
 """A training step of whole models: routers in half of the blocks, or none.
 
 A ViT S/16 of 224 pixels (196 tokens, 12 blocks, the last six with 16 experts
-and about as many slots or seats as tokens) and a language model (128 bytes, 4
+and about as many slots as tokens) and a language model (128 bytes, 4
 blocks, every other a Mixture of Tokens of 32 experts). AdamW included.
 """
 

@@ -113,7 +113,7 @@ def test_logits_of_checkpoints(name, tmp_path):
     assert record["prefix"] == PREFIXES[name]
 
 
-def test_seats_of_expert_choice_are_those_of_the_reference(tmp_path):
+def test_capacity_of_expert_choice_are_those_of_the_reference(tmp_path):
     """An exact half of a token: round(0.05 * 50) is 2, as Python rounds."""
     state, _ = load("F4_expert_choice")
     for name, tensor in state.items():  # six experts, as 0.05 * 4 / 4 is 0.05
@@ -124,9 +124,9 @@ def test_seats_of_expert_choice_are_those_of_the_reference(tmp_path):
     options = MODELS["F4_expert_choice"].replace("0.25", "0.05")
     convert(write(tmp_path / "2.pt", state), tmp_path / "out", options)
     backbone = MoTCausalLM.from_preset(tmp_path / "out").backbone
-    seats = {
+    capacities = {
         layer.capacity(50)
         for layer in backbone._flatten_layers()
         if isinstance(layer, BatchExpertChoice)
     }
-    assert seats == {2}
+    assert capacities == {2}

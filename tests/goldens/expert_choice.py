@@ -257,13 +257,13 @@ CASES = {
     "C_flaxformer_ec_padding": Case(
         LAYER,
         flaxformer,
-        "with a mask. The reference may seat padding with gate 0, ours never "
+        "with a mask. The reference may choose padding with gate 0, ours never "
         "does; here every expert finds enough tokens, so plans are equal",
     ),
     "C_flaxformer_ec_router_bf16": Case(
         FUNCTIONS,
         flaxformer_bfloat16,
-        "bfloat16 router emulated, seats on the recorded gates; what passes "
+        "bfloat16 router emulated, choices on the recorded gates; what passes "
         "through the router's gradient holds to bfloat16 only, see LOOSE",
     ),
 }

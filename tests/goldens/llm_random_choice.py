@@ -92,7 +92,7 @@ def gates_of(hyper, logits):
 
 def described(hyper, gates, plan):
     """Gates and plan in the axes in which the reference records them."""
-    groups, seats = plan.token_index.shape[0], plan.token_index.shape[2]
+    groups, capacity = plan.token_index.shape[0], plan.token_index.shape[2]
     if not hyper.get("group_by_batch"):
         return {
             "gate_out": ops.transpose(gates[0]),
@@ -104,8 +104,8 @@ def described(hyper, gates, plan):
     if not hyper.get("one_hot_impl"):
         # The index of a token is row · positions + position there.
         token = token * groups + ops.arange(groups, dtype="int32")
-        token = ops.reshape(token, (-1, seats * groups))
-        gate = ops.reshape(gate, (-1, seats * groups))
+        token = ops.reshape(token, (-1, capacity * groups))
+        gate = ops.reshape(gate, (-1, capacity * groups))
     return {
         "gate_out": ops.transpose(gates, (2, 1, 0)),  # (E,T,G)
         "topk_indices": token,

@@ -54,7 +54,7 @@ def record_of(golden):
     """What the code gave, losses as the mean over groups.
 
     The buffer position of a pair that is dropped is -1 here: the reference
-    counts on beyond the capacity, our plan holds seats only.
+    counts on beyond the capacity, our plan holds capacity slots only.
     """
     record = golden.record(without=())
     for name in record:
@@ -72,15 +72,16 @@ def described(golden, plan, logits, noisy, gates, slots):
     top_k = golden.hyper["num_selected_experts"]
     dispatch, combine = plan.weights()
     best = routing.descending(gates)[:, :, :top_k]  # (G,T,k)
-    sits = ops.take_along_axis(dispatch, best[..., None], axis=2)  # (G,T,k,S)
-    seated = ops.sum(sits, axis=-1) > 0
-    place = ops.where(seated, ops.cast(ops.argmax(sits, axis=-1), "int32"), -1)
+    hits = ops.take_along_axis(dispatch, best[..., None], axis=2)  # (G,T,k,S)
+    dispatched = ops.sum(hits, axis=-1) > 0
+    first = ops.cast(ops.argmax(hits, axis=-1), "int32")
+    place = ops.where(dispatched, first, -1)
     found = {
         "einsum_dispatch_weights": dispatch,
         "einsum_combine_weights": combine,
         "indices": ops.stack([ops.cast(best, "int32"), place], axis=-1),
         "indices_combine_weights": ops.take_along_axis(gates, best, axis=2),
-        "item_dropped": ops.logical_not(seated),
+        "item_dropped": ops.logical_not(dispatched),
         "logits": logits,
         "gates": gates,
         "expert_inputs": goldens.expert_major(slots),

@@ -167,8 +167,9 @@ def test_errors(tmp_path):
         keras_moe.quantize_experts(model, "int8")
     with pytest.raises(ValueError, match="or have adapters"):
         keras_moe.use_dense_experts(model)
-    with pytest.raises(ValueError, match="^filepath must end in '.lora.h5'"):
-        keras_moe.save_expert_lora(model, tmp_path / "adapters.h5")
+    for filepath in (tmp_path / "adapters.h5", 3):
+        with pytest.raises(ValueError, match="^filepath must be a path that e"):
+            keras_moe.save_expert_lora(model, filepath)
     keras_moe.save_expert_lora(model, path)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 

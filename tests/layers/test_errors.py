@@ -50,7 +50,7 @@ ONE_LAYER = [
     (SoftMoE, "slots_per_expert", POSITIVE, [0, 1.0, "1", True]),
     (SoftMoE, "capacity_factor", OR_NONE, [0, -1.0, "1", True]),
     (SoftMoE, "output_dim", POSITIVE, [0, 8.0, "8", True]),
-    (SoftMoE, "slot_shape", "must be None or, with expert and", [(2,), 4]),
+    (SoftMoE, "slot_shape", "must be None or two integers", [(2,), 4, (2, 0)]),
     (SoftMoE, "key_projection", FLAG, [1, "yes", None]),
     (SoftMoE, "expert_dropout", RATE, [-0.1, 1.0, "0.1", None]),
     (SoftMoE, "normalize", FLAG, [1, "yes", None]),

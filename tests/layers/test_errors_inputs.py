@@ -83,7 +83,7 @@ def test_mask_of_numbers(cls):
         layer(TOKENS, mask=np.full((2, 8), 0.5, "float32"))
 
 
-def test_a_cap_that_leaves_seats_empty():
+def test_a_cap_that_leaves_slots_empty():
     with raises(
         "max_experts_per_token must leave enough tokens to fill the experts; "
         "received max_experts_per_token=1, and 8 tokens cannot fill 4 experts"

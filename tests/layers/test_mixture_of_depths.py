@@ -1,6 +1,7 @@
 """Mixture of Depths: the rule, who matters, our blocks, training and files."""
 
 import keras
+import keras_hub
 import numpy as np
 import pytest
 
@@ -18,6 +19,7 @@ ROTARY = {"rotary": True, "causal": True}
 BLOCKS = {
     "decoder": lambda: DecoderBlock(2, 16, attention_options=ROTARY),
     "transformer": lambda: TransformerBlock(2, 16),
+    "kerashub": lambda: keras_hub.layers.TransformerDecoder(16, 2),
 }
 
 
@@ -29,20 +31,20 @@ def make(layer=None, capacity=0.25, **options):
     layer = layer or dense()
     if isinstance(layer, keras.layers.Dense):
         options.setdefault("residual", False)
-    made = MixtureOfDepths(layer, capacity, **options)
-    made.build(X.shape)
+    depths = MixtureOfDepths(layer, capacity, **options)
+    depths.build(X.shape)
     rng = np.random.default_rng(2)
-    for weight in made.trainable_variables:
+    for weight in depths.trainable_variables:
         weight.assign(0.5 * rng.normal(size=weight.shape))
-    return made
+    return depths
 
 
 def scores_of(layer, tokens=X):
     return (tokens @ numpy(layer.router_kernel))[..., 0]
 
 
-def logistic(x):
-    return 1 / (1 + np.exp(-x))
+def level(x):
+    return 0.5 + 0.5 * x / (1 + np.abs(x))
 
 
 def expected(layer, chosen):
@@ -54,10 +56,10 @@ def expected(layer, chosen):
         options = {}
         if isinstance(layer.layer, DecoderBlock):
             options["places"] = np.array([rows], "int32")
-        made = numpy(layer.layer(X[b, rows][None], **options))[0]
+        update = numpy(layer.layer(X[b, rows][None], **options))[0]
         if layer.residual:
-            made = made - X[b, rows]
-        outputs[b, rows] += scores[b, rows, None] * made
+            update = update - X[b, rows]
+        outputs[b, rows] += scores[b, rows, None] * update
     return outputs
 
 
@@ -93,7 +95,7 @@ def test_the_chosen_pass_by_themselves(kind, masked):
 def test_thresholds_choose_any_number(kind):
     layer = make(BLOCKS[kind](), inference="threshold")
     scores = scores_of(layer)
-    layer.threshold.assign([logistic(np.median(scores))])
+    layer.threshold.assign([level(np.median(scores))])
     chosen = [np.flatnonzero(s > np.median(scores)).tolist() for s in scores]
     assert len({len(rows) for rows in chosen}) > 1
     np.testing.assert_allclose(
@@ -124,7 +126,35 @@ def test_later_tokens_do_not_matter(inference):
     assert 0 < (first != X[:, :6]).any(-1).mean() < 1
 
 
-def test_the_predictor_and_the_threshold_learn_whom_top_k_takes():
+def test_a_threshold_of_large_scores_chooses_its_share():
+    """A quarter of 2048 tokens, where a sigmoid would be 1 for all these."""
+    layer = make(inference="threshold")
+    layer.router_kernel.assign(300 * np.ones((D, 1)))
+    tokens = np.random.default_rng(4).normal(size=(1, 2048, D))
+    tokens = tokens.astype("float32")
+    layer(tokens, training=True)
+    passed = (numpy(layer(tokens)) != tokens).any(-1)
+    np.testing.assert_array_equal(
+        np.flatnonzero(passed[0]),
+        top(scores_of(layer, tokens), np.ones_like(passed), 512)[0],
+    )
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_a_layer_may_have_a_dtype_of_its_own(residual):
+    for outer, inner in (
+        ("mixed_bfloat16", "float32"),
+        ("float32", "mixed_bfloat16"),
+    ):
+        layer = MixtureOfDepths(
+            keras.layers.Dense(D, dtype=inner), residual=residual, dtype=outer
+        )
+        outputs = layer(X)
+        dtype = keras.backend.standardize_dtype(outputs.dtype)
+        assert dtype == layer.compute_dtype
+
+
+def test_the_predictor_and_the_threshold_learn_which_tokens_top_k_chooses():
     rng = np.random.default_rng(3)
     tokens = rng.normal(size=(8, 64, D)).astype("float32")
     for inference, options in (
@@ -139,12 +169,12 @@ def test_the_predictor_and_the_threshold_learn_whom_top_k_takes():
         model.compile(keras.optimizers.Adam(0.1), "mse")
         model.fit(tokens, tokens, 8, epochs=30, verbose=0)
         passed = (model.predict(tokens, verbose=0) != tokens).any(-1)
-        taken = np.zeros_like(passed)
+        best = np.zeros_like(passed)
         for b, rows in enumerate(
             top(scores_of(layer, tokens), np.ones_like(passed), 16)
         ):
-            taken[b, rows] = True
-        assert (passed == taken).mean() > 0.9, inference
+            best[b, rows] = True
+        assert (passed == best).mean() > 0.9, inference
 
 
 @pytest.mark.parametrize("inference", ["top_k", "predictor", "threshold"])
@@ -192,3 +222,14 @@ def test_what_does_not_fit():
         MixtureOfDepths("dense")
     with raises("inputs of MixtureOfDepths must have three axes, (batch, tok"):
         MixtureOfDepths(dense())(np.ones((2, D), "float32"))
+    for features in (1, D + 1):  # 1 would broadcast
+        with raises("layer must map (batch, tokens, features) to the same sh"):
+            MixtureOfDepths(keras.layers.Dense(features))(X)
+    for inputs, options, text in (
+        (X, {"mask": MASK[:, 1:]}, "mask must have the shape of inputs with"),
+        (X, {"mask": 1.0 * MASK}, "mask must be Boolean, or integers that are"),
+        (X.astype("int32"), {}, "inputs must be of a floating dtype; received"),
+        (X, {"places": np.ones(12, "int32")}, "places must be integers of sha"),
+    ):
+        with raises(text):
+            MixtureOfDepths(dense())(inputs, **options)

@@ -1,4 +1,4 @@
-"""One expert with a seat for every token is the plain MLP."""
+"""One expert with a capacity slot for every token is the plain MLP."""
 
 import keras
 import numpy as np

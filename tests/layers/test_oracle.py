@@ -102,9 +102,9 @@ def test_soft_moe_weights_with_noise(normalize, seed):
 
 # Expert Choice and token choice -----------------------------------------------
 CHOICE = [
-    ((2, 6, 4), {"num_experts": 4, "capacity_factor": 1.0}),  # 1.5 -> 2 seats
+    ((2, 6, 4), {"num_experts": 4, "capacity_factor": 1.0}),  # 1.5 -> 2 slots
     (
-        (2, 5, 3),  # 2.5 -> 2 seats: half to even
+        (2, 5, 3),  # 2.5 -> 2 slots: half to even
         {"num_experts": 2, "capacity_factor": 1.0, "router_bias": True},
     ),
     (

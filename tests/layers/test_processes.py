@@ -74,6 +74,9 @@ def test_models_that_do_not_fit(group):
         with pytest.raises(ValueError, match=text):
             distribution.spread_experts(model)
 
+    refused("model", "^model must be a Keras model or layer; received 'model'")
+    with pytest.raises(ValueError, match="^group must be None or a torch"):
+        distribution.spread_experts(built(intermediate_dim=4), group=2)
     inputs = keras.Input((4,))
     refused(keras.Model(inputs, inputs), "^model must have layers of experts")
     refused(built(expert=keras.layers.Dense(4)), "^experts given as expert=…")
@@ -91,9 +94,10 @@ def test_models_that_do_not_fit(group):
         layer.experts.up.save_own_variables({})
     with pytest.raises(ValueError, match="^enable_lora is not offered"):
         layer.enable_lora(1)
-    whole = distribution.whole_experts(built(intermediate_dim=4))
-    with pytest.raises(ValueError, match="^model must be one whose experts"):
-        whole.__enter__()
+    for options in ({"intermediate_dim": 4}, {"expert": keras.layers.Dense(4)}):
+        whole = distribution.whole_experts(built(**options))
+        with pytest.raises(ValueError, match="^model must be one whose expe"):
+            whole.__enter__()
     tokens = keras.Input((3, 4))
     model = keras.Model(tokens, built(intermediate_dim=4)(tokens))
     model.compile(keras.optimizers.SGD(global_clipnorm=1.0), "mse")

@@ -216,7 +216,7 @@ def gates_of(seed=0, shape=(B, N, E)):
     return logits / logits.sum(axis=-1, keepdims=True)
 
 
-def test_expert_choice_fills_every_seat():
+def test_expert_choice_fills_every_capacity_slot():
     for capacity in (1, 4, N):
         gate = support.run(
             lambda gates, s=capacity: (
@@ -229,14 +229,14 @@ def test_expert_choice_fills_every_seat():
 
 
 @pytest.mark.parametrize("priority", [False, True])
-def test_token_choice_seats_first_choices_before_second(priority):
+def test_token_choice_serves_first_choices_before_second(priority):
     capacity, gates = 3, gates_of(shape=(8, N, E))
 
-    def seats(gates):
+    def slots_of(gates):
         plan = routing.token_choice(gates, 2, capacity, batch_priority=priority)
         return plan.token_index, plan.combine_weights
 
-    token, gate = support.run(seats, gates)
+    token, gate = support.run(slots_of, gates)
     assert gate.shape == (8, E, capacity)
     order = np.argsort(-gates, axis=-1, kind="stable")
     displaced = 0
@@ -246,8 +246,8 @@ def test_token_choice_seats_first_choices_before_second(priority):
             first = [t for t in range(N) if order[g, t, 0] == e]
             second = [t for t in range(N) if order[g, t, 1] == e]
             assert set(sits) <= {*first, *second}
-            seated_first = [t for t in sits if t in first]
-            assert len(seated_first) == min(capacity, len(first))
+            first_choices = [t for t in sits if t in first]
+            assert len(first_choices) == min(capacity, len(first))
             assert len(sits) == min(capacity, len(first) + len(second))
             # In each choice those with the best claim: earlier, or (with
             # priority) more certain.

@@ -149,9 +149,9 @@ def test_what_does_not_fit():
             (None, None, D)
         )
     dense = keras.layers.Dense(D)
-    with raises("slot_shape must have slots_per_expert places, 6; received"):
+    with raises("slot_shape must multiply to slots_per_expert, 6; received (2"):
         make(6, slot_shape=(2, 2), expert=dense)
-    with raises("slot_shape must be None or, with expert and slots_per_expert"):
+    with raises("slot_shape must be None where expert is None; received"):
         make(6, slot_shape=(2, 3))
     with raises("expert must return (None, None, 4), as output_dim says; re"):
         make(2, expert=dense, output_dim=4)

@@ -41,8 +41,8 @@ def gates_of(layer, tokens):
 
 def quantile(values, share):
     """The largest of the gates that k others exceed, and 0 of no others."""
-    wanted = min(max(round(len(values) * share), 1), len(values))
-    return sorted([*values, 0.0], reverse=True)[wanted]
+    number = min(max(round(len(values) * share), 1), len(values))
+    return sorted([*values, 0.0], reverse=True)[number]
 
 
 @pytest.mark.parametrize("limit", [None, 2])
@@ -54,15 +54,15 @@ def test_the_layer_is_a_loop_over_tokens(limit, implementation):
         lambda x: layer(x, mask=ops.convert_to_tensor(MASK)), X
     )
     gates = gates_of(layer, X)
-    taken = []
+    choices = []
     for g in range(3):
         pairs = set()
         for t in range(7):
             chosen = [e for e in range(E) if gates[g, t, e] > THRESHOLDS[e]]
             chosen.sort(key=lambda e: -gates[g, t, e])
             pairs |= {(t, e) for e in chosen[:limit] if MASK[g, t]}
-        taken.append(pairs)
-    assert {len(p) for p in taken} and any(len(c) for c in taken)
+        choices.append(pairs)
+    assert any(choices)
     weights = {
         name: [
             ops.convert_to_numpy(w).astype("float64").squeeze(axis)
@@ -74,7 +74,7 @@ def test_the_layer_is_a_loop_over_tokens(limit, implementation):
         )
     }
     experts = oracle.MLP(weights)
-    expected = oracle.seated_outputs(X, gates, taken, experts)
+    expected = oracle.dispatched_outputs(X, gates, choices, experts)
     np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -118,6 +118,16 @@ def test_a_stationary_stream_fills_experts_as_top_k_does():
     np.testing.assert_allclose(chosen.mean(0), 1 / E, atol=0.02)
     kept = np.sort(gates, axis=0)[-1000:]
     assert (chosen & (gates >= kept[0])).sum() > 0.9 * 4000
+
+
+def test_a_call_in_training_chooses_by_the_thresholds_before_it():
+    layer = make(threshold_momentum=0.0)
+    outputs = []
+    for training in (False, True):
+        layer.thresholds.assign(THRESHOLDS)
+        outputs.append(ops.convert_to_numpy(layer(X, training=training)))
+    np.testing.assert_allclose(*outputs, rtol=1e-6, atol=1e-6)
+    assert np.abs(thresholds_of(layer) - THRESHOLDS).max() > 0.1
 
 
 def test_no_other_token_matters():

@@ -228,8 +228,8 @@ def test_mixture_of_tokens_alone_is_the_dense_model(options, modes):
 
 
 @pytest.mark.once
-def test_expert_choice_seats_give_the_total_weight():
-    """Less than all seats: |Σ gates · E/c| is 1 on average over tokens."""
+def test_expert_choice_slots_give_the_total_weight():
+    """Less than all slots: |Σ gates · E/c| is 1 on average over tokens."""
     model = dense(hidden_dim=16)
     sparse = keras_moe.upcycle(
         model, "expert_choice", 3, router_options={"capacity_factor": 1.5}

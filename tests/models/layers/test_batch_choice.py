@@ -55,7 +55,7 @@ SHARES = (0.05, 0.15, 0.25, 0.35, 0.45, 0.07, 0.125, 1 / 6, 1 / 3, 0.5)
 
 
 @pytest.mark.parametrize("experts", [3, 4, 6, 7, 10, 12, 64])
-def test_seats_are_a_rounded_share_of_the_tokens(experts):
+def test_slots_are_a_rounded_share_of_the_tokens(experts):
     """Halves too, which a share that is off by a rounding error moves."""
     for share in SHARES:
         layer = BatchExpertChoice(experts, share * experts, intermediate_dim=4)
@@ -65,7 +65,7 @@ def test_seats_are_a_rounded_share_of_the_tokens(experts):
                 assert layer.capacity(tokens) == wanted, (share, tokens)
 
 
-def test_seats_of_a_length_known_only_later():
+def test_slots_of_a_length_known_only_later():
     layer = BatchExpertChoice(6, 0.05 * 6, intermediate_dim=4)
     assert layer.capacity(50) == 2
     if keras.backend.backend() != "jax":  # there it must be known
@@ -73,7 +73,7 @@ def test_seats_of_a_length_known_only_later():
         assert int(layer.capacity(tokens)) == 2
 
 
-def test_an_expert_has_no_more_seats_than_tokens_compete():
+def test_an_expert_has_no_more_slots_than_tokens_compete():
     layer = BatchExpertChoice(4, 4.5, intermediate_dim=4)
     assert layer.capacity(8) == 8
     if keras.backend.backend() != "jax":
@@ -81,7 +81,7 @@ def test_an_expert_has_no_more_seats_than_tokens_compete():
         assert int(layer.capacity(tokens)) == 8
 
 
-def test_one_seat_at_least():
+def test_one_slot_at_least():
     layer = BatchExpertChoice(4, 0.1, intermediate_dim=4)
     assert layer.capacity(8) == 1
 

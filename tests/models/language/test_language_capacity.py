@@ -1,4 +1,4 @@
-"""Padding takes no seats, and what decides for tokens that are not there."""
+"""Padding takes no capacity slot, but where a published model mixes it."""
 
 import keras
 import numpy as np
@@ -47,7 +47,7 @@ def changed_by_padding(model):
 
 
 @pytest.mark.parametrize("router", OPTIONS)
-def test_padding_takes_no_seat(router):
+def test_padding_takes_no_slot(router):
     assert changed_by_padding(backbone(router)) < 1e-5
 
 
