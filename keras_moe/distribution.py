@@ -245,9 +245,9 @@ def spread_experts(model, group=None) -> list[str]:
 
     All other weights are for `DistributedDataParallel`, which averages their
     gradients and leaves experts alone: spread first, wrap after. Gradients of
-    experts are those of the mean loss of the processes, too; regularisers count
-    each process's own experts. A norm over several weights' gradients is another
-    one in each process: clipped by it, the other weights' copies would differ.
+    experts are those of the mean loss of the processes, too. A norm over all
+    gradients is another one in each process: clip by none, or the copies of the
+    other weights would differ.
 
     Dropless token choice computes every expert for every token here.
     `thresholds` and `balance_bias` follow the batches of each process, which

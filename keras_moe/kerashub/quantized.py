@@ -123,7 +123,7 @@ def _check_groups(kernel, group_size):
     """Refuse groups so small that int8 would take less memory."""
     features = kernel.shape[1]
     group = kernels.group_of(features, group_size)
-    if group < min(LEAST_GROUP, group_size, features):
+    if group < LEAST_GROUP <= min(group_size, features):
         sizes = range(group_size, features + 1)
         larger = next(size for size in sizes if features % size == 0)
         raise ValueError(

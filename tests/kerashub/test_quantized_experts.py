@@ -8,6 +8,7 @@ import pytest
 import keras_moe
 from keras_moe.kerashub import kernels
 from keras_moe.kerashub import sparse
+from keras_moe.ops.grouped import made
 from tests.kerashub import models
 from tests.support import BACKEND
 from tests.support import numpy
@@ -106,6 +107,32 @@ def test_error_of_normal_kernels(mode, group, most):
     assert values.max() <= {"int8": 127, "int4": 7}[mode]
     zeros = kernels.quantized(np.zeros((4, 2), "float32"), mode, 1)
     assert not zeros[0].any()
+
+
+@pytest.mark.once
+def test_scales_after_the_product():
+    """On PyTorch's CPUs; rows behind the last bound are of no expert."""
+    import torch
+
+    from keras_moe.ops.cpu import torch_grouped
+
+    values, scales = kernels.quantized(models.normal(6, 8), "int8", 1)
+    arrays = [torch.tensor(np.stack([x, x[::-1]])) for x in (values, scales)]
+    for dtype, by_column in (("float32", True), ("bfloat16", False)):
+        chosen = made.int8_kernels(*arrays, dtype)
+        assert chosen.by_column is by_column
+        rows = torch.tensor(models.normal(5, 6)).to(getattr(torch, dtype))
+        rows.requires_grad_()
+        results = []
+        for kernels_ in (chosen, chosen.all()):
+            outputs = torch_grouped.product(rows, kernels_, [0, 3, 4])
+            loss = outputs.float().square().sum()
+            (grad,) = torch.autograd.grad(loss, rows, create_graph=True)
+            (again,) = torch.autograd.grad(grad.float().square().sum(), rows)
+            results.append([x.float() for x in (outputs, grad, again)])
+        for ours, theirs in zip(*results):
+            models.close(numpy(ours), numpy(theirs))
+            assert not numpy(ours)[4].any()
 
 
 @pytest.mark.once

@@ -53,12 +53,28 @@ def _multiply(rows, kernel_of, features, bounds, turned):
     return outputs
 
 
+def _multiply_scaled(rows, kernels, bounds, turned):
+    """The same, with scales of columns applied to rows, which are fewer."""
+    outputs = rows.new_empty((len(rows), kernels.shape[1 if turned else 2]))
+    for expert, begin, end in _present(bounds):
+        values, scales = kernels.unscaled(expert)
+        own = rows[begin:end]
+        if turned:
+            torch.mm(own * scales, values.T, out=outputs[begin:end])
+        else:
+            torch.mm(own, values, out=outputs[begin:end]).mul_(scales)
+    outputs[bounds[-1] :] = 0
+    return outputs
+
+
 class _MadeProduct(torch.autograd.Function):
     """Makes each kernel anew for the gradient, rather than keep them all."""
 
     @staticmethod
     def forward(ctx, rows, kernels, bounds, turned):
         ctx.kernels, ctx.bounds, ctx.turned = kernels, bounds, turned
+        if kernels.by_column:
+            return _multiply_scaled(rows, kernels, bounds, turned)
         features = kernels.shape[1 if turned else 2]
         return _multiply(rows, kernels.one, features, bounds, turned)
 

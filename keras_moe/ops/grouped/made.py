@@ -25,6 +25,8 @@ class MadeKernels:
             module. The arrays have any axes, or none, in the place of E.
         shape: (E,D,F).
         dtype: of the kernels.
+        by_column: whether a kernel is the first array times the second, (1,F),
+            so that a product may be scaled after it, in fewer passes.
     """
 
     arrays: tuple
@@ -32,10 +34,19 @@ class MadeKernels:
     make: Callable
     shape: tuple
     dtype: str
+    by_column: bool = False
 
     def one(self, expert):
         """The kernel of an expert, (D,F); `expert` is an integer or scalar."""
         return self._make([array[expert] for array in self.arrays])
+
+    def unscaled(self, expert):
+        """Values (D,F) and scales (F,) of an expert, if `by_column`."""
+        values, scales = self.arrays
+        return tuple(
+            ops.cast(array, self.dtype)
+            for array in (values[expert], scales[expert][0])
+        )
 
     def some(self, experts):
         """The kernels of experts, int32 (N,) -> (N,D,F)."""
@@ -59,7 +70,10 @@ def int8_kernels(values, scales, dtype) -> MadeKernels:
         dtype: of the kernels.
     """
     shape = tuple(values.shape)
-    return MadeKernels((values, scales), (), _scaled, shape, dtype)
+    # In 16 bits a sum of values that are not scaled may be too large, or is
+    # rounded once more.
+    by_column = scales.shape[1] == 1 and dtype in ("float32", "float64")
+    return MadeKernels((values, scales), (), _scaled, shape, dtype, by_column)
 
 
 def int4_kernels(values, scales, dtype, zeros=None) -> MadeKernels:
