@@ -23,7 +23,7 @@ class MoELayer(ConfiguredLayer):
     """
 
     least_axes = 3  # of inputs; 2 where rows need no neighbours
-    expert_dropout = 0.0  # above it, `drop_experts` drops some
+    expert_dropout = 0.0  # above it, `_drop_experts` drops some
 
     # === The straight path ===
 
@@ -42,7 +42,7 @@ class MoELayer(ConfiguredLayer):
         if diagnostics.open_blocks:
             diagnostics.record_slots(self, slots, expert_outputs)
         if training and self.expert_dropout:
-            expert_outputs = self.drop_experts(expert_outputs)
+            expert_outputs = self._drop_experts(expert_outputs)
         outputs = dispatcher.combine(expert_outputs)  # (G,T,D)
         return join(outputs)
 

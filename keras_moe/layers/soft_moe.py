@@ -213,7 +213,7 @@ class SoftMoE(MoELayer):
                 )
         self.max_scale = max_scale
 
-    def drop_experts(self, slots):
+    def _drop_experts(self, slots):
         """Zero the outputs of some experts, (G,E,S,D), and scale the others."""
         # Not keras.layers.Dropout, which on PyTorch copies a number from the
         # host where it has a noise shape.

@@ -118,8 +118,8 @@ def facts(plan, dtype, experts=()) -> Facts:
     """Collect the static facts of a plan and of tokens of this dtype.
 
     Args:
-        plan: of any kind.
-        dtype: of the tokens.
+        plan: a plan of any kind.
+        dtype: dtype of the tokens.
         experts: names in `TRAITS` that hold of the experts.
     """
     if isinstance(plan, GroupedPlan):
