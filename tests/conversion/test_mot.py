@@ -227,6 +227,21 @@ def test_arguments_of_from_preset(plain, tmp_path):
     )
     model = MoTCausalLM.from_preset(folder, backbone=fresh, preprocessor=None)
     assert model.backbone is fresh
+    longer = MoTCausalLM.from_preset(
+        folder, max_sequence_length=8, vocabulary_size=12, preprocessor=None
+    ).backbone
+    for path, shape in (
+        ("token_embedding/embeddings", (12, 4)),
+        ("position_embedding/embeddings", (8, 4)),
+    ):
+        old, new = (
+            keras.ops.convert_to_numpy(w)
+            for m in (plain, longer)
+            for w in m.weights
+            if w.path == path
+        )
+        assert new.shape == shape
+        np.testing.assert_array_equal(new[: len(old)], old)
 
 
 # === Comparing ===

@@ -8,6 +8,7 @@ from keras_moe import activations
 from keras_moe import policies
 from keras_moe.models.checkpoints import mot
 from keras_moe.models.language import arguments as language_arguments
+from keras_moe.models.language import resizing
 from keras_moe.models.language.block import NORMS
 from keras_moe.models.language.block import DecoderBlock
 from keras_moe.models.language.inference_mixing import MixingBackbone
@@ -214,16 +215,26 @@ class MoTBackbone(
                 tensor at a time.
             load_weights: whether to read the weights, or start new ones.
             **kwargs: arguments of the class, instead of the saved ones.
+                Another `max_sequence_length` keeps the first positions, and
+                further ones start as in a new model. Another
+                `vocabulary_size` keeps the first ids, and further ones start
+                as the mean of all saved ones, so that their logits are the
+                mean of the others. For a moment, the weights of both sizes
+                are in memory.
 
         Raises:
-            ValueError: where a file is missing, damaged or of another model.
+            ValueError: where a file is missing, damaged or of another model;
+                for another `vocabulary_size` of a quantised embedding.
         """
+        sizes = resizing.sizes_of(kwargs)
         folder = finding.resolve(preset)
-        if not mot.recognises(folder):
-            return super().from_preset(folder, load_weights, **kwargs)
-        return cls.from_published(
-            mot.MoTCheckpoint(folder), load_weights, **kwargs
-        )
+        if mot.recognises(folder):
+            backbone = cls.from_published(
+                mot.MoTCheckpoint(folder), load_weights, **kwargs
+            )
+        else:
+            backbone = super().from_preset(folder, load_weights, **kwargs)
+        return resizing.backbone(backbone, sizes)
 
     @classmethod
     def from_published(cls, found, load_weights: bool = True, **kwargs):

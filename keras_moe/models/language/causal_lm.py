@@ -12,6 +12,7 @@ from keras_moe.models import task_inputs
 from keras_moe.models.checkpoints import mot
 from keras_moe.models.checkpoints import tokenizer_files
 from keras_moe.models.language import padding
+from keras_moe.models.language import resizing
 from keras_moe.models.language import task
 from keras_moe.models.language.backbone import MoTBackbone
 from keras_moe.models.language.causal_lm_preprocessor import (
@@ -103,7 +104,10 @@ class MoTCausalLM(task.LanguageTask, keras_hub.models.CausalLM):
                 without them it is `None`.
             load_weights: whether to read the weights, or start new ones.
             **kwargs: `dtype`, `backbone`, and arguments of the class, instead
-                of the saved ones.
+                of the saved ones; `max_sequence_length` and
+                `vocabulary_size` as in `MoTBackbone.from_preset`. The
+                preset's preprocessor then makes texts of
+                `max_sequence_length`.
 
         Raises:
             ValueError: where a file is missing, damaged or of another model.
@@ -111,8 +115,10 @@ class MoTCausalLM(task.LanguageTask, keras_hub.models.CausalLM):
         folder = finding.resolve(preset)
         if not mot.recognises(folder):
             return super().from_preset(folder, load_weights, **kwargs)
+        sizes = task.sizes_of(kwargs)
         checkpoint = mot.MoTCheckpoint(folder)
-        if "preprocessor" not in kwargs:
+        follow = "preprocessor" not in kwargs
+        if follow:
             kwargs["preprocessor"] = cls.published_preprocessor(
                 folder, checkpoint.backbone
             )
@@ -120,7 +126,7 @@ class MoTCausalLM(task.LanguageTask, keras_hub.models.CausalLM):
             kwargs["backbone"] = MoTBackbone.from_published(
                 checkpoint, load_weights, dtype=kwargs.pop("dtype", None)
             )
-        return cls(**kwargs)
+        return resizing.task(cls(**kwargs), sizes, follow)
 
     @classmethod
     def published_preprocessor(cls, folder, backbone: dict):

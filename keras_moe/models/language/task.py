@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_moe import checks
 from keras_moe.models import task_inputs
+from keras_moe.models.language import resizing
 from keras_moe.models.language.inference_mixing import MixingTask
 from keras_moe.models.presets import configurations
 from keras_moe.models.presets import loading
@@ -21,6 +22,16 @@ class LanguageTask(MixingTask, loading.TaskPresets, task_inputs.CheckedTask):
         *configurations.VOCABULARY,
     )
 
+    @classmethod
+    def from_preset(cls, preset, load_weights: bool = True, **kwargs):
+        """A task of a preset; sizes as in `MoTBackbone.from_preset`.
+
+        The preset's preprocessor then makes texts of `max_sequence_length`.
+        """
+        sizes = sizes_of(kwargs)
+        model = super().from_preset(preset, load_weights, **kwargs)
+        return resizing.task(model, sizes, "preprocessor" not in kwargs)
+
     def check_inputs(self, x) -> None:
         """Raise an error unless `x` may be texts, or ids without them."""
         if self.preprocessor is None:
@@ -31,6 +42,17 @@ class LanguageTask(MixingTask, loading.TaskPresets, task_inputs.CheckedTask):
     def _check_read(self):
         # A tokenizer has its vocabulary only once its files are read.
         check_preprocessor(self.preprocessor, self.backbone)
+
+
+def sizes_of(arguments: dict) -> dict:
+    """`resizing.sizes_of`, for a task, to which a backbone may be given."""
+    sizes = resizing.sizes_of(arguments)
+    if sizes and "backbone" in arguments:
+        raise ValueError(
+            f"{' and '.join(sizes)} must be left out where backbone is given, "
+            f"which has sizes of its own; received {sizes}."
+        )
+    return sizes
 
 
 def check_backbone(backbone, expected) -> None:
