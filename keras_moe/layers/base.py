@@ -10,7 +10,6 @@ from keras_moe import grouping
 from keras_moe import ops as moe_ops
 from keras_moe.layers.arguments import ConfiguredLayer
 from keras_moe.layers.inputs import check_mask
-from keras_moe.layers.inputs import check_tokens
 from keras_moe.plans import GroupedPlan
 from keras_moe.scalars import keep
 
@@ -161,3 +160,17 @@ class MoELayer(ConfiguredLayer):
     def router_dtype(self):
         """float32 whatever the experts compute in, or float64 with them."""
         return "float64" if self.compute_dtype == "float64" else "float32"
+
+
+def check_tokens(inputs):
+    """Raise an error for inputs that are not tokens of a floating dtype."""
+    dtype = keras.backend.standardize_dtype(inputs.dtype)
+    if "float" not in dtype:
+        raise ValueError(
+            f"inputs must be of a floating dtype; received {dtype}."
+        )
+    if 0 in inputs.shape[1:-1]:
+        raise ValueError(
+            "inputs must have one token or more; received shape "
+            f"{tuple(inputs.shape)}."
+        )

@@ -4,20 +4,6 @@ import keras
 from keras import ops
 
 
-def check_tokens(inputs):
-    """Raise an error for inputs that are not tokens of a floating dtype."""
-    dtype = keras.backend.standardize_dtype(inputs.dtype)
-    if "float" not in dtype:
-        raise ValueError(
-            f"inputs must be of a floating dtype; received {dtype}."
-        )
-    if 0 in inputs.shape[1:-1]:
-        raise ValueError(
-            "inputs must have one token or more; received shape "
-            f"{tuple(inputs.shape)}."
-        )
-
-
 def check_mask(mask, inputs):
     """Return `mask` as a Boolean tensor, checked against `inputs`."""
     mask = ops.convert_to_tensor(mask)

@@ -8,9 +8,9 @@ from keras import ops
 from keras_moe import checks
 from keras_moe import indexing
 from keras_moe import routing
+from keras_moe.layers.base import check_tokens
 from keras_moe.layers.inputs import check_mask
 from keras_moe.layers.inputs import check_places
-from keras_moe.layers.inputs import check_tokens
 from keras_moe.scalars import MASKED
 from keras_moe.scalars import keep
 
