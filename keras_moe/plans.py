@@ -10,7 +10,6 @@ from typing import Any
 from keras import ops
 
 from keras_moe import indexing
-from keras_moe import sorting
 from keras_moe.deprecation import renamed_fields
 from keras_moe.scalars import MASKED
 from keras_moe.scalars import keep
@@ -167,7 +166,8 @@ class GroupedPlan:
             those from `bounds[e]` up to, not including, `bounds[e + 1]`.
         """
         flat = ops.reshape(self.expert, (-1,))
-        order = ops.cast(sorting.ascending(flat), "int32")
+        # Stable on all three backends, see routing.ascending.
+        order = ops.cast(ops.argsort(flat, axis=0), "int32")
         ones = ops.ones_like(flat)[None, :, None]
         total = self.num_experts + 1
         counts = indexing.add(ones, flat[None], total)[0, :, 0]

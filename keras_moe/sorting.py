@@ -10,14 +10,7 @@ FEW = 16
 def ascending(x):
     """Sort indices of the last axis from small to large, ties in order."""
     # Keras' argsort keeps the order of ties on all three backends, which
-    # torch.topk does not; tests/test_routing.py holds it to that. In ONNX it
-    # is the other way round: PyTorch exports no stable sort, and TopK keeps
-    # the order of ties.
-    if keras.backend.backend() == "torch":
-        import torch
-
-        if torch.onnx.is_in_onnx_export():
-            return torch.topk(x, x.shape[-1], largest=False).indices
+    # torch.topk does not; tests/test_routing.py holds it to that.
     return ops.argsort(x, axis=-1)
 
 

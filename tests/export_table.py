@@ -57,7 +57,7 @@ SUPPORTED = {
         },
     },
     "torch": {
-        "onnx": {"any length": list(LAYERS)},
+        "onnx": {"any length": SOFT},
         "openvino": {
             "any length": ["soft", "token", "mixture"],
             "any batch": ["choice"],
@@ -91,6 +91,11 @@ UNSUPPORTED = {
         ["soft", "token"],
         "torch_xla",
         "Keras needs torch_xla for it, which ended with torch 2.9",
+    ),
+    ("torch", "onnx", "fixed"): (
+        [*HARD, *DROPLESS],
+        "ONNX",
+        "PyTorch's exporter has no stable sort",
     ),
     ("torch", "torch", "fixed"): (
         ["choice_capped"],
@@ -139,8 +144,9 @@ CLASSIFIERS = {
     ("jax", "torch"): {"soft": NO_PROGRAM},
     ("jax", "litert"): {"soft": NOT_OFFERED},
     ("jax", "openvino"): {"soft": UNREAD},
+    # PyTorch's exporter has no stable sort, so not for the other routers.
     ("torch", "tf_saved_model"): {"soft": NO_XLA},
-    ("torch", "onnx"): dict.fromkeys(ROUTERS, FIXED),
+    ("torch", "onnx"): {"soft": FIXED},
     ("torch", "torch"): {"soft": FIXED, "token_choice": FIXED},
     ("torch", "openvino"): {"soft": ANY},
 }
