@@ -65,8 +65,12 @@ def without_seeds():
     def normal(shape, stddev, dtype, seed):
         return ops.ones(shape, dtype) * stddev
 
+    def uniform(shape, minval=0.0, maxval=1.0, dtype=None, seed=None):
+        return ops.ones(shape, dtype) * (minval + maxval) * 0.5
+
     with (
         mock.patch.object(keras.random, "normal", normal),
+        mock.patch.object(keras.random, "uniform", uniform),
         mock.patch.object(keras.random, "dropout", lambda x, *a, **k: x),
     ):
         yield

@@ -215,8 +215,6 @@ class SoftMoE(MoELayer):
 
     def _drop_experts(self, slots):
         """Zero the outputs of some experts, (G,E,S,D), and scale the others."""
-        # Not keras.layers.Dropout, which on PyTorch copies a number from the
-        # host where it has a noise shape.
         share = 1.0 - self.expert_dropout
         shape = (ops.shape(slots)[0], self.num_experts, 1, 1)
         drawn = keras.random.uniform(
