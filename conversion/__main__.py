@@ -72,8 +72,7 @@ def _add_vmoe(commands):
         "source",
         metavar="PREFIX_OR_ORBAX_DIR",
         help="Path of a checkpoint without .index and .data-…, or the folder "
-        "of "
-        "an Orbax checkpoint.",
+        "of an Orbax checkpoint.",
     )
     vmoe.add_argument(
         "out", metavar="OUT_PRESET", help="Write the preset to this folder."
@@ -95,8 +94,7 @@ def _add_vmoe(commands):
         type=image_size,
         metavar="HxW",
         help="Size of the images in pixels; learned positions of another grid "
-        "are "
-        "resized (default: the size that square learned positions give).",
+        "are resized (default: the size that square learned positions give).",
     )
     vmoe.add_argument(
         "--top-k",
@@ -122,8 +120,7 @@ def _add_vmoe(commands):
         type=running.positive,
         metavar="M",
         help="Raise the capacity to a multiple of M (default: 4, as vmoe; 1 "
-        "for "
-        "Expert Choice with round).",
+        "for Expert Choice with round).",
     )
     vmoe.add_argument(
         "--group-size",
@@ -215,8 +212,7 @@ def _add_llm_random(commands):
         type=int,
         choices=options.choices(options.LlmRandomOptions, "sparsity_dim"),
         help="Mixture of Tokens: group tokens across the batch (0) or along "
-        "the "
-        "sequence (1).",
+        "the sequence (1).",
     )
     command.add_argument(
         "--temperature",
@@ -230,8 +226,7 @@ def _add_llm_random(commands):
             options.LlmRandomOptions, "learned_temperature"
         ),
         help="Mixture of Tokens with learned temperatures: use the parameter t "
-        "as "
-        "t (plain), as exp(t - 1) (positive), or not at all (fixed).",
+        "as t (plain), as exp(t - 1) (positive), or not at all (fixed).",
     )
     command.add_argument(
         "--emit-softmax-over",
@@ -259,8 +254,7 @@ def _add_llm_random(commands):
         "--group-by-batch",
         choices=options.choices(options.LlmRandomOptions, "group_by_batch"),
         help="Expert Choice: choose among the tokens at one position of the "
-        "batch "
-        "(yes) or among all its tokens (no).",
+        "batch (yes) or among all its tokens (no).",
     )
     _add_record_and_check(command, TEXTS, 2e-4)
 

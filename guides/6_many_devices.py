@@ -4,7 +4,7 @@
 # A mixture of experts has many weights and computes little with each, so memory
 # is often the limit. Expert parallelism spreads the *experts*: each device
 # holds some experts, and tokens are sent to the devices of their experts. All
-# other weights are small, and every device holds a copy of them.
+# other weights are small, and every device holds a copy.
 #
 # This guide computes how many devices a model needs and then trains on several
 # devices. It needs no accelerators: a CPU can act as eight virtual devices,

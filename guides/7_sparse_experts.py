@@ -2,7 +2,7 @@
 # # 7. KerasHub's mixtures of experts, made sparse
 #
 # Mixtral, the Qwens, gpt-oss and Gemma 4 choose a few experts for each token.
-# KerasHub computes all of them, and weighs most with zero. One call has a model
+# KerasHub computes every expert, most with weight zero. One call has a model
 # compute the chosen ones alone; a second one stores the experts in 8 or 4 bits.
 #
 # This guide measures both on a small random model of each family, trains a tiny
@@ -35,7 +35,7 @@ SHORT = "KERAS_MOE_GUIDE_SHORT" in os.environ
 # %% [markdown]
 # ## One model of each family
 #
-# One block of 128 features, 32 experts, 2 of them for each token: the experts'
+# One block of 128 features and 32 experts, 2 for each token: the experts'
 # work should fall to a sixteenth.
 
 # %%

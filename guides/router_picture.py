@@ -214,8 +214,7 @@ def main(arguments=None):
         default=PATH,
         metavar="FILE",
         help="Write the picture to this file (default: that of the site and "
-        "the "
-        "README).",
+        "the README).",
     )
     path = parser.parse_args(arguments).output
     part = path.with_name(f".{path.name}.part")

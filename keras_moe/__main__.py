@@ -42,9 +42,9 @@ def parser():
         choices=SAMPLERS,
         default="top_k",
         help="Choose the next token from the 20 most probable ones (top_k), "
-        "from the "
-        "most probable ones with a total of 0.9 (top_p), from all (random), or "
-        "take the most probable one (greedy); default: %(default)s.",
+        "from the most probable ones with a total of 0.9 (top_p), from all "
+        "(random), or take the most probable one (greedy); default: "
+        "%(default)s.",
     )
     generate.add_argument(
         "--temperature",

@@ -48,8 +48,7 @@ def parser():
         "--inference-mixing",
         choices=("group", "self", "argmax"),
         help="Set inference_mixing of a Mixture of Tokens: group, self or "
-        "argmax "
-        "(default: that of the preset).",
+        "argmax (default: that of the preset).",
     )
     record = commands.add_parser(
         "record", help="Write the measurements of the runs to zoo/results."

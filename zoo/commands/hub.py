@@ -22,8 +22,7 @@ def add(commands) -> None:
     publish = commands.add_parser(
         "publish",
         help="Upload a preset and its card to the Hugging Face Hub, or show "
-        "what "
-        "would be uploaded.",
+        "what would be uploaded.",
     )
     verify = commands.add_parser(
         "verify", help="Download a published preset and compare its files."

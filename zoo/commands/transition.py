@@ -60,8 +60,7 @@ def add(commands) -> None:
         default={},
         metavar="JSON",
         help="Pass these arguments to the new router, as a JSON object "
-        "(default: "
-        "%(default)s).",
+        "(default: %(default)s).",
     )
     further = commands.add_parser(
         "further",
