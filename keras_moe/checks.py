@@ -84,6 +84,23 @@ def flag(name: str, value) -> bool:
     return bool(value)
 
 
+def at_defaults(owner, defaults: dict, where: str) -> None:
+    """Refuse attributes of `owner` that something else leaves without use.
+
+    Args:
+        owner: a layer; its attributes have the names of its arguments.
+        defaults: {name: default}.
+        where: clause that names the reason, as in "where selection='top_k'".
+    """
+    for name, default in defaults.items():
+        value = getattr(owner, name)
+        if value != default:
+            raise ValueError(
+                f"{name} must be left at its default, {default!r}, {where}; "
+                f"received {value!r}."
+            )
+
+
 def no_others(owner: str, given: dict, fits) -> None:
     """Raise an error for arguments that Keras would ignore.
 

@@ -111,12 +111,12 @@ def record(layer, plan):
 
 
 def record_slots(layer, inputs, outputs):
-    """Hand what a layer's experts did to the `capture()` blocks that ask."""
-    wanting = [plans for plans in _blocks() if plans.slots is not None]
-    if not wanting or not _is_seen():
+    """Add a layer's slots to each open `capture(slots=True)` block."""
+    collections = [plans for plans in _blocks() if plans.slots is not None]
+    if not collections or not _is_seen():
         return
     hidden = layer.experts.hidden(inputs) if len(inputs.shape) == 4 else None
-    for plans in wanting:
+    for plans in collections:
         plans.add_slots(layer, Slots(inputs, hidden, outputs))
 
 

@@ -49,7 +49,7 @@ class QuantizedKernel(ReplacedKernel):
         self.scales = _weight(bank, f"{self.name}_scale", scales, "float32")
 
     def arrays(self, dtype, whole):
-        """Operand of a product: kernels made when chosen, or all of them."""
+        """Operand of a product: `MadeKernels`, or an array of all kernels."""
         make = {"int8": made.int8_kernels, "int4": made.int4_kernels}
         kernels = make[self.mode](
             ops.convert_to_tensor(self.values),
@@ -59,14 +59,9 @@ class QuantizedKernel(ReplacedKernel):
         return kernels.all() if whole else kernels
 
     def of_expert(self, expert):
-        """In float32, (D,F)."""
-        values = ops.convert_to_numpy(self.values[expert])
-        scales = ops.convert_to_numpy(self.scales[expert])
-        if self.mode == "int4":
-            pair = np.left_shift(values, 4) >> 4, values >> 4
-            values = np.stack(pair, axis=-1)
-        split = values.reshape(self.groups, -1, self.shape[2])
-        return (split * scales[:, None]).reshape(self.shape[1:])
+        """The kernel of an expert in float32, (D,F), for the host."""
+        kernels = self.arrays("float32", whole=False)
+        return ops.convert_to_numpy(kernels.one(expert))
 
     def assign(self, kernel):
         """Quantise a kernel in float, (E,D,F)."""

@@ -187,7 +187,7 @@ def load_expert_lora(model: keras.Layer, filepath: str) -> None:
             f"{filepath} must be loaded into the model that its adapters were "
             "trained on; the weights that were frozen then are other ones here."
         )
-    adapted = [pair for pair in sparse.found(model) if _adapted(*pair)]
+    adapted = _layers_with_adapters(model)
     if adapted and alpha != (own := _kernel_with_adapters(model).alpha):
         raise ValueError(
             f"{filepath} must have adapters of the model's alpha, {own}; its "
@@ -216,7 +216,7 @@ def load_expert_lora(model: keras.Layer, filepath: str) -> None:
 
 
 def _read(filepath):
-    """Metadata of a file of adapters, and {path: array} of them."""
+    """Metadata of a file of adapters, and {path: array} of its adapters."""
     with h5py.File(filepath) as file:
         arrays = {}
 
@@ -271,9 +271,14 @@ def _adapted(family, layer):
     ]
 
 
+def _layers_with_adapters(model):
+    """Pairs of a family and a layer with adapters."""
+    return [pair for pair in sparse.found(model) if _adapted(*pair)]
+
+
 def _with_adapters(model):
     """Pairs of a family and a layer with adapters, at least one."""
-    adapted = [pair for pair in sparse.found(model) if _adapted(*pair)]
+    adapted = _layers_with_adapters(model)
     if not adapted:
         raise ValueError(
             "model must have experts with adapters, by enable_expert_lora; "

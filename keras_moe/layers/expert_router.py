@@ -31,13 +31,9 @@ class ExpertRouter(MoELayer):
             grouped = moe_ops.names("grouped")
             names = [n for n in moe_ops.names("hard") if n in grouped]
             checks.choice("implementation", self.implementation, names)
-        for name, default in UNUSED[self.selection].items():
-            value = getattr(self, name)
-            if value != default:
-                raise ValueError(
-                    f"{name} must be left at its default, {default!r}, where "
-                    f"selection={self.selection!r}; received {value!r}."
-                )
+        checks.at_defaults(
+            self, UNUSED[self.selection], f"where selection={self.selection!r}"
+        )
 
     def build_router(self, features):
         self.router_kernel = self.add_router_weight(

@@ -81,18 +81,12 @@ class TokenRouter(MoELayer):
             )
         if self.capacity_factor is None:
             self.least_axes = 2
-            self._check_dropless()
+            checks.at_defaults(
+                self,
+                CAPACITY_ONLY,
+                "where capacity_factor=None, which drops no token",
+            )
         self.shared_expert = self._make_shared_expert()
-
-    def _check_dropless(self):
-        for name, default in CAPACITY_ONLY.items():
-            value = getattr(self, name)
-            if value != default:
-                raise ValueError(
-                    f"{name} must be left at its default, {default!r}, where "
-                    "capacity_factor=None, which drops no token; received "
-                    f"{value!r}."
-                )
 
     def _make_shared_expert(self):
         if self.shared_intermediate_dim is None:

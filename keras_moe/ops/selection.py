@@ -157,11 +157,11 @@ def facts(plan, dtype, experts=()) -> Facts:
 
 def _grouped_traits(plan) -> set:
     """Those of a plan whose pairs are spread over several devices."""
-    count, traits = shards(), set()
+    traits = set()
     if keras.distribution.distribution() is None:
         return traits
     groups, length, _ = plan.gate.shape
-    if groups * length % count:
+    if groups * length % shards():
         traits.add("uneven")
     if not distribution.knows_layout():
         traits.add("other_layout")

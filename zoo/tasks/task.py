@@ -8,6 +8,7 @@ class Task(abc.ABC):
 
     Attributes:
         model_class: class of the models, with `from_preset`.
+        batches_class: class of the batches of a run, `SeededBatches`.
         evaluation_batch: examples of a batch of validation or test data.
         metric: key of the figure that `evaluate` returns first.
         metric_title: its name in tables and cards.
@@ -15,6 +16,7 @@ class Task(abc.ABC):
     """
 
     model_class: type
+    batches_class: type
     evaluation_batch: int
     metric: str
     metric_title: str
@@ -40,9 +42,9 @@ class Task(abc.ABC):
     def noise(self, recipe, rng):
         """Return a part of data of random values, to time a step with."""
 
-    @abc.abstractmethod
     def batches(self, part, recipe, seed, epochs, first_epoch=0):
         """Return the `SeededBatches` of a run."""
+        return self.batches_class(part, recipe, seed, epochs, first_epoch)
 
     @abc.abstractmethod
     def evaluate(self, model, part, recipe) -> dict:

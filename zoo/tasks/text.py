@@ -47,6 +47,7 @@ class TextTask(Task):
     """Language models of bytes, measured in bits per byte."""
 
     model_class = MoTCausalLM
+    batches_class = Batches
     evaluation_batch = 64
     metric, metric_title = "bits_per_byte", "bits per byte"
     higher_is_better = False
@@ -88,9 +89,6 @@ class TextTask(Task):
     def noise(self, recipe, rng):
         """A text of random bytes."""
         return rng.integers(0, 256, 100_000).astype("u1")
-
-    def batches(self, part, recipe, seed, epochs, first_epoch=0):
-        return Batches(part, recipe, seed, epochs, first_epoch)
 
     def evaluate(self, model, text, recipe):
         """Bits that the model needs for a byte, knowing those before it."""

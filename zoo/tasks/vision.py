@@ -57,6 +57,7 @@ class VisionTask(Task):
     """Image classifiers, measured by their accuracy."""
 
     model_class = MoEViTImageClassifier
+    batches_class = Batches
     evaluation_batch = 250
     metric, metric_title = "accuracy", "accuracy"
     higher_is_better = True
@@ -95,9 +96,6 @@ class VisionTask(Task):
         shape = (recipe.batch_size, *recipe.backbone["image_shape"])
         images = rng.integers(0, 256, shape).astype("u1")
         return images, rng.integers(0, 10, recipe.batch_size)
-
-    def batches(self, part, recipe, seed, epochs, first_epoch=0):
-        return Batches(part, recipe, seed, epochs, first_epoch)
 
     def evaluate(self, classifier, part, recipe):
         """The share of images whose largest logit is that of their label."""

@@ -6,22 +6,18 @@ on later ones, which no model has while it writes; the other figures are of
 causal models.
 """
 
-import dataclasses
-import math
 import pathlib
 
 import numpy as np
 from keras import ops
 
 from keras_moe import diagnostics
-from keras_moe import files
 from keras_moe.layers.expert_router import SELECTIONS
 from keras_moe.models.presets.manifest import write_json
 from zoo.data import datasets
 from zoo.measure import results
 from zoo.tasks.text import TEXT
 from zoo.training import variants
-from zoo.training.train import HISTORY
 from zoo.training.train import train
 
 # Experts cost what the dense MLP of 256 costs.
@@ -31,13 +27,10 @@ WINDOWS = 32  # of validation text, whose routing is looked at
 
 def small(recipe, selection):
     """The recipe of a small model with this selection."""
-    changes = dict(variants.SMALL_TEXT)
-    backbone = {
-        **changes.pop("backbone"),
-        "router": "expert_choice",
-        "router_options": {**EXPERTS, "selection": selection},
-    }
-    return dataclasses.replace(recipe, **changes, backbone=backbone)
+    options = {**EXPERTS, "selection": selection}
+    return variants.small_text(
+        recipe, {"router": "expert_choice", "router_options": options}
+    )
 
 
 def run(recipe, runs, data_folder=None, epochs=None) -> dict:
@@ -60,22 +53,13 @@ def run(recipe, runs, data_folder=None, epochs=None) -> dict:
     for selection in SELECTIONS:
         folder = pathlib.Path(runs) / recipe.name / "selections" / selection
         one = small(recipe, selection)
-        made = train(one, folder, 0, data_folder, epochs)
-        path = folder / "history.json"
-        history = files.read_json(path, list, finite=False)
-        with files.decoding(path, HISTORY):
-            found[selection] = {
-                part: [entry[name] / math.log(2) for entry in history]
-                for part, name in (
-                    ("training", "loss"),
-                    ("validation", "val_loss"),
-                )
-            }
+        model = train(one, folder, 0, data_folder, epochs)
+        found[selection] = variants.curves(folder)
         inputs, _ = TEXT.examples(text, one)
         inputs = {key: value[:WINDOWS] for key, value in inputs.items()}
-        chosen = _chosen(made.backbone, inputs)
+        chosen = _chosen(model.backbone, inputs)
         twin = TEXT.build(small(recipe, "top_k")).backbone
-        weights = {w.path: w for w in made.backbone.weights}
+        weights = {w.path: w for w in model.backbone.weights}
         for weight in twin.weights:
             weight.assign(weights[weight.path])
         taken = _chosen(twin, inputs)[0]

@@ -61,10 +61,13 @@ VARIANTS = {
 
 def small(recipe, variant):
     """The recipe of a variant."""
-    changes = dict(SMALL_TEXT)
-    options = VARIANTS[recipe.name][variant]
-    backbone = {**changes.pop("backbone"), **options}
-    return dataclasses.replace(recipe, **changes, backbone=backbone)
+    return small_text(recipe, VARIANTS[recipe.name][variant])
+
+
+def small_text(recipe, options):
+    """The recipe of a small language model with these backbone arguments."""
+    backbone = {**SMALL_TEXT["backbone"], **options}
+    return dataclasses.replace(recipe, **{**SMALL_TEXT, "backbone": backbone})
 
 
 def run(recipe, runs, data_folder=None, epochs=None) -> dict:
@@ -89,14 +92,7 @@ def run(recipe, runs, data_folder=None, epochs=None) -> dict:
         folder = pathlib.Path(runs) / recipe.name / "variants" / variant
         one = small(recipe, variant)
         model = train(one, folder, 0, data_folder, epochs)
-        path = folder / "history.json"
-        history = files.read_json(path, list, finite=False)
-        with files.decoding(path, HISTORY):
-            found[variant] = {
-                "parameters": model.count_params(),
-                "training": [_bits(entry["loss"]) for entry in history],
-                "validation": [_bits(entry["val_loss"]) for entry in history],
-            }
+        found[variant] = {"parameters": model.count_params(), **curves(folder)}
     write_json(results.path_of(name_of(recipe)), found)
     return found
 
@@ -104,6 +100,17 @@ def run(recipe, runs, data_folder=None, epochs=None) -> dict:
 def name_of(recipe) -> str:
     """Name of the record in `zoo/results`."""
     return f"variants_{recipe.name}"
+
+
+def curves(folder) -> dict:
+    """Training and validation curves of a run, in bits per byte."""
+    path = folder / "history.json"
+    history = files.read_json(path, list, finite=False)
+    with files.decoding(path, HISTORY):
+        return {
+            "training": [_bits(entry["loss"]) for entry in history],
+            "validation": [_bits(entry["val_loss"]) for entry in history],
+        }
 
 
 def _bits(nats):

@@ -4,7 +4,7 @@
 
 P = G·T·k pairs of a token and an expert of it. `bounds` (E+1,) says where each
 expert's rows begin and end; rows behind the last bound are of masked tokens,
-and what is computed of them is zero. How the products are computed is the
+and the products set them to zero. How the products are computed is the
 backend's: in the module of its name, or by tiles (`tiles.py`).
 """
 

@@ -32,21 +32,33 @@ from keras_moe.plans import GroupedPlan
 def prepare(plan, dtype):
     """Compute on each device which rows it sends, and which it receives."""
     mesh = keras.distribution.distribution().device_mesh.backend_mesh
-    everywhere = PartitionSpec(mesh.axis_names)
     axis = distribution.EXPERT
     axis = axis if mesh.shape.get(axis, 1) > 1 else None
-    choices = plan.expert.shape[2]
     local = functools.partial(
         _routes,
         experts=plan.num_experts,
         axis=axis,
-        devices=mesh.shape[axis] if axis else 1,
+        devices=_devices_along(axis, mesh),
     )
-    run = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
-    routes = run(local, in_specs=everywhere, out_specs=everywhere)(
-        plan.expert.reshape(-1, choices)
+    everywhere = PartitionSpec(mesh.axis_names)
+    expert = plan.expert.reshape(-1, plan.expert.shape[2])
+    routes = _on_each_device(mesh, local, everywhere)(expert)
+    return DevicesDispatcher(plan, routes, mesh, axis)
+
+
+def _devices_along(axis, mesh) -> int:
+    return mesh.shape[axis] if axis else 1
+
+
+def _on_each_device(mesh, function, in_specs):
+    """Run a function on each device; outputs lie one behind another."""
+    return jax.shard_map(
+        function,
+        mesh=mesh,
+        in_specs=in_specs,
+        out_specs=PartitionSpec(mesh.axis_names),
+        check_vma=False,
     )
-    return DevicesDispatcher(plan, routes, run, everywhere, axis)
 
 
 @jax.tree_util.register_dataclass
@@ -120,30 +132,30 @@ def _exchanged_rows(rows, axis, devices):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class DevicesDispatcher(Dispatcher):
-    """The routes of all devices, one behind another, and how to run on each."""
+    """The routes of all devices, one behind another."""
 
     plan: Any
     routes: Routes
-    run: Any
-    everywhere: Any
+    mesh: Any
     axis: Any
 
     @property
-    def _devices(self):
-        mesh = self.run.keywords["mesh"]
-        return mesh.shape[self.axis] if self.axis else 1
+    def _everywhere(self):
+        return PartitionSpec(self.mesh.axis_names)
 
     @property
     def _by_expert(self):
         return PartitionSpec(self.axis) if self.axis else PartitionSpec()
 
+    @property
+    def _devices(self):
+        return _devices_along(self.axis, self.mesh)
+
     def _on_each(self, function, *arrays):
         """Run a function of each device's routes, and of (array, spec)…"""
-        return self.run(
-            function,
-            in_specs=(self.everywhere, *(spec for _, spec in arrays)),
-            out_specs=self.everywhere,
-        )(self.routes, *(array for array, _ in arrays))
+        specs = self._everywhere, *(spec for _, spec in arrays)
+        run = _on_each_device(self.mesh, function, specs)
+        return run(self.routes, *(array for array, _ in arrays))
 
     def dispatch(self, tokens):
         """(G,T,D) -> (n·m·R,D): send each token to its experts' devices."""
@@ -154,7 +166,7 @@ class DevicesDispatcher(Dispatcher):
             return rows[routes.order]
 
         flat = tokens.reshape(-1, tokens.shape[-1])
-        return self._on_each(local, (flat, self.everywhere))
+        return self._on_each(local, (flat, self._everywhere))
 
     def product(self, rows, kernels):
         """The rows of each expert by its kernel, on the expert's device."""
@@ -180,7 +192,7 @@ class DevicesDispatcher(Dispatcher):
         sliced = len(kernels.arrays) if made else 1
         return self._on_each(
             local,
-            (rows, self.everywhere),
+            (rows, self._everywhere),
             *((array, self._by_expert) for array in arrays[:sliced]),
             *((array, PartitionSpec()) for array in arrays[sliced:]),
         )
@@ -193,7 +205,7 @@ class DevicesDispatcher(Dispatcher):
             return rows + biases[routes.owner].astype(rows.dtype)
 
         return self._on_each(
-            local, (rows, self.everywhere), (biases, self._by_expert)
+            local, (rows, self._everywhere), (biases, self._by_expert)
         )
 
     def combine(self, rows):
@@ -210,6 +222,6 @@ class DevicesDispatcher(Dispatcher):
         groups, length, choices = self.plan.gate.shape
         gate = ops.cast(self.plan.gate, rows.dtype).reshape(-1, choices)
         tokens = self._on_each(
-            local, (rows, self.everywhere), (gate, self.everywhere)
+            local, (rows, self._everywhere), (gate, self._everywhere)
         )
         return tokens.reshape(groups, length, rows.shape[-1])
