@@ -1,7 +1,9 @@
 """Which tests run where, and what they share."""
 
 import gc
+import os
 import signal
+import tempfile
 
 import pytest
 
@@ -13,6 +15,9 @@ ONCE_ON = "torch"
 # half of that into making them quick. Fast paths are held against the reference
 # in this file, as users have them.
 OPTIMIZED = ("test_soft_routing",)
+# Where the workers of one run keep programs that JAX has compiled: many tests
+# need the same ones. Named in the environment, which workers take over.
+PROGRAMS = "KERAS_MOE_TESTS_PROGRAMS"
 
 
 def pytest_configure(config):
@@ -22,6 +27,21 @@ def pytest_configure(config):
     """
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if BACKEND == "jax":
+        share_programs(config)
+
+
+def share_programs(config):
+    """Have JAX keep compiled programs in a folder of this run alone."""
+    import jax
+
+    if PROGRAMS not in os.environ:  # the process that starts the workers
+        folder = tempfile.TemporaryDirectory(prefix="keras_moe_programs_")
+        config.add_cleanup(folder.cleanup)
+        os.environ[PROGRAMS] = folder.name
+    jax.config.update("jax_compilation_cache_dir", os.environ[PROGRAMS])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def pytest_runtest_setup(item):

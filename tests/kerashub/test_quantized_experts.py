@@ -4,6 +4,7 @@ import keras
 import keras_hub
 import numpy as np
 import pytest
+from keras import ops
 
 import keras_moe
 from keras_moe.kerashub import kernels
@@ -109,30 +110,53 @@ def test_error_of_normal_kernels(mode, group, most):
     assert not zeros[0].any()
 
 
+def two_experts(mode, groups, dtype):
+    """Quantised kernels (2,6,8)."""
+    pairs = [
+        kernels.quantized(models.normal(6, 8) * n, mode, groups) for n in (1, 2)
+    ]
+    values, scales = (ops.convert_to_tensor(np.stack(x)) for x in zip(*pairs))
+    if mode == "int8":
+        return made.int8_kernels(values, scales, dtype)
+    values = keras.quantizers.pack_int4(values, axis=-1)[0]
+    return made.int4_kernels(values, scales, dtype)
+
+
+@pytest.mark.parametrize("mode, groups", [("int8", 1), ("int4", 3)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_scales_after_the_product(mode, groups, dtype):
+    """Never in 16 bits, where the sums of integers are rounded or overflow."""
+    rows = ops.cast(models.normal(5, 6), dtype)
+    chosen = two_experts(mode, groups, rows.dtype)
+    assert (chosen.parts is None) is (dtype == "bfloat16")
+    kernel = chosen.one(1)
+    grads = ops.cast(models.normal(5, 8), dtype)
+    for turned, given in ((False, rows), (True, grads)):
+        expected = given @ (ops.transpose(kernel) if turned else kernel)
+        ours = chosen.multiply(given, 1, turned)
+        models.close(*(numpy(ops.cast(x, "float32")) for x in (ours, expected)))
+
+
 @pytest.mark.once
-def test_scales_after_the_product():
+@pytest.mark.parametrize("mode, groups", [("int8", 1), ("int4", 3)])
+def test_gradients_of_scaled_products(mode, groups):
     """On PyTorch's CPUs; rows behind the last bound are of no expert."""
     import torch
 
     from keras_moe.ops.cpu import torch_grouped
 
-    values, scales = kernels.quantized(models.normal(6, 8), "int8", 1)
-    arrays = [torch.tensor(np.stack([x, x[::-1]])) for x in (values, scales)]
-    for dtype, by_column in (("float32", True), ("bfloat16", False)):
-        chosen = made.int8_kernels(*arrays, dtype)
-        assert chosen.by_column is by_column
-        rows = torch.tensor(models.normal(5, 6)).to(getattr(torch, dtype))
-        rows.requires_grad_()
-        results = []
-        for kernels_ in (chosen, chosen.all()):
-            outputs = torch_grouped.product(rows, kernels_, [0, 3, 4])
-            loss = outputs.float().square().sum()
-            (grad,) = torch.autograd.grad(loss, rows, create_graph=True)
-            (again,) = torch.autograd.grad(grad.float().square().sum(), rows)
-            results.append([x.float() for x in (outputs, grad, again)])
-        for ours, theirs in zip(*results):
-            models.close(numpy(ours), numpy(theirs))
-            assert not numpy(ours)[4].any()
+    chosen = two_experts(mode, groups, "float32")
+    rows = torch.tensor(models.normal(5, 6), requires_grad=True)
+    results = []
+    for kernels_ in (chosen, chosen.all()):
+        outputs = torch_grouped.product(rows, kernels_, [0, 3, 4])
+        loss = outputs.square().sum()
+        (grad,) = torch.autograd.grad(loss, rows, create_graph=True)
+        (again,) = torch.autograd.grad(grad.square().sum(), rows)
+        results.append([outputs, grad, again])
+    for ours, theirs in zip(*results):
+        models.close(numpy(ours), numpy(theirs))
+        assert not numpy(ours)[4].any()
 
 
 @pytest.mark.once

@@ -41,10 +41,10 @@ def _present(bounds):
         begin = end
 
 
-def _multiply(rows, kernel_of, features, bounds, turned):
-    outputs = rows.new_empty((len(rows), features))
+def _multiply(rows, kernels, bounds, turned):
+    outputs = rows.new_empty((len(rows), kernels.shape[1 if turned else 2]))
     for expert, begin, end in _present(bounds):
-        kernel = kernel_of(expert)
+        kernel = kernels[expert]
         if turned:
             kernel = kernel.T
         torch.mm(rows[begin:end], kernel, out=outputs[begin:end])
@@ -53,16 +53,23 @@ def _multiply(rows, kernel_of, features, bounds, turned):
     return outputs
 
 
-def _multiply_scaled(rows, kernels, bounds, turned):
-    """The same, with scales of columns applied to rows, which are fewer."""
+def _multiply_made(rows, kernels, bounds, turned):
     outputs = rows.new_empty((len(rows), kernels.shape[1 if turned else 2]))
+    # Memory that each kernel would take anew comes from the system, slowly.
+    own = rows.new_empty(kernels.shape[1:])
+
+    def scaled(values, scales, dtype=None):
+        kernel = own.view(-1)[: values.numel()].view(values.shape)
+        kernel.copy_(values)
+        if scales is not None:
+            scales = scales[:, None].contiguous()  # strides are slow
+            kernel.view(len(scales), -1, scales.shape[2]).mul_(scales)
+        return kernel
+
     for expert, begin, end in _present(bounds):
-        values, scales = kernels.unscaled(expert)
-        own = rows[begin:end]
-        if turned:
-            torch.mm(own * scales, values.T, out=outputs[begin:end])
-        else:
-            torch.mm(own, values, out=outputs[begin:end]).mul_(scales)
+        outputs[begin:end] = kernels.multiply(
+            rows[begin:end], expert, turned, scaled
+        )
     outputs[bounds[-1] :] = 0
     return outputs
 
@@ -73,10 +80,7 @@ class _MadeProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows, kernels, bounds, turned):
         ctx.kernels, ctx.bounds, ctx.turned = kernels, bounds, turned
-        if kernels.by_column:
-            return _multiply_scaled(rows, kernels, bounds, turned)
-        features = kernels.shape[1 if turned else 2]
-        return _multiply(rows, kernels.one, features, bounds, turned)
+        return _multiply_made(rows, kernels, bounds, turned)
 
     @staticmethod
     def backward(ctx, grad):
@@ -89,8 +93,7 @@ class _Product(torch.autograd.Function):
     def forward(ctx, rows, kernels, bounds, turned):
         ctx.save_for_backward(rows, kernels)
         ctx.bounds, ctx.turned = bounds, turned
-        features = kernels.shape[1 if turned else 2]
-        return _multiply(rows, kernels.__getitem__, features, bounds, turned)
+        return _multiply(rows, kernels, bounds, turned)
 
     @staticmethod
     def backward(ctx, grad):

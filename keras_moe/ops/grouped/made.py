@@ -9,6 +9,7 @@ none of experts that nobody chose.
 import dataclasses
 from collections.abc import Callable
 
+import keras
 from keras import ops
 
 
@@ -25,8 +26,9 @@ class MadeKernels:
             module. The arrays have any axes, or none, in the place of E.
         shape: (E,D,F).
         dtype: of the kernels.
-        by_column: whether a kernel is the first array times the second, (1,F),
-            so that a product may be scaled after it, in fewer passes.
+        parts: `None`, or `arrays of one expert -> values, scales`, for a kernel
+            that is not put together: tuples of n integer arrays (D,F/n) and
+            floating ones (G,F/n). Part i has columns i, i + n, i + 2n….
     """
 
     arrays: tuple
@@ -34,19 +36,40 @@ class MadeKernels:
     make: Callable
     shape: tuple
     dtype: str
-    by_column: bool = False
+    parts: Callable | None = None
 
     def one(self, expert):
         """The kernel of an expert, (D,F); `expert` is an integer or scalar."""
         return self._make([array[expert] for array in self.arrays])
 
-    def unscaled(self, expert):
-        """Values (D,F) and scales (F,) of an expert, if `by_column`."""
-        values, scales = self.arrays
-        return tuple(
-            ops.cast(array, self.dtype)
-            for array in (values[expert], scales[expert][0])
-        )
+    def multiply(self, rows, expert, turned=False, scaled=None):
+        """Rows (N,D) by an expert's kernel, (N,F); or (N,F) by that turned.
+
+        Args:
+            rows: see above.
+            expert: integer or scalar.
+            turned: see above.
+            scaled: `scale_groups`, or one that writes into memory of its own.
+        """
+        if self.parts is None:
+            kernel = self.one(expert)
+            return rows @ (ops.transpose(kernel) if turned else kernel)
+        parts = self.parts([array[expert] for array in self.arrays])
+        count = len(parts[0])
+        if turned:
+            columns = ops.reshape(rows, (-1, self.shape[2] // count, count))
+            rows = [columns[..., i] for i in range(count)]
+        else:
+            rows = [rows] * count
+        made = [
+            _product(*part, turned, scaled or scale_groups)
+            for part in zip(rows, *parts)
+        ]
+        if turned:
+            return sum(made[1:], made[0])
+        if count == 1:
+            return made[0]
+        return ops.reshape(ops.stack(made, -1), (-1, self.shape[2]))
 
     def some(self, experts):
         """The kernels of experts, int32 (N,) -> (N,D,F)."""
@@ -70,10 +93,8 @@ def int8_kernels(values, scales, dtype) -> MadeKernels:
         dtype: of the kernels.
     """
     shape = tuple(values.shape)
-    # In 16 bits a sum of values that are not scaled may be too large, or is
-    # rounded once more.
-    by_column = scales.shape[1] == 1 and dtype in ("float32", "float64")
-    return MadeKernels((values, scales), (), _scaled, shape, dtype, by_column)
+    parts = _whole if _may_scale_after(dtype) else None
+    return MadeKernels((values, scales), (), _scaled, shape, dtype, parts)
 
 
 def int4_kernels(values, scales, dtype, zeros=None) -> MadeKernels:
@@ -90,7 +111,56 @@ def int4_kernels(values, scales, dtype, zeros=None) -> MadeKernels:
     experts, features, half = values.shape
     arrays = (values, scales) if zeros is None else (values, scales, zeros)
     shape = (experts, features, 2 * half)
-    return MadeKernels(arrays, (), _unpacked_scaled, shape, dtype)
+    parts = _halves if _may_scale_after(dtype) and zeros is None else None
+    return MadeKernels(arrays, (), _unpacked_scaled, shape, dtype, parts)
+
+
+def _may_scale_after(dtype):
+    """Tell whether sums of integers may be written in this dtype.
+
+    In 16 bits a sum of values that are not scaled may be too large, or is
+    rounded once more.
+    """
+    return keras.backend.standardize_dtype(dtype) in ("float32", "float64")
+
+
+def _whole(arrays):
+    """int8 (D,F) and scales (G,F) as one part."""
+    values, scales = arrays
+    return (values,), (scales,)
+
+
+def _halves(arrays):
+    """Pairs of int4 (D,F/2) and scales (G,F) as two parts.
+
+    To put columns of kernels together takes a pass over wider numbers; products
+    are smaller.
+    """
+    packed, scales = arrays
+    first = ops.right_shift(ops.left_shift(packed, 4), 4)
+    second = ops.right_shift(packed, 4)
+    return (first, second), (scales[:, 0::2], scales[:, 1::2])
+
+
+def _product(rows, values, scales, turned, scaled):
+    """Rows by a part; a scale of a whole column multiplies the rows instead."""
+    scales = ops.cast(scales, rows.dtype)
+    if scales.shape[0] > 1:
+        kernel = scaled(values, scales)
+        return rows @ (ops.transpose(kernel) if turned else kernel)
+    kernel = scaled(values, None, rows.dtype)
+    if turned:
+        return (rows * scales) @ ops.transpose(kernel)
+    return (rows @ kernel) * scales
+
+
+def scale_groups(values, scales, dtype=None):
+    """Integers (D,F) by scales (G,F), or `None` for 1, -> (D,F)."""
+    if scales is None:
+        return ops.cast(values, dtype)
+    runs = (scales.shape[0], -1, scales.shape[1])
+    kernel = ops.cast(ops.reshape(values, runs), scales.dtype)
+    return ops.reshape(kernel * scales[:, None], values.shape)
 
 
 def _scaled(arrays, shared, shape, dtype):

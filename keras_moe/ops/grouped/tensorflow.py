@@ -92,8 +92,8 @@ def made_product(rows, kernels, counts, turned=False):
             expert = present[turn]
             end = ends[expert]
             own = rows[end - counts[expert] : end]
-            product = tf.matmul(own, kernels.one(expert), transpose_b=turned)
-            return turn + 1, parts.write(turn, product)
+            made = kernels.multiply(own, expert, turned)
+            return turn + 1, parts.write(turn, made)
 
         _, parts = tf.while_loop(
             lambda turn, parts: turn < number, segment, (0, parts)
