@@ -20,6 +20,9 @@ families = pytest.mark.parametrize("family", models.FAMILIES)
 some_families = pytest.mark.parametrize(
     "family", models.FAMILIES if BACKEND == "torch" else ["Mixtral"]
 )
+# Words that tokenizers look for.
+QWEN = ("<|im_end|>", "<|endoftext|>")
+SPECIAL = {"Qwen3.5-MoE": (*QWEN, "<|im_start|>")}
 
 
 @pytest.fixture
@@ -151,30 +154,33 @@ def test_kerashubs_own_test_of_a_backbone(family):
 
 
 @pytest.mark.once
-def test_kerashubs_own_test_of_a_task(applied):
-    """Of the Qwens: the other tokenizers need files that its wheel lacks."""
+@pytest.mark.parametrize(
+    "family", ["Qwen1.5-MoE", "Qwen3-MoE", "Qwen3.5-MoE", "gpt-oss"]
+)
+def test_kerashubs_own_test_of_a_task(family, applied):
+    """Tokenizers of Mixtral and Gemma 4 need files that its wheel lacks."""
+    name = models.FAMILIES[family]
+    made = getattr(keras_hub.models, name + "CausalLM")
 
     @keras.saving.register_keras_serializable("tests")
-    class SparseCausalLM(keras_hub.models.Qwen3MoeCausalLM):
+    class SparseCausalLM(made):
         def __init__(self, **options):
             super().__init__(**options)
             keras_moe.use_sparse_experts(self)
 
-    words = [*"Ġairplneto", "ai", "<|im_end|>", "<|endoftext|>"]
-    preprocessor = keras_hub.models.Qwen3MoeCausalLMPreprocessor(
-        keras_hub.models.Qwen3MoeTokenizer(
-            vocabulary={word: index for index, word in enumerate(words)},
-            merges=["a i"],
-        ),
-        sequence_length=7,
+    words = [*"Ġairplneto", "ai", *SPECIAL.get(family, QWEN)]
+    tokenizer = getattr(keras_hub.models, name + "Tokenizer")(
+        vocabulary={word: index for index, word in enumerate(words)},
+        merges=["a i"],
     )
+    preprocessor = getattr(keras_hub.models, name + "CausalLMPreprocessor")
     case = test_case.TestCase()
     case.setUp()
     case.run_task_test(
         SparseCausalLM,
         {
-            "preprocessor": preprocessor,
-            "backbone": models.backbone("Qwen3-MoE"),
+            "preprocessor": preprocessor(tokenizer, sequence_length=7),
+            "backbone": models.backbone(family),
         },
         ([" airplane at airport", " airplane at airport"],),
         (2, 7, models.SHARED["vocabulary_size"]),
