@@ -9,9 +9,11 @@ the backends offer, with Keras 3.15:
   tested on 8 virtual devices of a CPU. Where each device can hold all experts,
   `keras.distribution.DataParallel()` needs nothing of this module: it shards
   the batch alone.
-- **TensorFlow.** `tf.distribute.MirroredStrategy` (and the multi-worker one)
-  copies the model to each device and shards the batch: build and compile in
-  `with strategy.scope():`, then `fit`. Keras offers no sharding of weights.
+- **TensorFlow.** `tf.distribute.MirroredStrategy` copies the model to each
+  device and shards the batch: build and compile in `with strategy.scope():`,
+  then `fit`. Under `MultiWorkerMirroredStrategy` Keras' `fit` raises an error;
+  `strategy.run(model.train_step, …)` in a loop of one's own trains. Keras
+  offers no sharding of weights.
 - **PyTorch.** Keras' `fit` runs on one device. A Keras model is a
   `torch.nn.Module`, which `torch.nn.parallel.DistributedDataParallel` wraps
   for a training loop of your own: one process a device, each with its part of
@@ -19,8 +21,8 @@ the backends offer, with Keras 3.15:
 
 `guides/6_many_devices.py` trains a small Soft MoE with `expert_parallel`,
 `MirroredStrategy` and `DistributedDataParallel`, on virtual devices of a CPU,
-to the losses of one device. Nothing was run on accelerators or on several
-machines.
+to the losses of one device. Tests train in two processes on each backend.
+Nothing was run on accelerators or on several machines.
 
 Routers that group tokens over the batch (Mixture of Tokens; a `group_size`)
 see the batch of the whole mesh on JAX, and that of one device on the others.
@@ -235,6 +237,16 @@ def exchange(layer, slots):
     return slots
 
 
+def experts_here(kernel) -> int:
+    """Count the experts of a kernel (E,D,F) that this process can read."""
+    if keras.backend.backend() == "jax":
+        from keras_moe import jax_processes
+
+        if jax_processes.in_parts(kernel.value):
+            return jax_processes.rows_here(kernel.value)
+    return int(kernel.shape[0])
+
+
 def spread_experts(model, group=None) -> list[str]:
     """Spread the experts of a model over processes. PyTorch only.
 
@@ -295,14 +307,21 @@ def spread_experts(model, group=None) -> list[str]:
 
 
 def whole_experts(model):
-    """Hold all experts in every process inside a `with` block. PyTorch only.
+    """Hold all experts in every process inside a `with` block.
 
-    For files: save in one process, load in all. Every process enters and
-    leaves the block, which collects all experts and afterwards keeps each
-    process's own. Gradients of experts are lost.
+    For files: save in one process, load in all, both inside the block. Every
+    process enters and leaves the block, which collects all experts and
+    afterwards keeps each process's own.
+
+    On PyTorch gradients of experts are lost. On JAX, where `expert_parallel`
+    spreads weights over the devices of several processes, moments of the
+    optimizer are collected too. The weights then lie in the memory of the
+    host, and no distribution is active: do not train inside the block. A model
+    of one process is left as it is.
 
     Args:
-        model: a model that `spread_experts` has spread.
+        model: on PyTorch, a model that `spread_experts` has spread; on JAX any
+            model, built.
 
     Raises:
         ValueError: for another backend or model.
@@ -315,10 +334,15 @@ def whole_experts(model):
     ...         if rank == 0:
     ...             model.save_weights("model.weights.h5")
     """
-    if keras.backend.backend() != "torch":
+    backend = keras.backend.backend()
+    if backend == "jax":
+        from keras_moe import jax_processes
+
+        return jax_processes.whole(model)
+    if backend != "torch":
         raise ValueError(
-            "whole_experts needs the PyTorch backend; received backend "
-            f"{keras.backend.backend()!r}."
+            "whole_experts needs the JAX or PyTorch backend; received backend "
+            f"{backend!r}."
         )
     from keras_moe import torch_processes
 

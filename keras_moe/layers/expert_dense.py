@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_moe import checks
+from keras_moe import distribution
 from keras_moe.initializers import PerExpert
 from keras_moe.ops.grouped import made
 
@@ -22,11 +23,12 @@ class ExpertDense(keras.layers.EinsumDense):
     in_processes = False  # whether this process has some of the experts alone
 
     def save_own_variables(self, store):
-        if self.in_processes:
+        here = distribution.experts_here(self._kernel)
+        if self.in_processes or here < self.num_experts:
             raise ValueError(
                 "experts that are spread over processes must be saved within "
                 f"keras_moe.distribution.whole_experts; received {self.path!r} "
-                f"with {self._kernel.shape[0]} of {self.num_experts} experts."
+                f"with {here} of {self.num_experts} experts."
             )
         super().save_own_variables(store)
 
