@@ -26,35 +26,97 @@ def contrastive_loss(
     mask=None,
     chunk_size: int | None = None,
 ):
-    """Compare each image of a batch with each text, and return float32 ()."""
+    """Compare each image of a batch with each text, and return float32 ().
+
+    logits[i,j] = scale · image_i · text_j + bias, over the n pairs that count.
+    The loss of `"sigmoid"` (arXiv 2303.15343; vmoe/projects/contrastive/
+    trainer.py) asks of each image and each text whether they belong together:
+
+        -1/n sum_ij log sigmoid(z[i,j] · logits[i,j]),   z = 1 or -1
+
+    That of `"softmax"` (arXiv 2103.00020) is the mean of two cross entropies,
+    over the texts of each image and over the images of each text:
+
+        1/2n sum_ij P[i,j] · (-log softmax_j logits[i,j] - log softmax_i
+        logits[i,j])
+
+    where P shares 1 evenly among the positives of a row. The loss depends on
+    all pairs of the batch. Of no pair at all it is 0, with zero gradients.
+
+    Args:
+        image_embeddings: floating (B,D), rows of length 1. All is computed in
+            float32.
+        text_embeddings: floating (B,D), rows of length 1; row i belongs to
+            image i.
+        logit_scale: scalar, the exponential taken already.
+        logit_bias: scalar, or `None` for 0. It cancels out of `"softmax"`.
+        kind: `"sigmoid"` or `"softmax"`.
+        captions: `None` (all differ) or integers (B,) or (B,L), such as token
+            ids: two captions are the same if all their numbers are equal.
+        same_caption: what image i and text j ≠ i of the same caption are:
+            `"positive"` (a pair like i and i), `"ignore"` (in no sum, nor in
+            the denominators of softmax) or `"negative"` (captions are not
+            looked at).
+        mask: `None` or Boolean (B,), the pairs that count. Others are neither
+            rows nor columns, may hold NaN, and get zero gradients.
+        chunk_size: `None`, or the rows of the logits that are held at a time.
+            Loss and gradients are the same without any array (B,B); softmax
+            computes the logits twice.
+
+    Raises:
+        ValueError: for an argument that does not fit.
+
+    On JAX, arrays of a `keras.distribution` are global: the texts of all
+    devices are compared with the images of all devices, in chunks too, of
+    which each device holds a part. On PyTorch with `DistributedDataParallel`
+    each process compares its own batch alone, and the gradients are the means
+    of those losses. To compare all, gather the embeddings of all processes
+    with `torch.distributed.nn.all_gather` first.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_moe.models.two_tower.losses import contrastive_loss
+    >>> images = texts = np.eye(3, dtype="float32")
+    >>> loss = contrastive_loss(images, texts, 10.0, -5.0, kind="sigmoid")
+    >>> print(f"{float(loss):.4f}")
+    0.0202
+    """
     checks.choice("kind", kind, KINDS)
     checks.choice("same_caption", same_caption, SAME_CAPTIONS)
     checks.optional_integer("chunk_size", chunk_size)
-    images = ops.cast(image_embeddings, "float32")  # (B,D)
-    texts = ops.cast(text_embeddings, "float32")  # (B,D)
+    images = _embeddings("image_embeddings", image_embeddings)
+    texts = _embeddings("text_embeddings", text_embeddings)
+    if not _agree(images.shape, texts.shape):
+        raise ValueError(
+            "text_embeddings must have the shape of image_embeddings, "
+            f"{tuple(images.shape)}; received {tuple(texts.shape)}."
+        )
+    captions = _of_pairs("captions", captions, "integers (B,) or (B,L)", images)
+    mask = _of_pairs("mask", mask, "Boolean (B,)", images)
+    images, texts = (ops.cast(x, "float32") for x in (images, texts))  # (B,D)
     scale = ops.cast(logit_scale, "float32")
     bias = scalar(0.0, "float32")
     if logit_bias is not None:
         bias = bias + ops.cast(logit_bias, "float32")
     if mask is not None:
-        mask = ops.cast(mask, "bool")
         images, texts = (keep(mask[:, None], x) for x in (images, texts))
-    arrays = all_pairs.Arrays(images, texts, scale, bias)
+    # The bias cancels out of softmax.
+    arrays = (images, texts, scale, *[bias] * (kind == "sigmoid"))
     if images.shape[0] == 0:
-        return sum(ops.sum(array) for array in arrays) * 0.0
-    if captions is None or same_caption == "negative":
+        return sum(ops.sum(x) for x in (*arrays, bias)) * 0.0
+    if same_caption == "negative":
         captions = None
-    else:
-        captions = _numbered(ops.convert_to_tensor(captions))
+    if captions is not None:
+        captions = _numbered(captions)
     batch = ops.shape(images)[0]
     index = ops.arange(0, batch, dtype="int32")
     pairs = all_pairs.Pairs(index, captions, mask)
+    summed = KINDS[kind](same_caption)
     if chunk_size is None:
-        total = all_pairs.whole(KINDS[kind](same_caption), arrays, pairs)
+        total = all_pairs.whole(summed, arrays, pairs)
     else:
-        total = all_pairs.in_chunks(
-            KINDS[kind](same_caption), arrays, pairs, chunk_size
-        )
+        total = all_pairs.in_chunks(summed, arrays, pairs, chunk_size)
     if mask is None:
         number = ops.cast(batch, "float32")
     else:
@@ -63,11 +125,49 @@ def contrastive_loss(
     if kind == "softmax":
         if same_caption == "positive" and captions is not None:
             texts = _means(texts, pairs)
-        positive = ops.sum(images * texts, axis=1) * scale + bias
-        if mask is not None:
-            positive = keep(mask, positive)
-        total = 0.5 * total - ops.sum(positive)
+        # Rows that are masked are zero.
+        total = 0.5 * total - ops.sum(images * texts) * scale + 0.0 * bias
     return total / number
+
+
+def _embeddings(name, array):
+    array = ops.convert_to_tensor(array)
+    floating = keras.backend.is_float_dtype(
+        keras.backend.standardize_dtype(array.dtype)
+    )
+    if len(array.shape) != 2 or not floating:
+        raise ValueError(
+            f"{name} must be a floating array (B,D); {_given(array)}."
+        )
+    return array
+
+
+def _of_pairs(name, array, expected, images):
+    """Return an array of numbers of the pairs, or `None`."""
+    if array is None:
+        return None
+    array = ops.convert_to_tensor(array)
+    dtype = keras.backend.standardize_dtype(array.dtype)
+    if name == "mask":
+        fits = dtype == "bool" and len(array.shape) == 1
+    else:
+        fits = "int" in dtype and len(array.shape) in (1, 2)
+    if not fits or not _agree(array.shape[:1], images.shape[:1]):
+        raise ValueError(
+            f"{name} must be {expected} of {images.shape[0]} pairs; "
+            f"{_given(array)}."
+        )
+    return array
+
+
+def _agree(shape, other):
+    """Whether sizes are equal as far as they are known."""
+    return all(a is None or b is None or a == b for a, b in zip(shape, other))
+
+
+def _given(array):
+    dtype = keras.backend.standardize_dtype(array.dtype)
+    return f"received {dtype} of shape {tuple(array.shape)}"
 
 
 def _numbered(captions):

@@ -1,6 +1,9 @@
 """Sums over all pairs of an image and a text, of functions of their logits.
 
-    logits = scale · images · textsᵀ + bias,   (B,D), (B,D) -> (B,B)
+    logits = scale · images · textsᵀ [+ bias],   (B,D), (B,D) -> (B,B)
+
+`arrays` are what is derived, float32: images (B,D), texts (B,D), scale () and,
+if there is one, bias ().
 
 `whole` holds arrays (B,B), and autodiff derives it. `in_chunks` computes some
 rows at a time. As a sum is one number, the gradient by the logits of a chunk
@@ -11,7 +14,6 @@ the same loop and are kept, and the backward pass multiplies them by a number.
 import dataclasses
 import importlib
 from typing import Any
-from typing import NamedTuple
 
 import keras
 from keras import ops
@@ -20,18 +22,9 @@ from keras_moe.ops.pairs.kinds import Pairs
 from keras_moe.ops.pairs.kinds import Sigmoid
 from keras_moe.ops.pairs.kinds import Softmax
 
-__all__ = ["Arrays", "Pairs", "Sigmoid", "Softmax", "in_chunks", "whole"]
+__all__ = ["Pairs", "Sigmoid", "Softmax", "in_chunks", "whole"]
 
 backend = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
-
-
-class Arrays(NamedTuple):
-    """What is derived: float32 (B,D), (B,D), (), ()."""
-
-    images: Any
-    texts: Any
-    scale: Any
-    bias: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,12 +53,13 @@ def whole(kind, arrays, pairs):
 
 def in_chunks(kind, arrays, pairs, size):
     """Compute `whole` from at most `size` rows of the logits at a time."""
-    return _differentiable(tuple(arrays), Context(kind, size, pairs))
+    return _differentiable(arrays, Context(kind, size, pairs))
 
 
-def _logits(images, texts, scale, bias):
+def _logits(images, texts, scale, *bias):
     """Logits of each row with each column: (R,B)."""
-    return ops.matmul(images, ops.transpose(texts)) * scale + bias
+    # Numbers of (R,D) are fewer than those of the product.
+    return sum(bias, ops.matmul(images * scale, ops.transpose(texts)))
 
 
 def _total(arrays, context):
@@ -86,6 +80,7 @@ def _forward(arrays, context):
     """The sum, and what its gradients are made of."""
     kind, pairs = context.kind, context.pairs
     images, *others = arrays
+    texts, _, *bias = others
     chunks = _Chunks(images, pairs, context.size)
     zero, known = kind.start(pairs)
 
@@ -102,24 +97,25 @@ def _forward(arrays, context):
         here, gradient = kind.gradient(
             _logits(images, *others), rows, pairs, known
         )
-        products = backend.add(products, chunk, gradient, images, others[0])
-        return total + here, by_bias + ops.sum(gradient), products
+        products = backend.add(products, chunk, gradient, images, texts)
+        by_bias = tuple(one + ops.sum(gradient) for one in by_bias)
+        return total + here, by_bias, products
 
-    products = backend.products(chunks.images, others[0])
-    state = backend.loop(chunks.number, step, (zero, zero, products))
-    total, by_bias, products = state
+    start = zero, (zero,) * len(bias), backend.products(chunks.images, texts)
+    total, by_bias, products = backend.loop(chunks.number, step, start)
     by_images, by_texts = backend.joined(products)
     by_images = ops.reshape(by_images, (-1, images.shape[1]))
     by_images = by_images[: ops.shape(images)[0]]
     by_scale = ops.sum(by_images * images)
-    saved = by_images, by_texts, by_scale, by_bias
+    saved = by_images, by_texts, by_scale, *by_bias
     return kind.finish((total, known), pairs), saved
 
 
 def _backward(arrays, context, saved, grad):
-    by_images, by_texts, by_scale, by_bias = saved
+    by_images, by_texts, *by_numbers = saved
     factor = grad * arrays[2]
-    return by_images * factor, by_texts * factor, by_scale * grad, by_bias * grad
+    by_numbers = (one * grad for one in by_numbers)
+    return by_images * factor, by_texts * factor, *by_numbers
 
 
 _differentiable = backend.with_gradient(_total, _forward, _backward)

@@ -20,7 +20,9 @@ def loop(number, step, start):
 def products(images, texts):
     """Gradients by images, N times (R,D), and by texts (B,D), zeros."""
     number = tf.shape(images)[1]
-    rows = tf.TensorArray(images.dtype, number, element_shape=images[:, 0].shape)
+    rows = tf.TensorArray(
+        images.dtype, number, element_shape=images[:, 0].shape
+    )
     return rows, tf.zeros_like(texts)
 
 
