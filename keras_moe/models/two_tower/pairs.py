@@ -88,7 +88,7 @@ def is_dataset(x) -> bool:
 
 
 def both(x, captions=None) -> dict:
-    """`{"images", "captions"}` of what was given; an error if one is missing."""
+    """`{"images", "captions"}` of what was given, both of them."""
     images, captions = split(x, captions)
     if images is None or captions is None:
         missing = "images" if images is None else "captions"

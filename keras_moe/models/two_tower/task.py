@@ -23,8 +23,6 @@ from keras_moe.models.vision.preprocessing import (
     MoEViTImageClassifierPreprocessor,
 )
 
-READY = ("images", "token_ids", "padding_mask")
-
 
 @keras.saving.register_keras_serializable(package="keras_moe")
 class MoETwoTower(loading.TaskPresets, keras_hub.models.Task):
