@@ -162,3 +162,42 @@ class MoETwoTowerPreprocessor(
             add_end_token=self.add_end_token,
         )
         return config
+
+
+def check_fits(preprocessor, backbone) -> None:
+    """Raise an error if captions could become what no text tower reads.
+
+    Args:
+        preprocessor: of a task, or `None`.
+        backbone: a `MoETwoTowerBackbone`.
+    """
+    if preprocessor is None:
+        return
+    if not isinstance(preprocessor, MoETwoTowerPreprocessor):
+        raise ValueError(
+            "preprocessor must be a MoETwoTowerPreprocessor or None; "
+            f"{checks.received(preprocessor)}."
+        )
+    tower = backbone.text_tower.get_config()
+    limit = tower.get("max_sequence_length")
+    if limit is not None and preprocessor.sequence_length > limit:
+        raise ValueError(
+            "sequence_length of the preprocessor must be at most "
+            f"max_sequence_length of the text tower, {limit}; received "
+            f"{preprocessor.sequence_length}."
+        )
+    tokenizer, size = preprocessor.tokenizer, tower.get("vocabulary_size")
+    with_list = isinstance(
+        tokenizer,
+        (
+            keras_hub.tokenizers.BytePairTokenizer,
+            keras_hub.tokenizers.WordPieceTokenizer,
+        ),
+    )
+    if with_list and tokenizer.vocabulary and size is not None:
+        count = tokenizer.vocabulary_size()
+        if count > size:
+            raise ValueError(
+                "tokenizer must have at most vocabulary_size of the text "
+                f"tower, {size}, tokens; received one with {count}."
+            )

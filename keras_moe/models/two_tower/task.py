@@ -11,21 +11,18 @@ from keras_moe import checks
 from keras_moe.models import task_inputs
 from keras_moe.models.presets import configurations
 from keras_moe.models.presets import loading
-from keras_moe.models.two_tower import encoding
+from keras_moe.models.two_tower import embedding
 from keras_moe.models.two_tower import pairs
-from keras_moe.models.two_tower import zero_shot
 from keras_moe.models.two_tower.backbone import MoETwoTowerBackbone
 from keras_moe.models.two_tower.losses import KINDS
 from keras_moe.models.two_tower.losses import SAME_CAPTIONS
 from keras_moe.models.two_tower.losses import contrastive_loss
 from keras_moe.models.two_tower.preprocessing import MoETwoTowerPreprocessor
-from keras_moe.models.vision.preprocessing import (
-    MoEViTImageClassifierPreprocessor,
-)
+from keras_moe.models.two_tower.preprocessing import check_fits
 
 
 @keras.saving.register_keras_serializable(package="keras_moe")
-class MoETwoTower(loading.TaskPresets, keras_hub.models.Task):
+class MoETwoTower(embedding.Embeds, loading.TaskPresets, keras_hub.models.Task):
     """Learns which captions belong to which images; searches and classifies.
 
     The loss compares each image of a batch with each caption of it.
@@ -103,7 +100,7 @@ class MoETwoTower(loading.TaskPresets, keras_hub.models.Task):
                 "backbone must be a MoETwoTowerBackbone; "
                 f"{checks.received(backbone)}."
             )
-        _check_preprocessor(preprocessor, backbone)
+        check_fits(preprocessor, backbone)
         checks.choice("loss", loss, KINDS)
         checks.choice("same_caption", same_caption, SAME_CAPTIONS)
         loss_chunk_size = checks.optional_integer(
@@ -217,148 +214,6 @@ class MoETwoTower(loading.TaskPresets, keras_hub.models.Task):
             for name, value in found.items()
         }
 
-    # === Use ===
-
-    def encode_image(self, images, batch_size: int = 32):
-        """Embeddings of images, by the image tower alone.
-
-        Args:
-            images: (images, height, width, channels), a batch of any length.
-            batch_size: images of each call of the tower.
-
-        Returns:
-            float32 array (images, projection_dim), each row of length 1.
-        """
-        task_inputs.check_pixels("images", images)
-        checks.integer("batch_size", batch_size)
-        images = np.asarray(images) if isinstance(images, list) else images
-        if len(images.shape) != 4:
-            raise ValueError(
-                "images must be a batch of images, (images, height, width, "
-                f"channels); received shape {tuple(images.shape)}."
-            )
-
-        def prepare(batch):
-            if self.preprocessor is None:
-                return batch
-            return self.preprocessor({"images": batch})["images"]
-
-        encoder = self.backbone.image_encoder
-        return encoding.encode(encoder, images, batch_size, prepare)
-
-    def encode_text(self, captions, batch_size: int = 32):
-        """Embeddings of captions, by the text tower alone.
-
-        Args:
-            captions: a string, a list of strings or, without a preprocessor,
-                a dictionary of token_ids and padding_mask.
-            batch_size: captions of each call of the tower.
-
-        Returns:
-            float32 array (captions, projection_dim), each row of length 1.
-        """
-        checks.integer("batch_size", batch_size)
-        if self.preprocessor is None:
-            fits = isinstance(captions, dict) and set(captions) == set(
-                READY[1:]
-            )
-            if not fits:
-                raise ValueError(
-                    "captions must be a dictionary of token_ids and "
-                    "padding_mask where the model has no preprocessor; "
-                    f"{task_inputs.received(captions)}."
-                )
-            return encoding.encode(
-                self.backbone.text_encoder, captions, batch_size, lambda x: x
-            )
-        pairs.check_captions("captions", captions)
-        if isinstance(captions, str):
-            captions = [captions]
-        return encoding.encode(
-            self.backbone.text_encoder,
-            np.asarray(captions),
-            batch_size,
-            lambda batch: self.preprocessor({"captions": batch.tolist()}),
-        )
-
-    def search(self, images, query, k: int = 5):
-        """The images that fit a text best, the best first.
-
-        Args:
-            images: a batch of images, or their embeddings (images,
-                projection_dim), which `encode_image` gave.
-            query: a text, or a list of texts.
-            k: how many images are wanted of each text.
-
-        Returns:
-            `(indices, scores)`, arrays (k,) of a text, (texts, k) of a list.
-            A score is the product of both embeddings, from -1 to 1.
-        """
-        is_embedding = len(getattr(images, "shape", ())) == 2
-        if is_embedding:
-            embeddings = checks.numbers_of("images", images)
-            width = self.backbone.projection_dim
-            if embeddings.shape[1] != width:
-                raise ValueError(
-                    f"images must be embeddings of width {width}, as "
-                    "encode_image gives them, or images; received shape "
-                    f"{embeddings.shape}."
-                )
-        count = len(images)
-        if checks.integer("k", k) > count:
-            raise ValueError(
-                f"k must be at most the number of images, {count}; received "
-                f"{k}."
-            )
-        texts = self.encode_text(query)
-        if not is_embedding:
-            embeddings = self.encode_image(images)
-        scores = texts @ embeddings.astype("float32").T  # (texts,images)
-        if isinstance(query, str):
-            scores = scores[0]
-        return encoding.largest(scores, k)
-
-    def zero_shot_classifier(self, classes, templates="{}", activation=None):
-        """An image classifier of these classes, which needs no training.
-
-        The embedding of a class is the mean over its texts, of length 1.
-
-        Args:
-            classes: list of names.
-            templates: a text or a list of texts, such as `"a photo of a
-                {}"`, in which a class takes the place of `{}`.
-            activation: activation of the outputs; `None` gives logits.
-
-        Returns:
-            A `ZeroShotClassifier`, which has this model's image tower.
-        """
-        texts = zero_shot.prompts(classes, templates)
-        embeddings = self.encode_text(texts)
-        embeddings = embeddings.reshape(len(classes), -1, embeddings.shape[1])
-        embeddings = embeddings.mean(axis=1)
-        embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
-        preprocessor = None
-        if self.preprocessor is not None:
-            preprocessor = MoEViTImageClassifierPreprocessor(
-                self.preprocessor.image_converter
-            )
-        classifier = zero_shot.ZeroShotClassifier(
-            self.backbone.image_encoder,
-            class_names=classes,
-            preprocessor=preprocessor,
-            activation=activation,
-        )
-        scale, bias = (
-            ops.convert_to_numpy(value)
-            for value in (
-                self.backbone.similarity.logit_scale,
-                self.backbone.similarity.logit_bias,
-            )
-        )
-        classifier.output_dense.kernel.assign(scale * embeddings.T)
-        classifier.output_dense.bias.assign(np.full(len(classes), bias))
-        return classifier
-
     # === Files ===
 
     @classmethod
@@ -375,7 +230,7 @@ class MoETwoTower(loading.TaskPresets, keras_hub.models.Task):
 
     def _check_read(self):
         # A tokenizer has its vocabulary only once its files are read.
-        _check_preprocessor(self.preprocessor, self.backbone)
+        check_fits(self.preprocessor, self.backbone)
 
     def get_config(self):
         # KerasHub's Task adds backbone, preprocessor and name.
@@ -385,37 +240,3 @@ class MoETwoTower(loading.TaskPresets, keras_hub.models.Task):
             "same_caption": self.same_caption,
             "loss_chunk_size": self.loss_chunk_size,
         }
-
-
-def _check_preprocessor(preprocessor, backbone) -> None:
-    """Raise an error if captions could become what the text tower cannot read."""
-    if preprocessor is None:
-        return
-    if not isinstance(preprocessor, MoETwoTowerPreprocessor):
-        raise ValueError(
-            "preprocessor must be a MoETwoTowerPreprocessor or None; "
-            f"{checks.received(preprocessor)}."
-        )
-    tower = backbone.text_tower.get_config()
-    limit = tower.get("max_sequence_length")
-    if limit is not None and preprocessor.sequence_length > limit:
-        raise ValueError(
-            "sequence_length of the preprocessor must be at most "
-            f"max_sequence_length of the text tower, {limit}; received "
-            f"{preprocessor.sequence_length}."
-        )
-    tokenizer, size = preprocessor.tokenizer, tower.get("vocabulary_size")
-    with_list = isinstance(
-        tokenizer,
-        (
-            keras_hub.tokenizers.BytePairTokenizer,
-            keras_hub.tokenizers.WordPieceTokenizer,
-        ),
-    )
-    if with_list and tokenizer.vocabulary and size is not None:
-        count = tokenizer.vocabulary_size()
-        if count > size:
-            raise ValueError(
-                "tokenizer must have at most vocabulary_size of the text "
-                f"tower, {size}, tokens; received one with {count}."
-            )

@@ -34,7 +34,8 @@ class CaptionTokenizer(
             a text file with one in each line. `[PAD]` is the first one, and
             `[UNK]` and `[END]` are in it.
         lowercase: whether words are made lower case.
-        **kwargs: further arguments of `keras_hub.tokenizers.WordPieceTokenizer`.
+        **kwargs: further arguments of
+            `keras_hub.tokenizers.WordPieceTokenizer`.
 
     Inputs: a string or a list of strings. Output: int32 ids, (tokens,) of a
     string, a list of lists of a list of strings.
@@ -80,10 +81,9 @@ class CaptionTokenizer(
         lower = kwargs.get("lowercase", True)
         counts = collections.Counter()
         for caption in captions:
-            caption = unicodedata.normalize("NFKC", caption)
-            counts.update(
-                WORDS.findall(caption.casefold() if lower else caption)
-            )
+            if lower:
+                caption = unicodedata.normalize("NFKC", caption).casefold()
+            counts.update(WORDS.findall(caption))
         words = sorted(counts, key=lambda word: (-counts[word], word))
         most = vocabulary_size - len(SPECIALS)
         return cls([*SPECIALS, *words[:most]], **kwargs)

@@ -59,7 +59,8 @@ def read_text(tower):
         raise ValueError(
             "text_tower must read a dictionary of token_ids and, if it wants, "
             "padding_mask and segment_ids (which are all 0); "
-            f"{type(tower).__name__} reads {', '.join(sorted(reads)) or inputs}."
+            f"{type(tower).__name__} reads "
+            f"{', '.join(sorted(reads)) or inputs}."
         )
     texts = {
         name: keras.Input((None,), dtype="int32", name=name)
