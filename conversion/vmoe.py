@@ -59,6 +59,11 @@ def deduce(shapes, options):
             cannot be or contradicts it, or one that is needed and missing.
     """
     options.check()
+    if options.text_pooling is not None:
+        raise ConversionError(
+            "--text-pooling is of models of two towers; this checkpoint has "
+            "one."
+        )
     need_image_model(shapes)
     if "head/kernel" not in shapes:
         raise ConversionError(

@@ -10,6 +10,7 @@ from conversion import vmoe
 from conversion import vmoe_model
 from conversion.errors import ConversionError
 from conversion.vmoe_router import rank_of
+from keras_moe import files
 from keras_moe.models import MoETwoTower
 from keras_moe.models import MoETwoTowerBackbone
 from keras_moe.models import MoEViTBackbone
@@ -59,14 +60,10 @@ def deduce(shapes, options):
     images, texts = towers.values()
     for needed in ("s", "b"):
         rank_of(shapes, needed, 0)
-    vmoe.need_image_model(images)
-    if "pre_logits/kernel" in images:
-        raise ConversionError(
-            "img/pre_logits/kernel must not be there: image towers with a "
-            "representation are not converted."
-        )
-    backbone, notes = vmoe.image_model(images, options)
-    text = _text(texts, notes)
+    with files.about("img/", ConversionError):
+        backbone, notes = _image(images, options)
+    with files.about("txt/", ConversionError):
+        text = _text(texts, notes)
     heads = {
         kind: rank_of(shapes, f"{tower}/head/kernel", 2)[-1]
         for kind, tower in (("image", "img"), ("text", "txt"))
@@ -91,19 +88,30 @@ def deduce(shapes, options):
     return Plan(backbone, text, both, notes)
 
 
+def _image(shapes, options):
+    """Arguments of the image tower, and notes."""
+    vmoe.need_image_model(shapes)
+    if "pre_logits/kernel" in shapes:
+        raise ConversionError(
+            "pre_logits/kernel must not be there: image towers with a "
+            "representation are not converted."
+        )
+    return vmoe.image_model(shapes, options)
+
+
 def _text(shapes, notes):
     """Arguments of the text tower."""
     vocabulary, features = rank_of(shapes, "Embed_0/embedding", 2)
     blocks = vmoe.blocks_of(shapes)
     if POSITIONS not in shapes:
         raise ConversionError(
-            f"the checkpoint has no txt/{POSITIONS}; only text towers with "
+            f"the checkpoint has no {POSITIONS}; only text towers with "
             "learned positions are converted."
         )
     experts = sorted(path for path in shapes if "/Moe/" in path)
     if experts:
         raise ConversionError(
-            f"txt/{experts[0]} must not be there: text towers with experts "
+            f"{experts[0]} must not be there: text towers with experts "
             "are not converted."
         )
     first = "Encoder/encoderblock_0/SelfAttention/"
