@@ -66,12 +66,10 @@ def contrastive_loss(
     Raises:
         ValueError: for an argument that does not fit.
 
-    On JAX, arrays of a `keras.distribution` are global: the texts of all
-    devices are compared with the images of all devices, in chunks too, of
-    which each device holds a part. On PyTorch with `DistributedDataParallel`
-    each process compares its own batch alone, and the gradients are the means
-    of those losses. To compare all, gather the embeddings of all processes
-    with `torch.distributed.nn.all_gather` first.
+    On JAX, arrays under `keras.distribution` are global: each image of each
+    device is compared with the texts of all devices, in chunks too. On PyTorch
+    with `DistributedDataParallel` each process compares its own batch alone,
+    and the gradients are the means of those of these losses.
 
     Example:
 

@@ -60,9 +60,7 @@ def test_embeddings_are_the_equation():
     tokens = evaluate(backbone.image_tower, inputs["images"])
     texts = {name: inputs[name] for name in ("token_ids", "padding_mask")}
     words = run(backbone.text_tower, texts)
-    weights = {
-        w.path: keras.ops.convert_to_numpy(w) for w in backbone.weights
-    }
+    weights = {w.path: keras.ops.convert_to_numpy(w) for w in backbone.weights}
     for kind, features in (
         ("image", tokens.mean(1)),
         ("text", words[[0, 1], [3, 1]]),
@@ -91,9 +89,7 @@ def test_poolings(pooling):
     }[pooling]
     close(found, np.array(wanted), 1e-6)
     without = {"mean": tokens.mean(1), "token": tokens[:, 0]}
-    close(
-        support.run(layer, tokens), without.get(pooling, tokens[:, -1]), 1e-6
-    )
+    close(support.run(layer, tokens), without.get(pooling, tokens[:, -1]), 1e-6)
 
 
 def test_features_of_zero_have_finite_gradients():
@@ -354,9 +350,7 @@ def test_towers_that_do_not_fit():
 
 
 def test_attention_pooling_does_not_read_padding():
-    backbone = randomize(
-        make_backbone(image_pooling="map", text_pooling="map")
-    )
+    backbone = randomize(make_backbone(image_pooling="map", text_pooling="map"))
     inputs = texts_of([3, 4, 5, 2], [6, 2])
     before = run(backbone.text_encoder, inputs)
     inputs["token_ids"][1, 2:] = 7
