@@ -68,8 +68,7 @@ def contrastive_loss(
 
     On JAX, arrays under `keras.distribution` are global: each image of each
     device is compared with the texts of all devices, in chunks too. On PyTorch
-    with `DistributedDataParallel` each process compares its own batch alone,
-    and the gradients are the means of those of these losses.
+    each process of `DistributedDataParallel` compares its own batch alone.
 
     Example:
 
