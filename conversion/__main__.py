@@ -62,11 +62,13 @@ def _add_record_and_check(command, expected, tolerance):
 def _add_vmoe(commands):
     vmoe = commands.add_parser(
         "vmoe",
-        help="Convert a vision transformer of google-research/vmoe.",
+        help="Convert a vision transformer or two towers of "
+        "google-research/vmoe.",
         description="Convert a checkpoint of vmoe's VisionTransformerMoe "
         "(Soft MoE, Expert Choice, V-MoE or dense) into a preset for "
-        "MoEViTImageClassifier. What its shapes determine is deduced and "
-        "printed; an error names the options that give the rest.",
+        "MoEViTImageClassifier, or one of its TwoTower into a preset for "
+        "MoETwoTower without a tokenizer. What its shapes determine is deduced "
+        "and printed; an error names the options that give the rest.",
     )
     vmoe.add_argument(
         "source",
@@ -147,10 +149,17 @@ def _add_vmoe(commands):
         + ", ".join(options.choices(options.VmoeOptions, "pooling"))
         + "; it must fit the checkpoint.",
     )
+    vmoe.add_argument(
+        "--text-pooling",
+        choices=options.choices(options.VmoeOptions, "text_pooling"),
+        help="Two towers: pooling of the tokens of a text: "
+        + ", ".join(options.choices(options.VmoeOptions, "text_pooling"))
+        + " (default: map if the checkpoint has its weights, else last).",
+    )
     _add_record_and_check(
         vmoe,
-        "images and logits (or logits_f32_dispatch), or with the checkpoint's "
-        "arrays by path",
+        "images (and texts) and logits (or logits_f32_dispatch), or with the "
+        "checkpoint's arrays by path",
         1e-4,
     )
 

@@ -6,10 +6,12 @@ from conversion import streaming
 from conversion import verify as verification
 from conversion import vmoe
 from conversion import vmoe_model
+from conversion import vmoe_two_tower
 from conversion.errors import ConversionError
 from conversion.formats import orbax
 from conversion.formats import vmoe_msgpack
 from conversion.vmoe_names import source_name
+from conversion.vmoe_names import two_tower_name
 from keras_moe import files
 from keras_moe.models import resize_positions
 from keras_moe.models.checkpoints import foreign_weights
@@ -17,6 +19,7 @@ from keras_moe.models.presets import manifest
 from keras_moe.models.vision import architectures
 
 POSITIONS = "positions/positions"
+TEXT_POSITIONS = "text_positions/embeddings"
 
 
 def open_checkpoint(source):
@@ -63,25 +66,32 @@ def _convert(source, out, options, verify, tolerance, licence, say):
     checkpoint = open_checkpoint(source)
     shapes = checkpoint.shapes()
     inside, left = vmoe.parameters(shapes)
-    plan = vmoe.deduce({p: shapes[q] for p, q in inside.items()}, options)
+    found = {p: shapes[q] for p, q in inside.items()}
+    if vmoe_two_tower.is_one(found):
+        plan, model = vmoe_two_tower.deduce(found, options), vmoe_two_tower
+        name_of = two_tower_name
+    else:
+        plan, model = vmoe.deduce(found, options), vmoe_model
+        name_of = source_name
     for note in plan.notes:
         say(note)
     if left:
         roots = sorted({path.split("/")[0] for path in left})
         say(f"left out, no part of the model: {', '.join(roots)}")
-    variables = _variables(plan)
-    used = _match(variables, inside, shapes, plan)
+    variables = _variables(lambda: model.build(plan))
+    sources = {ours: name_of(ours) for ours in variables}
+    used = _match(variables, sources, inside, shapes)
     check = None
     if verify is not None:
         by_source = {theirs: ours for ours, theirs in used.items()}
 
         def check(preset):
-            return vmoe_model.compare(preset, verify, tolerance, by_source)
+            return model.compare(preset, verify, tolerance, by_source)
 
     streaming.write_preset(
         out,
-        lambda: vmoe_model.build(plan, small=True),
-        vmoe_model.edits(plan),
+        lambda: model.build(plan, small=True),
+        model.edits(plan),
         variables,
         _reader(checkpoint, variables, used, plan),
         _record(source, checkpoint, options, plan, licence, used),
@@ -90,19 +100,18 @@ def _convert(source, out, options, verify, tolerance, licence, say):
     )
 
 
-def _variables(plan):
+def _variables(build):
     """{path of our variable: shape}, of a model that is never allocated."""
     try:
-        return architectures.weight_shapes(lambda: vmoe_model.build(plan))
+        return architectures.weight_shapes(build)
     except ValueError as error:
         raise ConversionError(
             f"no model can be made of this checkpoint: {error}"
         ) from error
 
 
-def _match(variables, inside, shapes, plan):
+def _match(variables, sources, inside, shapes):
     """{our variable: path in the checkpoint}, each used exactly once."""
-    sources = {ours: source_name(ours) for ours in variables}
     missing = sorted(set(sources.values()) - set(inside))
     extra = sorted(set(inside) - set(sources.values()))
     if missing or extra:
@@ -118,6 +127,8 @@ def _match(variables, inside, shapes, plan):
             expected = (expected[0], *expected[2:])  # ours are (E,1,F)
         if ours == POSITIONS:
             expected = (1, shape[1], expected[2])  # may be resized
+        if ours == TEXT_POSITIONS:
+            expected = (1, *expected)
         if tuple(shape) != tuple(expected):
             raise ConversionError(
                 f"{name} must have the shape {tuple(expected)}; the "

@@ -91,6 +91,7 @@ class VmoeOptions(_Checked):
     )
     positions: str | None = _one_of("learned", "sincos2d", "none")
     pooling: str | None = _one_of("gap", "token", "map")
+    text_pooling: str | None = _one_of("last", "token", "mean", "map")
 
 
 @dataclasses.dataclass

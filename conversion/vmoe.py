@@ -10,7 +10,17 @@ from conversion.options import VmoeOptions as Options
 from conversion.vmoe_router import rank_of
 from keras_moe.models.vision import architectures
 
-__all__ = ["Options", "Plan", "deduce", "parameters"]
+__all__ = [
+    "Options",
+    "Plan",
+    "blocks_of",
+    "deduce",
+    "image_model",
+    "need_image_model",
+    "parameters",
+    "pooling",
+    "width_of",
+]
 
 BLOCK = re.compile(r"Encoder/encoderblock_(\d+)/")
 
@@ -49,25 +59,35 @@ def deduce(shapes, options):
             cannot be or contradicts it, or one that is needed and missing.
     """
     options.check()
-    for needed in ("embedding/kernel", "Encoder/encoder_norm/scale"):
-        if needed not in shapes:
-            raise ConversionError(
-                f"the checkpoint has no {needed}, which every vision "
-                "transformer of vmoe has; it holds "
-                f"{', '.join(sorted(shapes)[:5])}…."
-            )
+    if options.text_pooling is not None:
+        raise ConversionError(
+            "--text-pooling is of models of two towers; this checkpoint has "
+            "one."
+        )
+    need_image_model(shapes)
     if "head/kernel" not in shapes:
         raise ConversionError(
-            "the checkpoint has no head/kernel; only classifiers are converted."
+            "the checkpoint has no head/kernel; only classifiers and models "
+            "of two towers are converted."
         )
+    backbone, notes = image_model(shapes, options)
+    classifier = {
+        "num_classes": rank_of(shapes, "head/kernel", 2)[-1],
+        "pooling": pooling(shapes, options),
+        "head_kernel_initializer": "zeros",
+    }
+    if "pre_logits/kernel" in shapes:
+        kernel = rank_of(shapes, "pre_logits/kernel", 2)
+        classifier["representation_size"] = kernel[-1]
+    return Plan(backbone, classifier, notes)
+
+
+def image_model(shapes, options):
+    """Arguments of a vision transformer, and notes on them."""
     notes = []
     named = _named(options.architecture)
     *patch, channels, features = rank_of(shapes, "embedding/kernel", 4)
-    blocks = sorted({int(m[1]) for p in shapes if (m := BLOCK.match(p))})
-    if blocks != list(range(len(blocks))) or not blocks:
-        raise ConversionError(
-            f"the checkpoint must have the blocks 0, 1, …; it has {blocks}."
-        )
+    blocks = blocks_of(shapes)
     block = "Encoder/encoderblock_{}/".format
     moe_layers = tuple(
         i
@@ -76,6 +96,64 @@ def deduce(shapes, options):
     )
     heads = rank_of(shapes, block(0) + "SelfAttention/query/kernel", 3)[1]
     _agree("--num-heads", options.num_heads, heads)
+    mlp_dim, expert_dim = width_of(shapes)
+    class_token = "cls" in shapes
+    backbone = {
+        "patch_size": tuple(patch),
+        "num_layers": len(blocks),
+        "num_heads": heads,
+        "hidden_dim": features,
+        "mlp_dim": mlp_dim,
+        "qk_norm": block(0) + "SelfAttention/query_ln/scale" in shapes,
+        "class_token": class_token,
+        "positions": _positions(shapes, options, notes),
+        "activation": "gelu_tanh",
+    }
+    sides = _image_size(shapes, options, patch, class_token, named, notes)
+    backbone["image_shape"] = (*sides, channels)
+    if moe_layers:
+        router, router_options = vmoe_router.router(
+            shapes, block(moe_layers[0]) + "Moe/", options, named, notes
+        )
+        if expert_dim not in (None, mlp_dim):
+            router_options["intermediate_dim"] = expert_dim
+        tokens = math.prod(s // p for s, p in zip(sides, patch)) + class_token
+        vmoe_router.group(options, router_options, tokens, notes)
+        backbone.update(
+            router=router, moe_layers=moe_layers, router_options=router_options
+        )
+    else:
+        vmoe_router.refuse_options(options)
+        if options.group_size is not None:
+            raise ConversionError(
+                "--group-size is of mixtures of experts; this model is dense."
+            )
+    return backbone, notes
+
+
+def need_image_model(shapes):
+    """Refuse a checkpoint of something else than a vision transformer."""
+    for needed in ("embedding/kernel", "Encoder/encoder_norm/scale"):
+        if needed not in shapes:
+            raise ConversionError(
+                f"the checkpoint has no {needed}, which every vision "
+                "transformer of vmoe has; it holds "
+                f"{', '.join(sorted(shapes)[:5])}…."
+            )
+
+
+def blocks_of(shapes):
+    """Indices of the blocks: 0, 1, …"""
+    blocks = sorted({int(m[1]) for p in shapes if (m := BLOCK.match(p))})
+    if blocks != list(range(len(blocks))) or not blocks:
+        raise ConversionError(
+            f"the checkpoint must have the blocks 0, 1, …; it has {blocks}."
+        )
+    return blocks
+
+
+def width_of(shapes):
+    """Hidden features of the MLPs, and of the experts (`None` without)."""
     dense = {
         rank_of(shapes, p, 2)[-1]
         for p in shapes
@@ -95,47 +173,8 @@ def deduce(shapes, options):
         )
     if not dense | expert:
         raise ConversionError("the checkpoint has no Mlp/Dense_0/kernel.")
-    mlp_dim = (dense or expert).pop()
-    class_token = "cls" in shapes
-    backbone = {
-        "patch_size": tuple(patch),
-        "num_layers": len(blocks),
-        "num_heads": heads,
-        "hidden_dim": features,
-        "mlp_dim": mlp_dim,
-        "qk_norm": block(0) + "SelfAttention/query_ln/scale" in shapes,
-        "class_token": class_token,
-        "positions": _positions(shapes, options, notes),
-        "activation": "gelu_tanh",
-    }
-    sides = _image_size(shapes, options, patch, class_token, named, notes)
-    backbone["image_shape"] = (*sides, channels)
-    if moe_layers:
-        router, router_options = vmoe_router.router(
-            shapes, block(moe_layers[0]) + "Moe/", options, named, notes
-        )
-        if expert and expert != {mlp_dim}:
-            router_options["intermediate_dim"] = expert.pop()
-        tokens = math.prod(s // p for s, p in zip(sides, patch)) + class_token
-        vmoe_router.group(options, router_options, tokens, notes)
-        backbone.update(
-            router=router, moe_layers=moe_layers, router_options=router_options
-        )
-    else:
-        vmoe_router.refuse_options(options)
-        if options.group_size is not None:
-            raise ConversionError(
-                "--group-size is of mixtures of experts; this model is dense."
-            )
-    classifier = {
-        "num_classes": rank_of(shapes, "head/kernel", 2)[-1],
-        "pooling": _pooling(shapes, options),
-        "head_kernel_initializer": "zeros",
-    }
-    if "pre_logits/kernel" in shapes:
-        kernel = rank_of(shapes, "pre_logits/kernel", 2)
-        classifier["representation_size"] = kernel[-1]
-    return Plan(backbone, classifier, notes)
+    expert_dim = expert.pop() if expert else None
+    return (dense.pop() if dense else expert_dim), expert_dim
 
 
 def _named(name):
@@ -209,7 +248,8 @@ def _image_size(shapes, options, patch, class_token, named, notes):
     )
 
 
-def _pooling(shapes, options):
+def pooling(shapes, options):
+    """Pooling of the tokens of an image."""
     if "MapHead/probe" in shapes:
         found = "map"
     else:

@@ -57,6 +57,18 @@ MODEL = {
     "predictions/kernel": "head/kernel",
     "predictions/bias": "head/bias",
 }
+TWO_TOWERS = {
+    "similarity/log_scale": "s",
+    "similarity/bias": "b",
+    "text_embedding/embeddings": "txt/Embed_0/embedding",
+    "text_positions/embeddings": "txt/Encoder/posembed_input/pos_embedding",
+    **_below("text_norm", "txt/Encoder/encoder_norm", NORM),
+    **{
+        f"{ours}_projection/{part}": f"{theirs}/head/{part}"
+        for ours, theirs in (("image", "img"), ("text", "txt"))
+        for part in ("kernel", "bias")
+    },
+}
 
 
 def source_name(ours):
@@ -66,3 +78,17 @@ def source_name(ours):
         index = first.removeprefix("block_")
         return f"Encoder/encoderblock_{index}/{BLOCK[rest]}"
     return MODEL[ours]
+
+
+def two_tower_name(ours):
+    """vmoe's name of the array for a variable of two towers."""
+    first, _, rest = ours.partition("/")
+    if ours in TWO_TOWERS:
+        return TWO_TOWERS[ours]
+    if first.startswith("text_block_"):
+        index = first.removeprefix("text_block_")
+        return f"txt/Encoder/encoderblock_{index}/{BLOCK[rest]}"
+    for kind, theirs in (("image", "img"), ("text", "txt")):
+        if first == f"{kind}_pooling":
+            return f"{theirs}/{MODEL[f'pooler/{rest}']}"
+    return f"img/{source_name(ours)}"

@@ -18,6 +18,12 @@ from keras_moe.models.language.masked_lm_preprocessor import (
 )
 from keras_moe.models.language.tokenizer import MoTTokenizer
 from keras_moe.models.presets.catalogue import list_presets
+from keras_moe.models.two_tower.backbone import MoETwoTowerBackbone
+from keras_moe.models.two_tower.preprocessing import MoETwoTowerPreprocessor
+from keras_moe.models.two_tower.task import MoETwoTower
+from keras_moe.models.two_tower.text import TextTransformerBackbone
+from keras_moe.models.two_tower.tokenizer import CaptionTokenizer
+from keras_moe.models.two_tower.zero_shot import ZeroShotClassifier
 from keras_moe.models.vision.architectures import ARCHITECTURES
 from keras_moe.models.vision.architectures import weight_shapes
 from keras_moe.models.vision.backbone import MoEViTBackbone
@@ -31,6 +37,10 @@ from keras_moe.models.vision.preprocessing import image_converter
 
 __all__ = [
     "ARCHITECTURES",
+    "CaptionTokenizer",
+    "MoETwoTower",
+    "MoETwoTowerBackbone",
+    "MoETwoTowerPreprocessor",
     "MoEViTBackbone",
     "MoEViTImageClassifier",
     "MoEViTImageClassifierPreprocessor",
@@ -41,6 +51,8 @@ __all__ = [
     "MoTMaskedLM",
     "MoTMaskedLMPreprocessor",
     "MoTTokenizer",
+    "TextTransformerBackbone",
+    "ZeroShotClassifier",
     "image_converter",
     "list_presets",
     "resize_positions",

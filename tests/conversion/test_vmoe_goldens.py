@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from conversion.__main__ import main
-from conversion.vmoe_names import source_name
+from keras_moe.models import MoETwoTower
 from keras_moe.models import MoEViTBackbone
 from keras_moe.models import MoEViTImageClassifier
 from tests import support
@@ -78,37 +78,30 @@ def test_logits_are_those_of_vmoe(name, tmp_path, capsys):
     np.testing.assert_allclose(logits(model, images), wanted, atol=1e-4)
 
 
-def test_image_tower_of_a_two_tower_model():
-    parameters, images, _ = load("F5_two_tower_soft")
+def test_two_towers(tmp_path, capsys):
+    """Embeddings and logits of pairs, each within 1e-5."""
+    parameters, images, wanted = load("F5_two_tower_soft")
     with np.load(GOLDEN / "F5_two_tower_soft.npz") as arrays:
-        wanted = arrays["zimg_f32_dispatch"]
-    tower = {
-        key.removeprefix("img/"): value
-        for key, value in parameters.items()
-        if key.startswith("img/")
-    }
-    backbone = MoEViTBackbone(
-        image_shape=(16, 16, 3),
-        patch_size=4,
-        num_layers=3,
-        num_heads=2,
-        hidden_dim=32,
-        mlp_dim=64,
-        router="soft",
-        moe_layers=(2,),
-        router_options={"num_experts": 4, "slots_per_expert": 1},
-        qk_norm=True,
-    )
-    for weight in backbone.weights:
-        weight.assign(tower.pop(source_name(weight.path)).reshape(weight.shape))
-    assert not tower
+        texts, ztxt = arrays["texts"], arrays["ztxt"]
+        zimg = arrays["zimg_f32_dispatch"]
+    prefix = writer.checkpoint(tmp_path / "ckpt_1", parameters)
+    main(["vmoe", prefix, str(tmp_path / "preset")])
+    backbone = MoETwoTower.from_preset(str(tmp_path / "preset")).backbone
+    assert len(backbone.weights) == len(parameters)
 
-    def embed(images):
-        pooled = keras.ops.mean(backbone(images, training=False), axis=1)
-        norm = keras.ops.norm(pooled, axis=-1, keepdims=True)
-        return pooled / (norm + 1e-8)
+    def embed(images, ids):
+        mask = keras.ops.ones_like(ids)
+        found = backbone(
+            {"images": images, "token_ids": ids, "padding_mask": mask},
+            training=False,
+        )
+        pair = found["image_embeddings"], found["text_embeddings"]
+        return *pair, backbone.logits(*pair)
 
-    np.testing.assert_allclose(support.run(embed, images), wanted, atol=1e-5)
+    for found, right in zip(
+        support.run(embed, images, texts), (zimg, ztxt, wanted)
+    ):
+        np.testing.assert_allclose(found, right, atol=1e-5)
 
 
 def test_another_weight_is_seen():

@@ -64,14 +64,16 @@ class AttentionPooling(keras.layers.Layer):
         self.mlp.build(one)
         self.built = True
 
-    def call(self, tokens):
+    def call(self, tokens, padding_mask=None):
         batch = ops.shape(tokens)[0]
         probe = ops.broadcast_to(self.probe, (batch, 1, self.probe.shape[-1]))
-        pooled = self.attention(ops.cast(probe, tokens.dtype), tokens)
+        pooled = self.attention(
+            ops.cast(probe, tokens.dtype), tokens, padding_mask=padding_mask
+        )
         pooled = pooled + self.mlp(self.norm(pooled))
         return ops.squeeze(pooled, axis=1)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape, padding_mask_shape=None):
         return input_shape[0], input_shape[-1]
 
     def get_config(self):

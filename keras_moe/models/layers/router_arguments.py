@@ -5,6 +5,7 @@ import inspect
 import numpy as np
 
 from keras_moe import checks
+from keras_moe.models.layers.routers import ROUTERS
 
 # What a block gives to its layer, and what a config could not hold.
 GIVEN = ("name", "dtype", "expert", "output_dim", "slot_shape")
@@ -77,3 +78,34 @@ def options_of(router, options) -> dict:
         )
     options = options or {}
     return {name: checks.plain(value) for name, value in options.items()}
+
+
+def last_half(router, layers, num_layers, routers) -> tuple[int, ...]:
+    """Indices of the blocks with experts; by default the last half.
+
+    Args:
+        router: its name, or `None`.
+        layers: the argument `moe_layers`.
+        num_layers: number of blocks.
+        routers: names of those that the model has.
+    """
+    if router is not None:
+        checks.choice("router", router, routers)
+    elif layers:
+        raise no_moe_layers(layers)
+    else:
+        return ()
+    if layers is None:
+        return tuple(range(num_layers - num_layers // 2, num_layers))
+    return block_indices(layers, num_layers)
+
+
+def of_blocks(router, options) -> dict:
+    """`router_options` of `TransformerBlock`, checked."""
+    options = options_of(router, options)
+    if router is not None:
+        more = ("group_size",) if router == "soft" else ()
+        check_known(router, ROUTERS[router], options, more)
+    if router == "soft":
+        checks.optional_integer("group_size", options.get("group_size"))
+    return options

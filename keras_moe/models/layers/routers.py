@@ -11,6 +11,7 @@ ROUTERS = {
     "batch_expert_choice": BatchExpertChoice,
 }
 VISION = ("soft", "expert_choice", "token_choice")
+TEXT = (*VISION, "mixture_of_tokens")
 LANGUAGE = (
     "mixture_of_tokens",
     "expert_choice",

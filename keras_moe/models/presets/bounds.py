@@ -23,7 +23,8 @@ TABLE = 2**28
 SPARE = 2**20
 # Arguments that say nothing of the shapes of weights.
 FREE = ("activation", "dropout", "dtype", "name", "trainable")
-BACKBONES = ("MoEViTBackbone", "MoTBackbone")
+BACKBONES = ("MoEViTBackbone", "MoTBackbone", "TextTransformerBackbone")
+TOWERS = ("image_tower", "text_tower")  # of MoETwoTowerBackbone
 WEIGHTS = ("model.weights.h5", SHARDS)
 HEAD = "task.weights.h5"
 
@@ -48,8 +49,10 @@ def check_bounds(folder, new_head: bool = False) -> None:
             backbone = task.get("backbone")
         if not isinstance(backbone, dict):
             continue
-        if backbone.get("class_name") in BACKBONES:
-            _check(folder / name, _arguments(backbone), len(found), held)
+        towers = [_arguments(backbone).get(tower) for tower in TOWERS]
+        for one in (backbone, *towers):
+            if isinstance(one, dict) and one.get("class_name") in BACKBONES:
+                _check(folder / name, _arguments(one), len(found), held)
         head = folder / HEAD
         if name == "task.json" and head.is_file() and not new_head:
             expected = _of_head(task, _arguments(backbone))

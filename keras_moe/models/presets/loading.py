@@ -66,7 +66,7 @@ class _Presets(torch_parameters.TorchParameters):
             bounds.check_bounds(folder, "num_classes" in kwargs)
             if load_weights:
                 cls._check_complete(folder, kwargs)
-            kwargs = {**cls._defaults(folder), **kwargs}
+            kwargs = {**cls._defaults(folder, kwargs), **kwargs}
             model = super().from_preset(
                 folder, load_weights=load_weights, **kwargs
             )
@@ -84,8 +84,13 @@ class _Presets(torch_parameters.TorchParameters):
         """Raise an error if a weight file is not there that is needed."""
 
     @classmethod
-    def _defaults(cls, folder):
-        """Arguments of `from_preset` where the caller gives none."""
+    def _defaults(cls, folder, given):
+        """Arguments of `from_preset` where the caller gives none.
+
+        Args:
+            folder: of the preset.
+            given: what the caller gives.
+        """
         return {}
 
     def save_to_preset(
@@ -169,7 +174,7 @@ class BackbonePresets(_Presets):
     head_source = None
 
     @classmethod
-    def _defaults(cls, folder):
+    def _defaults(cls, folder, given):
         # KerasHub would forget which layers are quantised, for a backbone.
         config = pathlib.Path(folder) / "config.json"
         if not config.is_file():

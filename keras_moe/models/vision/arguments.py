@@ -5,10 +5,7 @@ import pathlib
 
 from keras_moe import checks
 from keras_moe import files
-from keras_moe.models.layers import router_arguments
 from keras_moe.models.layers.router_arguments import sequence
-from keras_moe.models.layers.routers import ROUTERS
-from keras_moe.models.layers.routers import VISION
 
 
 def patch(patch_size):
@@ -73,25 +70,3 @@ def check_channels(folder, arguments) -> None:
             f"image_shape must have {shape[axis]} channels, as the weights of "
             f"the preset have; received {tuple(given)}."
         )
-
-
-def moe_layers(router, moe_layers, num_layers):
-    if router is not None:
-        checks.choice("router", router, VISION)
-    elif moe_layers:
-        raise router_arguments.no_moe_layers(moe_layers)
-    else:
-        return ()
-    if moe_layers is None:
-        return tuple(range(num_layers - num_layers // 2, num_layers))
-    return router_arguments.block_indices(moe_layers, num_layers)
-
-
-def router_options(router, options):
-    options = router_arguments.options_of(router, options)
-    if router is not None:
-        more = ("group_size",) if router == "soft" else ()
-        router_arguments.check_known(router, ROUTERS[router], options, more)
-    if router == "soft":
-        checks.optional_integer("group_size", options.get("group_size"))
-    return options

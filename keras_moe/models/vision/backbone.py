@@ -6,6 +6,8 @@ from keras import ops
 
 from keras_moe import activations
 from keras_moe import checks
+from keras_moe.models.layers import router_arguments
+from keras_moe.models.layers.routers import VISION
 from keras_moe.models.presets import loading
 from keras_moe.models.vision import architectures
 from keras_moe.models.vision import arguments
@@ -124,8 +126,10 @@ class MoEViTBackbone(loading.BackbonePresets, keras_hub.models.Backbone):
             )
         patch = arguments.patch(patch_size)
         grid, image_shape = arguments.grid(image_shape, patch, data_format)
-        moe_layers = arguments.moe_layers(router, moe_layers, num_layers)
-        router_options = arguments.router_options(router, router_options)
+        moe_layers = router_arguments.last_half(
+            router, moe_layers, num_layers, VISION
+        )
+        router_options = router_arguments.of_blocks(router, router_options)
         checks.choice("positions", positions, POSITIONS)
         if positions == "sincos2d":
             sincos2d(grid, hidden_dim)  # raises if it cannot be
