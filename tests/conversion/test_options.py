@@ -28,6 +28,7 @@ VMOE = [
     ("batch_priority", "no", "True or False; received 'no'"),
     ("positions", "Learned", "one of 'learned', 'sincos2d', 'none'"),
     ("pooling", "mean", "one of 'gap', 'token', 'map'; received 'mean'"),
+    ("text_pooling", "gap", "one of 'last', 'token', 'mean', 'map'; received"),
     ("architecture", 3, "a name; received 3"),
 ]
 LLM_RANDOM = [
