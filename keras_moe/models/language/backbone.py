@@ -51,6 +51,9 @@ class MoTBackbone(
         activation: activation of hidden features.
         dropout: rate of dropout.
         layer_norm_epsilon: epsilon of the norms.
+        recompute: whether gradients compute each block again, from its
+            inputs, instead of keeping what is in it; see
+            `keras_moe.layers.Recompute`. Weights are the same either way.
         dtype: dtype or policy of the layers.
 
     Inputs: a dictionary of `token_ids` (batch, tokens), integer, and
@@ -96,6 +99,7 @@ class MoTBackbone(
         activation="gelu_tanh",
         dropout: float = 0.0,
         layer_norm_epsilon: float = 1e-5,
+        recompute: bool = False,
         dtype=None,
         **kwargs,
     ):
@@ -146,6 +150,7 @@ class MoTBackbone(
                 activation=activation,
                 dropout=dropout,
                 epsilon=layer_norm_epsilon,
+                recompute=recompute,
                 dtype=dtype,
                 name=f"block_{index}",
             )

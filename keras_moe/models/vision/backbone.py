@@ -56,6 +56,9 @@ class MoEViTBackbone(loading.BackbonePresets, keras_hub.models.Backbone):
         dropout: rate of dropout on embeddings, branches and hidden features.
         attention_dropout: rate of dropout on attention weights.
         layer_norm_epsilon: epsilon of all norms.
+        recompute: whether gradients compute each block again, from its
+            inputs, instead of keeping what is in it; see
+            `keras_moe.layers.Recompute`. Weights are the same either way.
         data_format: `"channels_last"`, `"channels_first"`, or `None` for
             Keras' own setting.
         dtype: dtype or policy of the layers.
@@ -103,6 +106,7 @@ class MoEViTBackbone(loading.BackbonePresets, keras_hub.models.Backbone):
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
         layer_norm_epsilon: float = 1e-6,
+        recompute: bool = False,
         data_format: str | None = None,
         dtype=None,
         **kwargs,
@@ -139,6 +143,7 @@ class MoEViTBackbone(loading.BackbonePresets, keras_hub.models.Backbone):
         layer_norm_epsilon = checks.real(
             "layer_norm_epsilon", layer_norm_epsilon, exclusive=True
         )
+        recompute = checks.flag("recompute", recompute)
         dtype = checks.resolve(
             "dtype", keras.dtype_policies.get, dtype, "a Keras dtype or policy"
         )
@@ -166,6 +171,7 @@ class MoEViTBackbone(loading.BackbonePresets, keras_hub.models.Backbone):
                 dropout=dropout,
                 attention_dropout=attention_dropout,
                 epsilon=layer_norm_epsilon,
+                recompute=recompute,
                 dtype=dtype,
                 name=f"block_{index}",
             )
@@ -218,6 +224,7 @@ class MoEViTBackbone(loading.BackbonePresets, keras_hub.models.Backbone):
         self.dropout = dropout
         self.attention_dropout = attention_dropout
         self.layer_norm_epsilon = layer_norm_epsilon
+        self.recompute = recompute
         self.data_format = data_format
 
     @classmethod
@@ -254,6 +261,7 @@ class MoEViTBackbone(loading.BackbonePresets, keras_hub.models.Backbone):
             dropout=self.dropout,
             attention_dropout=self.attention_dropout,
             layer_norm_epsilon=self.layer_norm_epsilon,
+            recompute=self.recompute,
             data_format=self.data_format,
         )
         return config
