@@ -15,7 +15,9 @@ the backends offer, with Keras 3.15:
 - **PyTorch.** Keras' `fit` runs on one device. A Keras model is a
   `torch.nn.Module`, which `torch.nn.parallel.DistributedDataParallel` wraps
   for a training loop of your own: one process a device, each with its part of
-  the batch. `spread_experts` gives each process a part of the experts.
+  the batch. `spread_experts` gives each process a part of the experts;
+  `synchronize_routers` lets thresholds and balance biases see all parts of
+  the batch.
 
 `guides/6_many_devices.py` trains a small Soft MoE with `expert_parallel`,
 `MirroredStrategy` and `DistributedDataParallel`, on virtual devices of a CPU,
@@ -29,6 +31,9 @@ see the batch of the whole mesh on JAX, and that of one device on the others.
 import keras
 
 from keras_moe import checks
+from keras_moe.processes import spread_experts
+from keras_moe.processes import synchronize_routers
+from keras_moe.processes import whole_experts
 
 __all__ = [
     "ANSWERS",
@@ -43,6 +48,7 @@ __all__ = [
     "expert_parallel",
     "layout_map",
     "spread_experts",
+    "synchronize_routers",
     "whole_experts",
 ]
 
@@ -233,93 +239,3 @@ def exchange(layer, slots):
         if layout is not None:
             slots = keras.distribution.distribute_tensor(slots, layout)
     return slots
-
-
-def spread_experts(model, group=None) -> list[str]:
-    """Spread the experts of a model over processes. PyTorch only.
-
-    Each of n processes keeps E/n experts of every layer of this package, and
-    all other weights. In a call, the slots (G,E,S,D) of a process go to the
-    processes of their experts (an all-to-all), and the outputs come back. Each
-    process must call the model with inputs of the same shape.
-
-    All other weights are for `DistributedDataParallel`, which averages their
-    gradients and leaves experts alone: spread first, wrap after. Gradients of
-    experts are those of the mean loss of the processes, too. A norm over all
-    gradients is another one in each process: clip by none, or the copies of the
-    other weights would differ.
-
-    Dropless token choice computes every expert for every token here.
-    `thresholds` and `balance_bias` follow the batches of each process, which
-    may differ: save those of one process.
-
-    Args:
-        model: a built model or layer, the same in all processes, whose
-            optimizer is not built.
-        group: a `torch.distributed` process group; by default all processes.
-
-    Returns:
-        The paths of the layers whose experts are spread.
-
-    Raises:
-        ValueError: for another backend, without a process group, or for a
-            model that does not fit: experts that n does not divide, given as
-            `expert=`, quantised, or with adapters; an optimizer with
-            `global_clipnorm`. Saving raises one outside of `whole_experts`.
-
-    Example:
-
-    >>> import keras, keras_moe.distribution
-    >>> def train(model, inputs):  # in each process
-    ...     keras_moe.distribution.spread_experts(model)
-    ...     model = torch.nn.parallel.DistributedDataParallel(model)
-    ...     model(inputs).square().mean().backward()
-    """
-    if keras.backend.backend() != "torch":
-        raise ValueError(
-            "spread_experts needs the PyTorch backend; on JAX use "
-            "expert_parallel. Received backend "
-            f"{keras.backend.backend()!r}."
-        )
-    from torch import distributed
-
-    if not distributed.is_available() or not distributed.is_initialized():
-        raise ValueError(
-            "spread_experts needs torch.distributed.init_process_group to be "
-            "called first, in each process."
-        )
-    from keras_moe import torch_processes
-
-    group = distributed.group.WORLD if group is None else group
-    return torch_processes.spread(model, group)
-
-
-def whole_experts(model):
-    """Hold all experts in every process inside a `with` block. PyTorch only.
-
-    For files: save in one process, load in all. Every process enters and
-    leaves the block, which collects all experts and afterwards keeps each
-    process's own. Gradients of experts are lost.
-
-    Args:
-        model: a model that `spread_experts` has spread.
-
-    Raises:
-        ValueError: for another backend or model.
-
-    Example:
-
-    >>> import keras_moe.distribution
-    >>> def save(model, rank):  # in each process
-    ...     with keras_moe.distribution.whole_experts(model):
-    ...         if rank == 0:
-    ...             model.save_weights("model.weights.h5")
-    """
-    if keras.backend.backend() != "torch":
-        raise ValueError(
-            "whole_experts needs the PyTorch backend; received backend "
-            f"{keras.backend.backend()!r}."
-        )
-    from keras_moe import torch_processes
-
-    return torch_processes.whole(model)

@@ -5,6 +5,8 @@ import contextlib
 import keras
 import tensorflow as tf
 
+from keras_moe.recomputation.order import behind
+
 
 def checkpoint(function, values, tensors):
     """Call a function whose gradient keeps its arguments alone.
@@ -29,7 +31,14 @@ def checkpoint(function, values, tensors):
 
         def gradients(*grads):
             grads = [tf.convert_to_tensor(grad) for grad in grads]
-            return _gradients(compute, _behind(arrays, count, grads), grads)
+            again = arrays
+            if not tf.executing_eagerly():
+                floating = [g for g in grads if g.dtype.is_floating]
+                values, tensors = behind(
+                    arrays[:count], arrays[count:], floating
+                )
+                again = [*values, *tensors]
+            return _gradients(compute, again, grads)
 
         return keras.tree.flatten(results), gradients
 
@@ -45,35 +54,6 @@ def _off_tape():
     if tf.executing_eagerly():
         return tf.init_scope()
     return contextlib.nullcontext()
-
-
-def _behind(arrays, count, grads):
-    """Arrays that depend on the gradients, of which they have 0.
-
-    Without it compilers find both runs to be equal and compute one, early.
-    Kernels stay as they are: what is computed of them and of no input is kept.
-
-    Args:
-        arrays: values of variables and inputs.
-        count: how many of them are values.
-        grads: gradients of the results.
-    """
-    if tf.executing_eagerly():
-        return list(arrays)
-    # Compilers do not know that this is 0, or NaN where a gradient is.
-    parts = [
-        tf.reduce_sum(tf.minimum(tf.abs(tf.reshape(grad, (-1,))[:1]), 0))
-        for grad in grads
-        if grad.dtype.is_floating
-    ]
-    zero = tf.add_n([tf.cast(part, "float32") for part in parts])
-    tied = []
-    for index, array in enumerate(arrays):
-        is_input = array.dtype.is_floating and index >= count
-        if is_input or array.dtype.is_integer:  # seeds are integers
-            array = array + tf.cast(zero, array.dtype)
-        tied.append(array)
-    return tied
 
 
 def _gradients(compute, arrays, grads):
