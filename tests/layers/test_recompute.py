@@ -37,7 +37,7 @@ def token_choice(**options):
     )
 
 
-def threshold(**options):
+def threshold():
     return layers.ExpertChoiceMoE(
         E, 2.0, selection="threshold", noise_std=0.5, intermediate_dim=5
     )
@@ -57,7 +57,11 @@ def trained(wrap):
     """A model after two steps of `fit`, and its losses."""
     keras.utils.set_random_seed(0)
     tokens = outputs = keras.Input((T, D))
-    for layer in (token_choice(dtype="mixed_bfloat16"), threshold(), keras_own()):
+    for layer in (
+        token_choice(dtype="mixed_bfloat16"),
+        threshold(),
+        keras_own(),
+    ):
         branch = wrap(layer)(outputs)
         outputs = outputs + keras.ops.cast(branch, "float32")
     model = keras.Model(tokens, outputs)
@@ -171,9 +175,7 @@ def test_compilers_keep_both_runs():
         for _ in range(2):
             stack.append(
                 wrap(
-                    layers.SoftMoE(
-                        E, 2, intermediate_dim=32, activation="tanh"
-                    )
+                    layers.SoftMoE(E, 2, intermediate_dim=32, activation="tanh")
                 )
             )
         model = keras.Sequential([keras.Input((T, D)), *stack])
