@@ -51,10 +51,10 @@ class MoTBackbone(
         activation: activation of hidden features.
         dropout: rate of dropout.
         layer_norm_epsilon: epsilon of the norms.
+        dtype: dtype or policy of the layers.
         recompute: whether gradients compute each block again, from its
             inputs, instead of keeping what is in it; see
             `keras_moe.layers.Recompute`. Weights are the same either way.
-        dtype: dtype or policy of the layers.
 
     Inputs: a dictionary of `token_ids` (batch, tokens), integer, and
     `padding_mask` (batch, tokens), 1 for tokens and 0 for padding, which no
@@ -99,8 +99,8 @@ class MoTBackbone(
         activation="gelu_tanh",
         dropout: float = 0.0,
         layer_norm_epsilon: float = 1e-5,
-        recompute: bool = False,
         dtype=None,
+        recompute: bool = False,
         **kwargs,
     ):
         loading.check_backbone_arguments(self, kwargs)

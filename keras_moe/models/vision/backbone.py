@@ -56,12 +56,12 @@ class MoEViTBackbone(loading.BackbonePresets, keras_hub.models.Backbone):
         dropout: rate of dropout on embeddings, branches and hidden features.
         attention_dropout: rate of dropout on attention weights.
         layer_norm_epsilon: epsilon of all norms.
-        recompute: whether gradients compute each block again, from its
-            inputs, instead of keeping what is in it; see
-            `keras_moe.layers.Recompute`. Weights are the same either way.
         data_format: `"channels_last"`, `"channels_first"`, or `None` for
             Keras' own setting.
         dtype: dtype or policy of the layers.
+        recompute: whether gradients compute each block again, from its
+            inputs, instead of keeping what is in it; see
+            `keras_moe.layers.Recompute`. Weights are the same either way.
 
     Input: images (batch, height, width, channels), float, in [-1, 1] for the
         presets (`MoEViTImageConverter` does that). Output: tokens (batch,
@@ -106,9 +106,9 @@ class MoEViTBackbone(loading.BackbonePresets, keras_hub.models.Backbone):
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
         layer_norm_epsilon: float = 1e-6,
-        recompute: bool = False,
         data_format: str | None = None,
         dtype=None,
+        recompute: bool = False,
         **kwargs,
     ):
         loading.check_backbone_arguments(self, kwargs)
