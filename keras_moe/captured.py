@@ -12,7 +12,8 @@ class Slots:
         inputs: (G,E,S,D), the slots; rows (P,D) sorted by expert where the
             implementation `"grouped"` ran.
         hidden: (G,E,S,F), the experts' hidden features, without dropout;
-            `None` for rows, and for experts given as `expert=`.
+            `None` for rows, for experts given as `expert=`, and for experts
+            that `spread_experts` has spread over processes.
         outputs: outputs of `inputs`' shape, with the layer's features.
     """
 

@@ -115,7 +115,11 @@ def record_slots(layer, inputs, outputs):
     collections = [plans for plans in _blocks() if plans.slots is not None]
     if not collections or not _is_seen():
         return
-    hidden = layer.experts.hidden(inputs) if len(inputs.shape) == 4 else None
+    hidden = None
+    # Experts that are spread over processes have hidden features elsewhere.
+    here = "processes" not in layer.experts.traits()
+    if here and len(inputs.shape) == 4:
+        hidden = layer.experts.hidden(inputs)
     for plans in collections:
         plans.add_slots(layer, Slots(inputs, hidden, outputs))
 

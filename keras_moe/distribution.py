@@ -17,7 +17,9 @@ the backends offer, with Keras 3.15:
 - **PyTorch.** Keras' `fit` runs on one device. A Keras model is a
   `torch.nn.Module`, which `torch.nn.parallel.DistributedDataParallel` wraps
   for a training loop of your own: one process a device, each with its part of
-  the batch. `spread_experts` gives each process a part of the experts.
+  the batch. `spread_experts` gives each process a part of the experts;
+  `synchronize_routers` lets thresholds and balance biases see all parts of
+  the batch.
 
 `guides/6_many_devices.py` trains a small Soft MoE with `expert_parallel`,
 `MirroredStrategy` and `DistributedDataParallel`, on virtual devices of a CPU,
@@ -31,6 +33,9 @@ see the batch of the whole mesh on JAX, and that of one device on the others.
 import keras
 
 from keras_moe import checks
+from keras_moe.processes import spread_experts
+from keras_moe.processes import synchronize_routers
+from keras_moe.processes import whole_experts
 
 __all__ = [
     "ANSWERS",
@@ -45,6 +50,7 @@ __all__ = [
     "expert_parallel",
     "layout_map",
     "spread_experts",
+    "synchronize_routers",
     "whole_experts",
 ]
 
@@ -245,105 +251,3 @@ def experts_here(kernel) -> int:
         if jax_processes.in_parts(kernel.value):
             return jax_processes.rows_here(kernel.value)
     return int(kernel.shape[0])
-
-
-def spread_experts(model, group=None) -> list[str]:
-    """Spread the experts of a model over processes. PyTorch only.
-
-    Each of n processes keeps E/n experts of every layer of this package, and
-    all other weights. In a call, the slots (G,E,S,D) of a process go to the
-    processes of their experts (an all-to-all), and the outputs come back. Each
-    process must call the model with inputs of the same shape.
-
-    All other weights are for `DistributedDataParallel`, which averages their
-    gradients and leaves experts alone: spread first, wrap after. Gradients of
-    experts are those of the mean loss of the processes, too. A norm over all
-    gradients is another one in each process: clip by none, or the copies of the
-    other weights would differ.
-
-    Dropless token choice computes every expert for every token here.
-    `thresholds` and `balance_bias` follow the batches of each process, which
-    may differ: save those of one process.
-
-    Args:
-        model: a built model or layer, the same in all processes, whose
-            optimizer is not built.
-        group: a `torch.distributed` process group; by default all processes.
-
-    Returns:
-        The paths of the layers whose experts are spread.
-
-    Raises:
-        ValueError: for another backend, without a process group, or for a
-            model that does not fit: experts that n does not divide, given as
-            `expert=`, quantised, or with adapters; an optimizer with
-            `global_clipnorm`. Saving raises one outside of `whole_experts`.
-
-    Example:
-
-    >>> import keras, keras_moe.distribution
-    >>> def train(model, inputs):  # in each process
-    ...     keras_moe.distribution.spread_experts(model)
-    ...     model = torch.nn.parallel.DistributedDataParallel(model)
-    ...     model(inputs).square().mean().backward()
-    """
-    if keras.backend.backend() != "torch":
-        raise ValueError(
-            "spread_experts needs the PyTorch backend; on JAX use "
-            "expert_parallel. Received backend "
-            f"{keras.backend.backend()!r}."
-        )
-    from torch import distributed
-
-    if not distributed.is_available() or not distributed.is_initialized():
-        raise ValueError(
-            "spread_experts needs torch.distributed.init_process_group to be "
-            "called first, in each process."
-        )
-    from keras_moe import torch_processes
-
-    group = distributed.group.WORLD if group is None else group
-    return torch_processes.spread(model, group)
-
-
-def whole_experts(model):
-    """Hold all experts in every process inside a `with` block.
-
-    For files: save in one process, load in all, both inside the block. Every
-    process enters and leaves the block, which collects all experts and
-    afterwards keeps each process's own.
-
-    On PyTorch gradients of experts are lost. On JAX, where `expert_parallel`
-    spreads weights over the devices of several processes, moments of the
-    optimizer are collected too. The weights then lie in the memory of the
-    host, and no distribution is active: do not train inside the block. A model
-    of one process is left as it is.
-
-    Args:
-        model: on PyTorch, a model that `spread_experts` has spread; on JAX any
-            model, built.
-
-    Raises:
-        ValueError: for another backend or model.
-
-    Example:
-
-    >>> import keras_moe.distribution
-    >>> def save(model, rank):  # in each process
-    ...     with keras_moe.distribution.whole_experts(model):
-    ...         if rank == 0:
-    ...             model.save_weights("model.weights.h5")
-    """
-    backend = keras.backend.backend()
-    if backend == "jax":
-        from keras_moe import jax_processes
-
-        return jax_processes.whole(model)
-    if backend != "torch":
-        raise ValueError(
-            "whole_experts needs the JAX or PyTorch backend; received backend "
-            f"{backend!r}."
-        )
-    from keras_moe import torch_processes
-
-    return torch_processes.whole(model)

@@ -66,6 +66,11 @@ def add_arguments(parser) -> None:
         help="Plan inference instead of training with Adam.",
     )
     parser.add_argument(
+        "--recompute",
+        action="store_true",
+        help="Compute blocks again for gradients (recompute=True).",
+    )
+    parser.add_argument(
         "--dtype",
         choices=planning.BYTES,
         default="float32",
@@ -87,7 +92,9 @@ def report(arguments) -> str:
 
     def make():
         backbones.append(
-            models.MoEViTBackbone.from_architecture(arguments.architecture)
+            models.MoEViTBackbone.from_architecture(
+                arguments.architecture, recompute=arguments.recompute
+            )
         )
         return backbones[0]
 

@@ -249,10 +249,11 @@ def plan(
 
     In training a parameter takes 16 bytes (float32, gradient, Adam's moments),
     and all that a backward pass reads is kept, with attention weights written
-    out. At inference a parameter has the dtype of the activations, and the
-    part of the model that keeps most is what there is at a time. What the
-    compiler adds or saves, and the buffers of exchanges, are left out: expect
-    tens of percent.
+    out. With the backbone's `recompute=True`, the input of each block is kept,
+    and the rest of one block at a time. At inference a parameter has the dtype
+    of the activations, and the part of the model that keeps most is what there
+    is at a time. What the compiler adds or saves, and the buffers of exchanges,
+    are left out: expect tens of percent.
 
     Args:
         backbone: as in `flops`.
@@ -271,14 +272,27 @@ def plan(
     options = getattr(backbone, "router_options", None) or {}
     expert_devices = math.gcd(devices, options.get("num_experts", 1))
     here = total - in_experts + in_experts // expert_devices
-    costs = parts(backbone)
-    saved = [p.kept * BYTES[dtype] + 4 * p.kept_float32 for p in costs]
+    kept = _kept_bytes(backbone, BYTES[dtype], training)
     return Plan(
         parameters=total,
         expert_parameters=in_experts,
         flops=flops(backbone),
         expert_devices=expert_devices,
         parameter_bytes=here * (TRAINING_BYTES if training else BYTES[dtype]),
-        activation_bytes=int(batch * (sum(saved) if training else max(saved))),
+        activation_bytes=int(batch * kept),
         device_bytes=device_bytes,
     )
+
+
+def _kept_bytes(backbone, number, training):
+    """Bytes of the activations of an example; `number` is those of one."""
+    costs = parts(backbone)
+    saved = [p.kept * number + 4 * p.kept_float32 for p in costs]
+    if not training:
+        return max(saved)
+    if not backbone.recompute:
+        return sum(saved)
+    embedding, attentions, mlps = saved[0], saved[1::2], saved[2::2]
+    tokens, _ = _embedding(backbone, None)
+    inputs = len(mlps) * tokens * backbone.hidden_dim * number
+    return embedding + inputs + max(map(sum, zip(attentions, mlps)))

@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from keras_moe import checks
 from keras_moe.layers.base import MoELayer
 from keras_moe.layers.experts import FeedForwardExperts
+from keras_moe.layers.mixture_of_depths import MixtureOfDepths
 
 
 class _AllToAll(torch.autograd.Function):
@@ -78,14 +79,48 @@ class Exchange:
         return blocks.reshape(-1, own * self.processes, length, features)
 
 
+class Joint:
+    """The batches of all processes of a group, in the order of their ranks.
+
+    Args:
+        group: a `torch.distributed.ProcessGroup`.
+    """
+
+    def __init__(self, group):
+        self.group = group
+        self.processes = distributed.get_world_size(group)
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def gather(self, array):
+        """(G,…) of each process -> (n·G,…) of all, without gradients."""
+        array = array.detach().contiguous()
+        # Not all libraries of communication send Boolean values.
+        sent = array.byte() if array.dtype == torch.bool else array
+        parts = [torch.empty_like(sent) for _ in range(self.processes)]
+        distributed.all_gather(parts, sent, group=self.group)
+        return torch.cat(parts).to(array.dtype)
+
+
+def synchronize(model, group) -> list:
+    """Let routers see the joint batch; return the paths of their layers."""
+    _check_group(group)
+    layers = [
+        layer
+        for layer in _layers_of(model, (MoELayer, MixtureOfDepths))
+        if layer.batch_states()
+    ]
+    joint = Joint(group)
+    for layer in layers:
+        layer.joint = joint
+    return [layer.path for layer in layers]
+
+
 def spread(model, group) -> list:
     """Keep this process's experts of each layer; return the layers' paths."""
     layers = _layers_of(model)
-    if not isinstance(group, distributed.ProcessGroup):
-        raise ValueError(
-            "group must be None or a torch.distributed process group of this "
-            f"process; {checks.received(group)}."
-        )
+    _check_group(group)
     exchange = Exchange(group)
     for layer in layers:
         _check(layer, exchange.processes)
@@ -112,25 +147,36 @@ def spread(model, group) -> list:
         for variable in layer.experts.variables:
             _slice(variable, exchange)
     _leave_to_us(model, [v for x in layers for v in x.experts.variables])
+    synchronize(model, group)
     return [layer.path for layer in layers]
 
 
-def _layers_of(model):
-    """The layers of experts in a model."""
+def _check_group(group):
+    if not isinstance(group, distributed.ProcessGroup):
+        raise ValueError(
+            "group must be None or a torch.distributed process group of this "
+            f"process; {checks.received(group)}."
+        )
+
+
+def _layers_of(model, kinds=MoELayer):
+    """The layers of experts in a model, or of other kinds, all built."""
     if not isinstance(model, keras.Layer):
         raise ValueError(
             f"model must be a Keras model or layer; {checks.received(model)}."
         )
-    return [x for x in model._flatten_layers() if isinstance(x, MoELayer)]
+    layers = [x for x in model._flatten_layers() if isinstance(x, kinds)]
+    for layer in layers:
+        if not layer.built:
+            raise ValueError(
+                "model must be built before it is used by several processes; "
+                f"received the layer {layer.name!r}, which is not."
+            )
+    return layers
 
 
 def _check(layer, processes):
     experts = layer.experts
-    if not layer.built:
-        raise ValueError(
-            "model must be built before its experts are spread; received the "
-            f"layer {layer.name!r}, which is not."
-        )
     if not isinstance(experts, FeedForwardExperts):
         raise ValueError(
             "experts given as expert=… cannot be spread over processes; "

@@ -106,6 +106,7 @@ def test_it_builds_and_its_links_lead_somewhere(tmp_path, monkeypatch):
         assert text.count(f'src="{path.stem}_') == pictures, path.name
     assert "tf_saved_model" in (site / "backends.html").read_text()
     assert "soft_moe_s16" in (site / "devices.html").read_text()
+    assert "recomputed, MiB" in (site / "models.html").read_text()
     upcycling = (site / "upcycling.html").read_text()
     kerashub = (site / "kerashub.html").read_text()
     assert "(missed)" in kerashub and "reading 2 GB" in kerashub
@@ -423,6 +424,17 @@ def test_benchmarks_page_says_what_the_records_say():
         pair = (f"{min(values):.2f}", f"{max(values):.2f}")
         said = said.format(*(end.removeprefix("0") for end in pair))
         assert said in text
+
+
+def test_recomputing_takes_less_memory_on_each_backend():
+    records = sorted((ROOT / "tests/benchmarks/results").glob("recomputed-*"))
+    assert len(records) == 3
+    for path in records:
+        with path.open(newline="") as file:
+            kept, recomputed = csv.DictReader(file)
+        assert (kept["of"], recomputed["of"]) == ("kept", "recomputed")
+        less, more = (int(r["peak_extra_mib"]) for r in (recomputed, kept))
+        assert less < 0.75 * more, path.name
 
 
 def test_benchmarks_page_gives_ratios_of_the_records():

@@ -211,6 +211,17 @@ def streaming() -> str:
     return benchmarks.table(rows)
 
 
+def recomputed() -> str:
+    """Memory and time of training steps that recompute blocks or keep them."""
+    lines = {}
+    for backend, row in _rows("recomputed"):
+        name = headlines.BACKENDS[backend]
+        line = lines.setdefault(name, {"backend": name})
+        line[f"{row['of']}, MiB"] = row["peak_extra_mib"]
+        line[f"{row['of']}, s"] = f"{float(row['seconds']):.1f}"
+    return benchmarks.table(list(lines.values()))
+
+
 def on_page_markdown(markdown, page, config, files):
     if page.file.src_uri == "benchmarks.md":
         markdown = markdown.replace(
@@ -218,6 +229,8 @@ def on_page_markdown(markdown, page, config, files):
         )
         markdown = markdown.replace("<!-- streaming -->", streaming())
         return f"{markdown}\n\n{benchmarks.chapters(RESULTS)[0]}\n"
+    if page.file.src_uri == "models.md":
+        return markdown.replace("<!-- recomputed -->", recomputed())
     if page.file.src_uri == "upcycling.md":
         markdown = markdown.replace("<!-- losses -->", upcycling_losses())
         return markdown.replace("<!-- transitions -->", transitions())

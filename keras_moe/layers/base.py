@@ -23,6 +23,7 @@ class MoELayer(ConfiguredLayer):
 
     least_axes = 3  # of inputs; 2 where rows need no neighbours
     expert_dropout = 0.0  # above it, `_drop_experts` drops some
+    joint = None  # between processes: `torch_processes.Joint`
 
     # === The straight path ===
 
@@ -129,6 +130,10 @@ class MoELayer(ConfiguredLayer):
     def build_router(self, features):
         """Create the router's weights."""
         raise NotImplementedError
+
+    def batch_states(self) -> list:
+        """List the variables that a call in training moves by its batch."""
+        return []
 
     def prepare_noise(self, noise_std, jitter=0.0):
         """Set `noise_std`, and the random state if there is any noise."""

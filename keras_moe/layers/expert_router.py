@@ -8,6 +8,7 @@ from keras_moe import ops as moe_ops
 from keras_moe import routing
 from keras_moe.layers.base import MoELayer
 from keras_moe.plans import softmax
+from keras_moe.processes import joint_batch
 
 SELECTIONS = ("top_k", "threshold", "top_k_then_threshold")
 # Arguments that a selection does not use, and their defaults.
@@ -57,6 +58,9 @@ class ExpertRouter(MoELayer):
                 aggregation="mean",
             )
 
+    def batch_states(self) -> list:
+        return [] if self.thresholds is None else [self.thresholds]
+
     def by_thresholds(self, training):
         """Whether this call chooses by thresholds."""
         then = self.selection == "top_k_then_threshold" and not training
@@ -99,6 +103,7 @@ class ExpertRouter(MoELayer):
         )
 
     def _move_thresholds(self, gates, mask):
+        gates, mask = joint_batch(self, gates, mask)
         self.thresholds.assign(
             routing.moved_thresholds(
                 ops.convert_to_tensor(self.thresholds),

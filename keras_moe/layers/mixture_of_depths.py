@@ -11,6 +11,7 @@ from keras_moe import routing
 from keras_moe.layers.base import check_tokens
 from keras_moe.layers.inputs import check_mask
 from keras_moe.layers.inputs import check_places
+from keras_moe.processes import joint_batch
 from keras_moe.scalars import MASKED
 from keras_moe.scalars import keep
 
@@ -97,6 +98,8 @@ class MixtureOfDepths(keras.layers.Wrapper):
     ...     changed, "int32"), axis=-1) <= 4))
     True
     """
+
+    joint = None  # between processes: `torch_processes.Joint`
 
     def __init__(
         self,
@@ -191,6 +194,10 @@ class MixtureOfDepths(keras.layers.Wrapper):
         super().build((batch, None, features))
         self.input_spec = keras.layers.InputSpec(ndim=3, axes={-1: features})
 
+    def batch_states(self) -> list:
+        """List the variables that a call in training moves by its batch."""
+        return [self.threshold] if self.inference == "threshold" else []
+
     # === The path ===
 
     def call(self, inputs, mask=None, places=None, training=None):
@@ -258,10 +265,11 @@ class MixtureOfDepths(keras.layers.Wrapper):
     def _learn(self, tokens, scores, rows, mask):
         """Move the threshold, or add the predictor's loss."""
         if self.inference == "threshold":
+            levels, mask = joint_batch(self, _levels(scores), mask)
             self.threshold.assign(
                 routing.moved_thresholds(
                     ops.convert_to_tensor(self.threshold),
-                    _levels(scores)[:, :, None],
+                    levels[:, :, None],
                     self.capacity,
                     self.threshold_momentum,
                     mask,

@@ -10,6 +10,7 @@ from keras_moe import routing
 from keras_moe import scoring
 from keras_moe.layers.base import MoELayer
 from keras_moe.layers.experts import FeedForwardExperts
+from keras_moe.processes import joint_batch
 from keras_moe.scalars import keep
 
 # Arguments that `prepare_options` checks and keeps.
@@ -137,6 +138,9 @@ class TokenRouter(MoELayer):
                     "shared_gate", (features, 1), self.router_initializer
                 )
 
+    def batch_states(self) -> list:
+        return [] if self.balance_bias is None else [self.balance_bias]
+
     # === From tokens to a plan ===
 
     def call(self, inputs, mask=None, training=None):
@@ -170,10 +174,11 @@ class TokenRouter(MoELayer):
         )
         self.add_losses(logits, noisy_logits, choice, mask)
         if training and self.trainable and bias is not None:
+            (expert,) = joint_batch(self, choice.expert)
             bias.assign(
                 scoring.moved_balance_bias(
                     ops.convert_to_tensor(bias),
-                    choice.expert,
+                    expert,
                     self.balance_bias_rate,
                 )
             )

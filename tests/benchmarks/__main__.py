@@ -16,6 +16,7 @@ from tests.benchmarks import huge_pages
 from tests.benchmarks import kerashub_models
 from tests.benchmarks import native
 from tests.benchmarks import other_layers
+from tests.benchmarks import recomputed
 from tests.benchmarks import soft_moe_layers
 from tests.benchmarks import soft_routing
 from tests.benchmarks import timing
@@ -40,6 +41,7 @@ TABLES = {
     "kerashub_quantised": (kerashub_models.quantised, EVERYWHERE),
     "kerashub_memory": (kerashub_models.memory, EVERYWHERE),
     "kerashub_loading": (kerashub_models.loading, ("torch",)),
+    "recomputed": (recomputed.rows, EVERYWHERE),
     "huge_pages": (huge_pages.rows, ("torch",)),
 }
 

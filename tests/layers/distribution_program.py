@@ -61,6 +61,13 @@ LAYERS = {
         capacity_factor=None, router_initializer=Crowd()
     ),
 }
+# Layers whose calls in training move a variable by the whole batch.
+MOVING = {
+    "thresholds": lambda: keras_moe.layers.ExpertChoiceMoE(
+        EXPERTS, 2, selection="threshold", threshold_momentum=0.5, **OPTIONS
+    ),
+    "balance": lambda: token_choice(balance_bias_rate=0.1),
+}
 
 
 def build(make):
@@ -111,6 +118,7 @@ def measured(model, batch, spread=None):
     logs, changed = step(tuple(state), batch)
     facts["loss"] = float(logs["loss"])
     facts["weights"] = [np.asarray(w).tolist() for w in changed[0]]
+    facts["moved"] = [np.asarray(w).tolist() for w in changed[1]]
     if spread is None:
         return facts
     facts["forward"] = exchanges.found(forward.as_text())
@@ -132,7 +140,8 @@ def trained(spread):
 
 def main():
     facts = {"devices": len(jax.devices())}
-    facts["alone"] = {name: run(make) for name, make in LAYERS.items()}
+    layers = LAYERS | MOVING
+    facts["alone"] = {name: run(make) for name, make in layers.items()}
     for expert_devices in (8, 4):
         spread = expert_parallel(expert_devices)
         mesh = str(expert_devices)
@@ -144,6 +153,9 @@ def main():
             for name, make in LAYERS.items():
                 facts[mesh][name] = run(make, spread)
             facts[mesh]["fit"] = trained(spread)
+            if expert_devices == 8:
+                for name, make in MOVING.items():
+                    facts[mesh][name] = run(make, spread)
     with keras.distribution.DataParallel().scope() as spread:
         facts["data"] = {
             "dropless": run(

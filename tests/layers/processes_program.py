@@ -17,6 +17,7 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 import keras_moe
+from keras_moe import diagnostics
 from keras_moe import distribution
 
 EXPERTS, TOKENS, FEATURES, BATCH = 4, 6, 8, 4
@@ -31,6 +32,18 @@ LAYERS = {
     ),
     "dropless": lambda: keras_moe.layers.TokenChoiceMoE(
         EXPERTS, 2, capacity_factor=None, **OPTIONS
+    ),
+}
+# Layers that move variables by the batch.
+MOVING = {
+    "thresholds": lambda: keras_moe.layers.ExpertChoiceMoE(
+        EXPERTS, 2, selection="threshold", threshold_momentum=0.5, **OPTIONS
+    ),
+    "balance": lambda: keras_moe.layers.TokenChoiceMoE(
+        EXPERTS, 2, balance_bias_rate=0.1, **OPTIONS
+    ),
+    "depths": lambda: keras_moe.layers.MixtureOfDepths(
+        MOVING["balance"](), 0.5, residual=False, inference="threshold"
     ),
 }
 STEPS = 3
@@ -49,7 +62,7 @@ def train(model, called, inputs):
     losses = []
     for _ in range(STEPS):
         optimizer.zero_grad()
-        loss = called(inputs).square().mean()
+        loss = called(inputs, training=True).square().mean()
         (loss + sum(model.losses)).backward()
         optimizer.step()
         losses.append(float(loss.detach()))
@@ -58,6 +71,12 @@ def train(model, called, inputs):
 
 def weights(model):
     return [w.numpy().tolist() for w in model.weights]
+
+
+def moved(model, losses):
+    """Losses of training, and what its calls have moved."""
+    values = [w.numpy().tolist() for w in model.non_trainable_weights]
+    return {"losses": torch.as_tensor(losses).tolist(), "moved": values}
 
 
 def process(rank, processes, folder, inputs):
@@ -92,8 +111,19 @@ def process(rank, processes, folder, inputs):
         distribution.spread_experts(again)
         with distribution.whole_experts(again):
             again.load_weights(path)
-        difference = (again(own) - model(own)).abs().max()
+        with diagnostics.capture(slots=True) as plans:
+            difference = (again(own) - model(own)).abs().max()
         facts[name]["read_again"] = float(difference.detach())
+        facts[name]["hidden"] = [s.hidden for s in plans.slots.values()]
+    for name, make in MOVING.items():
+        model = build(make)
+        if processes == 2:
+            distribution.synchronize_routers(model)
+        else:
+            distribution.spread_experts(model)
+        losses = torch.tensor(train(model, DistributedDataParallel(model), own))
+        distributed.all_reduce(losses)
+        facts[name] = moved(model, losses / processes)
     if rank == 0:
         with open(f"{folder}/facts.json", "w") as file:
             json.dump(facts, file)
@@ -108,6 +138,10 @@ def main():
         model = build(make)
         losses = train(model, model, torch.tensor(inputs))
         facts["1"][name] = {"losses": losses, "weights": weights(model)}
+    for name, make in MOVING.items():
+        model = build(make)
+        losses = train(model, model, torch.tensor(inputs))
+        facts["1"][name] = moved(model, losses)
     fork = multiprocessing.get_context("fork")
     for processes in (2, 4):
         with tempfile.TemporaryDirectory() as folder:

@@ -73,6 +73,16 @@ def test_as_on_one_device(facts, mesh, layer):
 
 
 @pytest.mark.once
+@pytest.mark.parametrize("layer", ["thresholds", "balance"])
+def test_routers_learn_from_the_batch_of_all_devices(facts, layer):
+    alone, spread = facts["alone"][layer], facts["8"][layer]
+    assert_as_alone(spread, alone)
+    ((one,), (other,)) = alone["moved"], spread["moved"]
+    np.testing.assert_allclose(other, one, **CLOSE)
+    assert np.any(one)
+
+
+@pytest.mark.once
 @pytest.mark.parametrize("mesh", ["8", "4"])
 def test_fit_and_predict(facts, mesh):
     assert_as_alone(facts[mesh]["fit"], facts["alone"]["soft"])

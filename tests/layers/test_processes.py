@@ -45,6 +45,21 @@ def test_as_in_one_process(facts, processes, layer):
     assert spread["kernel"] == [4 // int(processes), 8, 16]
     # A file that one process wrote, read by all.
     assert spread["read_again"] == 0
+    # A process has the kernels of its own experts alone.
+    assert spread["hidden"] == [None, None]
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("processes", ["2", "4"])
+@pytest.mark.parametrize("layer", ["thresholds", "balance", "depths"])
+def test_routers_learn_from_the_joint_batch(facts, processes, layer):
+    """By `synchronize_routers` in two processes, `spread_experts` in four."""
+    alone, joint = facts["1"][layer], facts[processes][layer]
+    np.testing.assert_allclose(joint["losses"], alone["losses"], **CLOSE)
+    assert len(joint["moved"]) == len(alone["moved"]) >= 1
+    for ours, theirs in zip(joint["moved"], alone["moved"]):
+        np.testing.assert_allclose(ours, theirs, **CLOSE)
+        assert np.any(ours)
 
 
 @pytest.fixture
@@ -66,6 +81,8 @@ def built(**options):
 def test_without_a_group():
     with pytest.raises(ValueError, match="init_process_group"):
         distribution.spread_experts(built(intermediate_dim=4))
+    with pytest.raises(ValueError, match="^synchronize_routers needs torch"):
+        distribution.synchronize_routers(built(intermediate_dim=4))
 
 
 @pytest.mark.once
@@ -87,6 +104,8 @@ def test_models_that_do_not_fit(group):
         keras_moe.layers.SoftMoE(2, 1, intermediate_dim=4),
         "^model must be built before",
     )
+    with pytest.raises(ValueError, match="^model must have layers with thre"):
+        distribution.synchronize_routers(built(intermediate_dim=4))
     layer = built(intermediate_dim=4)
     assert distribution.spread_experts(layer) == [layer.path]
     refused(layer, "^model is spread already")

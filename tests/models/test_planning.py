@@ -171,6 +171,17 @@ def test_memory_of_devices():
     assert one.fits and not planning.plan(backbone, shapes, 1, 1000).fits
 
 
+def test_memory_of_blocks_that_are_recomputed():
+    backbone = models.MoEViTBackbone(**{**VIT, "num_layers": 3}, recompute=True)
+    embedding, *blocks = (p.kept for p in planning.parts(backbone))
+    # The inputs of three blocks of 4 tokens, and what one block keeps.
+    kept = embedding + 3 * 4 * 8 + blocks[0] + blocks[1]
+    plan = planning.plan(backbone, {}, 1, 10**9, batch=2)
+    assert plan.activation_bytes == 2 * 4 * kept
+    inference = planning.plan(backbone, {}, 1, 10**9, training=False)
+    assert inference.activation_bytes == 4 * max(blocks)
+
+
 def test_command(capsys):
     line = "plan --architecture soft_moe_vit_h14 --devices 64 --device-memory "
     command.main([*line.split(), "32GB"])
@@ -179,6 +190,8 @@ def test_command(capsys):
     assert "It fits" in printed and "by 64" in printed
     command.main([*line.split(), "16GiB", "--batch", "8"])
     assert "It does not fit" in capsys.readouterr().out
+    command.main([*line.split(), "16GiB", "--batch", "8", "--recompute"])
+    assert "20.84 GB" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="^error: name must be one of 'soft_"):
         command.main(["plan", "--architecture", "soft_moe"])
 

@@ -24,6 +24,7 @@ FLAGS = (
     "attention_bias",
     "tie_embeddings",
     "scale_attention_by_layer",
+    "recompute",
 )
 CHOICES = {
     "positions": ("learned", "rotary"),

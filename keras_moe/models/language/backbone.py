@@ -52,6 +52,9 @@ class MoTBackbone(
         dropout: rate of dropout.
         layer_norm_epsilon: epsilon of the norms.
         dtype: dtype or policy of the layers.
+        recompute: whether gradients compute each block again, from its
+            inputs, instead of keeping what is in it; see
+            `keras_moe.layers.Recompute`. Weights are the same either way.
 
     Inputs: a dictionary of `token_ids` (batch, tokens), integer, and
     `padding_mask` (batch, tokens), 1 for tokens and 0 for padding, which no
@@ -97,6 +100,7 @@ class MoTBackbone(
         dropout: float = 0.0,
         layer_norm_epsilon: float = 1e-5,
         dtype=None,
+        recompute: bool = False,
         **kwargs,
     ):
         loading.check_backbone_arguments(self, kwargs)
@@ -146,6 +150,7 @@ class MoTBackbone(
                 activation=activation,
                 dropout=dropout,
                 epsilon=layer_norm_epsilon,
+                recompute=recompute,
                 dtype=dtype,
                 name=f"block_{index}",
             )

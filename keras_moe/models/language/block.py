@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_moe import activations
+from keras_moe import recomputation
 from keras_moe.models.layers.attention import Attention
 from keras_moe.models.layers.attention import at_least_float32
 from keras_moe.models.layers.feed_forward import FeedForward
@@ -70,6 +71,8 @@ class DecoderBlock(keras.layers.Layer):
         activation: activation of hidden features.
         dropout: rate of dropout on both branches, in training.
         epsilon: epsilon of the norms.
+        recompute: whether gradients compute the block again, see
+            `keras_moe.layers.Recompute`.
     """
 
     def __init__(
@@ -84,9 +87,12 @@ class DecoderBlock(keras.layers.Layer):
         activation="gelu_tanh",
         dropout=0.0,
         epsilon=1e-5,
+        recompute=False,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        # The layers in it cast what they read; `recomputation` needs variables
+        # as they are.
+        super().__init__(autocast=False, **kwargs)
         self.num_heads = num_heads
         self.mlp_dim = mlp_dim
         self.router = router
@@ -97,6 +103,7 @@ class DecoderBlock(keras.layers.Layer):
         self.activation = activations.get(activation)
         self.dropout = dropout
         self.epsilon = epsilon
+        self.recompute = recompute
 
     def build(self, input_shape):
         place = {"dtype": self.dtype_policy}
@@ -139,6 +146,13 @@ class DecoderBlock(keras.layers.Layer):
         places=None,
         training=None,
     ):
+        tokens = ops.cast(tokens, self.compute_dtype)
+        arguments = (tokens, padding_mask, cache, index, places, training)
+        if not training or not self.recompute:
+            return self._transform(*arguments)
+        return recomputation.call(self, self._transform, *arguments)
+
+    def _transform(self, tokens, padding_mask, cache, index, places, training):
         pre = self.norm_placement == "pre"
         branch = self.attention_norm(tokens) if pre else tokens
         branch = self.attention(
@@ -196,5 +210,6 @@ class DecoderBlock(keras.layers.Layer):
             activation=activations.serialize(self.activation),
             dropout=self.dropout,
             epsilon=self.epsilon,
+            recompute=self.recompute,
         )
         return config

@@ -61,6 +61,9 @@ class MoEViTBackbone(loading.BackbonePresets, keras_hub.models.Backbone):
         data_format: `"channels_last"`, `"channels_first"`, or `None` for
             Keras' own setting.
         dtype: dtype or policy of the layers.
+        recompute: whether gradients compute each block again, from its
+            inputs, instead of keeping what is in it; see
+            `keras_moe.layers.Recompute`. Weights are the same either way.
 
     Input: images (batch, height, width, channels), float, in [-1, 1] for the
         presets (`MoEViTImageConverter` does that). Output: tokens (batch,
@@ -107,6 +110,7 @@ class MoEViTBackbone(loading.BackbonePresets, keras_hub.models.Backbone):
         layer_norm_epsilon: float = 1e-6,
         data_format: str | None = None,
         dtype=None,
+        recompute: bool = False,
         **kwargs,
     ):
         loading.check_backbone_arguments(self, kwargs)
@@ -143,6 +147,7 @@ class MoEViTBackbone(loading.BackbonePresets, keras_hub.models.Backbone):
         layer_norm_epsilon = checks.real(
             "layer_norm_epsilon", layer_norm_epsilon, exclusive=True
         )
+        recompute = checks.flag("recompute", recompute)
         dtype = checks.resolve(
             "dtype", keras.dtype_policies.get, dtype, "a Keras dtype or policy"
         )
@@ -170,6 +175,7 @@ class MoEViTBackbone(loading.BackbonePresets, keras_hub.models.Backbone):
                 dropout=dropout,
                 attention_dropout=attention_dropout,
                 epsilon=layer_norm_epsilon,
+                recompute=recompute,
                 dtype=dtype,
                 name=f"block_{index}",
             )
@@ -222,6 +228,7 @@ class MoEViTBackbone(loading.BackbonePresets, keras_hub.models.Backbone):
         self.dropout = dropout
         self.attention_dropout = attention_dropout
         self.layer_norm_epsilon = layer_norm_epsilon
+        self.recompute = recompute
         self.data_format = data_format
 
     @classmethod
@@ -258,6 +265,7 @@ class MoEViTBackbone(loading.BackbonePresets, keras_hub.models.Backbone):
             dropout=self.dropout,
             attention_dropout=self.attention_dropout,
             layer_norm_epsilon=self.layer_norm_epsilon,
+            recompute=self.recompute,
             data_format=self.data_format,
         )
         return config

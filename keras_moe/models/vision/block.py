@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_moe import activations
 from keras_moe import grouping
+from keras_moe import recomputation
 from keras_moe.models.layers.attention import Attention
 from keras_moe.models.layers.feed_forward import FeedForward
 from keras_moe.models.layers.routers import ROUTERS
@@ -30,6 +31,8 @@ class TransformerBlock(keras.layers.Layer):
         dropout: rate of dropout on both branches and on hidden features.
         attention_dropout: rate of dropout on attention weights.
         epsilon: epsilon of the norms.
+        recompute: whether gradients compute the block again, see
+            `keras_moe.layers.Recompute`.
     """
 
     def __init__(
@@ -43,9 +46,12 @@ class TransformerBlock(keras.layers.Layer):
         dropout=0.0,
         attention_dropout=0.0,
         epsilon=1e-6,
+        recompute=False,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        # The layers in it cast what they read; `recomputation` needs variables
+        # as they are.
+        super().__init__(autocast=False, **kwargs)
         self.num_heads = num_heads
         self.mlp_dim = mlp_dim
         self.router = router
@@ -55,6 +61,7 @@ class TransformerBlock(keras.layers.Layer):
         self.dropout = dropout
         self.attention_dropout = attention_dropout
         self.epsilon = epsilon
+        self.recompute = recompute
 
     def build(self, input_shape):
         common = {"dtype": self.dtype_policy}
@@ -95,6 +102,13 @@ class TransformerBlock(keras.layers.Layer):
         return ROUTERS[self.router](**options)
 
     def call(self, tokens, padding_mask=None, training=None):
+        tokens = ops.cast(tokens, self.compute_dtype)
+        arguments = (tokens, padding_mask, training)
+        if not training or not self.recompute:
+            return self._transform(*arguments)
+        return recomputation.call(self, self._transform, *arguments)
+
+    def _transform(self, tokens, padding_mask, training):
         branch = self.attention(
             self.attention_norm(tokens),
             padding_mask=padding_mask,
@@ -129,5 +143,6 @@ class TransformerBlock(keras.layers.Layer):
             dropout=self.dropout,
             attention_dropout=self.attention_dropout,
             epsilon=self.epsilon,
+            recompute=self.recompute,
         )
         return config

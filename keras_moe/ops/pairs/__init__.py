@@ -29,7 +29,7 @@ backend = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What is not derived.
+    """Holds what is not derived.
 
     Attributes:
         kind: a `Sigmoid` or `Softmax`.

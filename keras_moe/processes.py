@@ -1,0 +1,173 @@
+"""Models in several processes, each with its part of the batch."""
+
+import keras
+
+
+def joint_batch(layer, *arrays):
+    """Collect arrays (G,…) of all processes where a layer is to see them.
+
+    Args:
+        layer: whose `joint` is `None`, or the processes of
+            `synchronize_routers`.
+        *arrays: of this process; `None` stays.
+    """
+    if layer.joint is None:
+        return arrays
+    return tuple(a if a is None else layer.joint.gather(a) for a in arrays)
+
+
+def spread_experts(model, group=None) -> list[str]:
+    """Spread the experts of a model over processes. PyTorch only.
+
+    Each of n processes keeps E/n experts of every layer of this package, and
+    all other weights. In a call, the slots (G,E,S,D) of a process go to the
+    processes of their experts (an all-to-all), and the outputs come back. Each
+    process must call the model with inputs of the same shape.
+
+    All other weights are for `DistributedDataParallel`, which averages their
+    gradients and leaves experts alone: spread first, wrap after. Gradients of
+    experts are those of the mean loss of the processes, too. A norm over all
+    gradients is another one in each process: clip by none, or the copies of the
+    other weights would differ.
+
+    Dropless token choice computes every expert for every token here.
+    `thresholds` and `balance_bias` follow the joint batch of all processes, as
+    by `synchronize_routers`.
+
+    Args:
+        model: a built model or layer, the same in all processes, whose
+            optimizer is not built.
+        group: a `torch.distributed` process group; by default all processes.
+
+    Returns:
+        The paths of the layers whose experts are spread.
+
+    Raises:
+        ValueError: for another backend, without a process group, or for a
+            model that does not fit: experts that n does not divide, given as
+            `expert=`, quantised, or with adapters; an optimizer with
+            `global_clipnorm`. Saving raises one outside of `whole_experts`.
+
+    Example:
+
+    >>> import keras, keras_moe.distribution
+    >>> def train(model, inputs):  # in each process
+    ...     keras_moe.distribution.spread_experts(model)
+    ...     model = torch.nn.parallel.DistributedDataParallel(model)
+    ...     model(inputs).square().mean().backward()
+    """
+    if keras.backend.backend() != "torch":
+        raise ValueError(
+            "spread_experts needs the PyTorch backend; on JAX use "
+            "expert_parallel. Received backend "
+            f"{keras.backend.backend()!r}."
+        )
+    group = _group("spread_experts", group)
+    from keras_moe import torch_processes
+
+    return torch_processes.spread(model, group)
+
+
+def synchronize_routers(model, group=None) -> list[str]:
+    """Let routers learn from the batches of all processes. PyTorch only.
+
+    `thresholds` of `ExpertChoiceMoE`, `threshold` of `MixtureOfDepths` and
+    `balance_bias` of `TokenChoiceMoE` move in each call in training, by the
+    gates or loads of the batch. After this call a layer first collects those
+    of all processes (an all-gather of (tokens, experts) numbers), so that each
+    process moves its copy as one process would with the joint batch. Without
+    it, `DistributedDataParallel` trains copies that move apart.
+
+    Each process must call the model with inputs of the same shape, and begin
+    with the same weights.
+
+    Args:
+        model: a built model or layer, the same in all processes.
+        group: a `torch.distributed` process group; by default all processes.
+
+    Returns:
+        The paths of the layers that collect.
+
+    Raises:
+        ValueError: for another backend, without a process group, or for a
+            model that has no such layer.
+
+    Example:
+
+    >>> import keras, keras_moe.distribution
+    >>> def train(model, inputs):  # in each process
+    ...     keras_moe.distribution.synchronize_routers(model)
+    ...     model = torch.nn.parallel.DistributedDataParallel(model)
+    ...     model(inputs, training=True).square().mean().backward()
+    """
+    if keras.backend.backend() != "torch":
+        raise ValueError(
+            "synchronize_routers needs the PyTorch backend; on JAX a batch is "
+            "that of all devices. Received backend "
+            f"{keras.backend.backend()!r}."
+        )
+    group = _group("synchronize_routers", group)
+    from keras_moe import torch_processes
+
+    paths = torch_processes.synchronize(model, group)
+    if not paths:
+        raise ValueError(
+            "model must have layers with thresholds or balance biases; "
+            f"received {model.name!r}, which has none."
+        )
+    return paths
+
+
+def _group(caller, group):
+    """The process group, all processes for `None`; an error without any."""
+    from torch import distributed
+
+    if not distributed.is_available() or not distributed.is_initialized():
+        raise ValueError(
+            f"{caller} needs torch.distributed.init_process_group to be "
+            "called first, in each process."
+        )
+    return distributed.group.WORLD if group is None else group
+
+
+def whole_experts(model):
+    """Hold all experts in every process inside a `with` block.
+
+    For files: save in one process, load in all, both inside the block. Every
+    process enters and leaves the block, which collects all experts and
+    afterwards keeps each process's own.
+
+    On PyTorch gradients of experts are lost. On JAX, where `expert_parallel`
+    spreads weights over the devices of several processes, moments of the
+    optimizer are collected too. The weights then lie in the memory of the
+    host, and no distribution is active: do not train inside the block. A model
+    of one process is left as it is.
+
+    Args:
+        model: on PyTorch, a model that `spread_experts` has spread; on JAX any
+            model, built.
+
+    Raises:
+        ValueError: for another backend or model.
+
+    Example:
+
+    >>> import keras_moe.distribution
+    >>> def save(model, rank):  # in each process
+    ...     with keras_moe.distribution.whole_experts(model):
+    ...         if rank == 0:
+    ...             model.save_weights("model.weights.h5")
+    """
+    backend = keras.backend.backend()
+    if backend == "jax":
+        from keras_moe import jax_processes
+
+        return jax_processes.whole(model)
+    if backend != "torch":
+        raise ValueError(
+            "whole_experts needs the JAX or PyTorch backend; received backend "
+            f"{backend!r}."
+        )
+    from keras_moe import torch_processes
+
+    return torch_processes.whole(model)
