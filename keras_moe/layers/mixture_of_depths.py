@@ -201,11 +201,11 @@ class MixtureOfDepths(DepthRouter, keras.layers.Wrapper):
         return inputs + indexing.add(update, rows, length)
 
     def update(self, tokens, outputs, scores, mask=None):
-        """What the layer adds to tokens that pass: scores · f(tokens), (B,k,D).
+        """Compute what tokens that pass gain: scores · f(tokens), (B,k,D).
 
         Args:
-            tokens: (B,k,D), what the layer was called on.
-            outputs: (B,k,D), what it returned.
+            tokens: (B,k,D) that the layer was called on.
+            outputs: (B,k,D) from the layer.
             scores: (B,k).
             mask: `None` or Boolean (B,k). `False` rows are zero.
         """

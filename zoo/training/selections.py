@@ -66,9 +66,7 @@ def run(recipe, runs, data_folder=None, epochs=None) -> dict:
         inputs, _ = TEXT.examples(text, one)
         inputs = {key: value[:WINDOWS] for key, value in inputs.items()}
         monitor = diagnostics.RouterMonitor(inputs)
-        model = train(
-            one, folder, 0, data_folder, epochs, callbacks=[monitor]
-        )
+        model = train(one, folder, 0, data_folder, epochs, callbacks=[monitor])
         found[selection] = variants.curves(folder) | _monitored(folder)
         chosen = _chosen(model.backbone, inputs)
         twin = TEXT.build(small(recipe, "top_k")).backbone
