@@ -48,18 +48,22 @@ def vision(depth_options=None, depth_layers=(1,), **options):
     )
 
 
-def passed(backbone, ids, index=1):
-    """Which tokens pass a block: Boolean (batch, tokens)."""
+def passed(backbone, ids):
+    """Which tokens pass each block: Boolean (batch, tokens), by its layer."""
     inputs = {"token_ids": ids, "padding_mask": np.ones_like(ids)}
     with diagnostics.capture() as plans:
         backbone(inputs, training=False)
-    dispatch, _ = plans[f"depths_{index}"].weights()
-    return numpy(dispatch)[:, :, 0].any(-1)
+    found = {}
+    for depths in backbone.depths:
+        dispatch, _ = plans[depths.path].weights()
+        found[depths.path] = numpy(dispatch)[:, :, 0].any(-1)
+    return found
 
 
 # === What is computed ===
 
 
+@pytest.mark.once
 def test_the_patches_that_pass_an_image_model_attend_to_each_other_alone():
     backbone = vision()
     support.randomize(backbone)
@@ -82,6 +86,7 @@ def test_the_patches_that_pass_an_image_model_attend_to_each_other_alone():
     )
 
 
+@pytest.mark.once
 def test_the_tokens_that_pass_a_text_model_keep_their_positions():
     """A token reads those that pass before it, at their places."""
     backbone = language(PREDICTOR, positions="rotary")
@@ -89,7 +94,7 @@ def test_the_tokens_that_pass_a_text_model_keep_their_positions():
     before = keras.Model(backbone.input, backbone.blocks[0].output)
     inputs = {"token_ids": ids, "padding_mask": np.ones_like(ids)}
     tokens = numpy(before(inputs))
-    choice = passed(backbone, ids)
+    choice = passed(backbone, ids)["depths_1"]
     assert 0 < choice.mean() < 1
     outputs = tokens.copy()
     for number, rows in enumerate(map(np.flatnonzero, choice)):
@@ -115,31 +120,21 @@ def test_later_tokens_change_nothing(depth_options):
     before, after = logits(ids), logits(changed)
     np.testing.assert_allclose(before[:, :5], after[:, :5], atol=1e-5)
     assert np.abs(before[:, 5:] - after[:, 5:]).max() > 1e-3
-    assert 0 < passed(backbone, ids, 0).mean() < 1
 
 
 # === Generation ===
 
 
+EXPERTS = {"num_experts": 3, "top_k": 1, "capacity_factor": None}
+
+
 @pytest.mark.parametrize(
     "depth_options, options",
     [
-        (PREDICTOR, {}),
-        (THRESHOLD, {"positions": "rotary"}),
-        ({**PREDICTOR, "inference_capacity": 0.3}, {}),
-        (
-            THRESHOLD,
-            {
-                "router": "token_choice",
-                "router_options": {
-                    "num_experts": 3,
-                    "top_k": 1,
-                    "capacity_factor": None,
-                },
-            },
-        ),
+        ({**PREDICTOR, "inference_capacity": 0.3}, {"positions": "rotary"}),
+        (THRESHOLD, {"router": "token_choice", "router_options": EXPERTS}),
     ],
-    ids=["predictor", "threshold", "at most a share", "with experts"],
+    ids=["predictor", "threshold"],
 )
 def test_cached_is_uncached(depth_options, options):
     """Token by token, for prompts of different lengths."""
@@ -156,10 +151,11 @@ def test_cached_is_uncached(depth_options, options):
         next_ids = texts.logits(backbone, ids)[:, length - 1].argmax(-1)
         ids[:, length] = np.where(mask[:, length], ids[:, length], next_ids)
     np.testing.assert_array_equal(numpy(found["token_ids"]), ids)
-    assert 0 < passed(backbone, ids, 0).mean() < 1
-    assert 0 < passed(backbone, ids, 1).mean() < 1
+    for choice in passed(backbone, ids).values():
+        assert 0 < choice.mean() < 1
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("sampler", ["beam", "contrastive"])
 def test_samplers_that_copy_the_cache(sampler):
     backbone = language(PREDICTOR)
@@ -183,37 +179,26 @@ def test_generation_is_refused_where_tokens_compete():
 # === Training, files and what else reads a model ===
 
 
-def test_training_and_presets(tmp_path):
-    """A model with a predictor and a threshold in a preset gives itself."""
-    for depth_options in (PREDICTOR, THRESHOLD):
-        model = models.MoTCausalLM(language(depth_options))
-        ids = draw(length=9)
-        inputs = {
-            "token_ids": ids[:, :-1],
-            "padding_mask": np.ones_like(ids[:, :-1]),
-        }
-        model.compile(
-            keras.optimizers.Adam(1e-2),
-            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        )
-        before = {w.path: numpy(w) for w in model.weights}
-        model.train_on_batch(inputs, ids[:, 1:])
-        for weight in model.weights:
-            if weight.path.startswith("depths"):
-                assert (numpy(weight) != before[weight.path]).any()
-        model.save_to_preset(tmp_path / depth_options["inference"])
-        again = models.MoTCausalLM.from_preset(
-            str(tmp_path / depth_options["inference"])
-        )
-        assert again.backbone.get_config() == model.backbone.get_config()
-        assert again.backbone.depth_layers == (1,)
-        assert again.backbone.depth_options == depth_options
-        np.testing.assert_array_equal(
-            texts.logits(model.backbone, ids[:, :-1]),
-            texts.logits(again.backbone, ids[:, :-1]),
-        )
+def test_a_text_model_trains_and_comes_back_from_a_preset(tmp_path):
+    model = models.MoTCausalLM(language(PREDICTOR))
+    ids, mask = draw(), np.ones((4, 8), "int32")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss)
+    before = {w.path: numpy(w) for w in model.weights}
+    model.train_on_batch({"token_ids": ids, "padding_mask": mask}, ids)
+    for weight in model.backbone.depths[0].weights:
+        assert (numpy(weight) != before[weight.path]).any(), weight.path
+    model.save_to_preset(tmp_path / "preset")
+    again = models.MoTCausalLM.from_preset(str(tmp_path / "preset"))
+    assert again.backbone.get_config() == model.backbone.get_config()
+    assert again.backbone.depth_layers == (1,)
+    assert again.backbone.depth_options == PREDICTOR
+    np.testing.assert_array_equal(
+        texts.logits(model.backbone, ids), texts.logits(again.backbone, ids)
+    )
 
 
+@pytest.mark.once
 def test_an_image_model_in_a_preset(tmp_path):
     backbone = vision({"inference": "threshold"}, class_token=True)
     support.randomize(backbone)
@@ -292,6 +277,7 @@ def test_a_report_shows_the_tokens_that_pass(tmp_path):
     assert "depths_1" in text and "reads only tokens that pass" in text
 
 
+@pytest.mark.once
 def test_negative_weights_are_no_dropped_tokens():
     backbone = language(PREDICTOR)
     ids = draw()
@@ -300,8 +286,9 @@ def test_negative_weights_are_no_dropped_tokens():
         backbone(inputs, training=False)
     plan = plans["depths_1"]
     assert numpy(plan.combine_weights).min() < 0
+    share = passed(backbone, ids)["depths_1"].mean()
     facts = diagnostics.summarize(plan)
-    assert facts["dropped"] == pytest.approx(1 - passed(backbone, ids).mean())
+    assert facts["dropped"] == pytest.approx(1 - share)
     assert facts["load"].tolist() == [1.0]
 
 
