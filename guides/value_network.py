@@ -155,7 +155,7 @@ def parse(arguments):
     parser.add_argument(
         "--steps",
         type=int,
-        default=24_000,
+        default=16_000,
         metavar="N",
         help="Play this many steps with each agent (default: %(default)s).",
     )
