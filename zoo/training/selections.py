@@ -85,7 +85,7 @@ def run(recipe, runs, data_folder=None, epochs=None) -> dict:
 
 
 def _monitored(folder):
-    """What `RouterMonitor` logged of each block with experts, by epochs."""
+    """Read what `RouterMonitor` logged of each block with experts."""
     path = folder / "history.json"
     history = files.read_json(path, list, finite=False)
     with files.decoding(path, HISTORY):
