@@ -201,7 +201,8 @@ def summarize(plan) -> dict:
     hard = plan_arrays.kind(plan).hard
     load = (read.sum(axis=-1) if hard else received).sum(axis=(0, 1))
     seen = plan_arrays.seen(plan, received.shape[:2])
-    served = received.sum(axis=-1) > 0
+    # A token that passes `MixtureOfDepths` may have a negative weight.
+    served = (read.sum(axis=-1) if hard else received).sum(axis=-1) > 0
     return {
         "load": load / max(load.sum(), 1e-30),
         "dropped": float(1.0 - served[seen].mean()) if seen.any() else 0.0,

@@ -31,7 +31,8 @@ def flops(model, num_tokens: int | None = None) -> int:
     products: embeddings of patches, projections, attention, experts, routing,
     dispatch and combine as they are defined (hard plans copy instead, and cost
     their router alone), the head. Not counted are norms, activations, softmax,
-    sorting, and looking up ids.
+    sorting, and looking up ids. Of a block of `depth_layers`, the tokens that
+    pass in training are counted.
 
     Args:
         model: a `MoEViTBackbone` or `MoTBackbone` (or a task on one). A
@@ -83,10 +84,20 @@ class Part:
 def parts(backbone, num_tokens: int | None = None) -> list[Part]:
     """List the costs of a backbone's embedding and of each of its blocks."""
     features = backbone.hidden_dim
-    tokens, costs = _embedding(backbone, num_tokens)
+    length, costs = _embedding(backbone, num_tokens)
     heads = backbone.num_heads
     head_dim = getattr(backbone, "head_dim", None) or features // heads
+    passing = {
+        index: routing.expert_capacity(
+            length, 1, depths.capacity, rounding="round"
+        )
+        for index, depths in zip(backbone.depth_layers, backbone.depths)
+    }
     for index in range(backbone.num_layers):
+        tokens = passing.get(index, length)
+        if index in passing:
+            work, kept = 2 * length * features, length * features
+            costs.append(Part(f"block_{index}/depths", work, kept, length))
         wide = heads * head_dim
         mixing = 4 * tokens * tokens * wide
         costs.append(

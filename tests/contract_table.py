@@ -166,12 +166,43 @@ FEED_FORWARD = [k for k, r in LAYERS.items() if "expert" not in r.arguments]
 EACH_ROUTER = ("soft", "choice", "token", "dropless", "mixture")
 
 
+def _depths(inference, layer, **arguments):
+    """A row of the wrapper, without the layer's residual connection."""
+    arguments = {"capacity": 0.5, "residual": False, **arguments}
+    return Row(
+        layers.MixtureOfDepths,
+        {"layer": layer(), "inference": inference, **arguments},
+    )
+
+
+# `MixtureOfDepths` around a layer: it has no experts, a masked token keeps its
+# value, and the config of a layer in it changes when that is built.
+WRAPPERS = {
+    "depths": _depths("top_k", _dense),
+    "depths_threshold": _depths(
+        "threshold", _dense, threshold_momentum=0.5, inference_capacity=0.75
+    ),
+    "depths_predictor": _depths("predictor", _dense, predictor_dim=3),
+}
+EVERYTHING = {**LAYERS, **WRAPPERS}
+TEMPLATES = {
+    "soft_dense": ("expert", _dense),
+    "choice_sequential": ("expert", _sequential),
+    "depths": ("layer", _dense),
+    "depths_threshold": ("layer", _dense),
+    "depths_predictor": ("layer", _dense),
+}
+
+
 def make(label, **more):
     """The layer of a row, fresh; with `dtype`, a template in it too."""
-    row = LAYERS[label]
-    template = {"soft_dense": _dense, "choice_sequential": _sequential}
-    if "dtype" in more and label in template:
-        more["expert"] = template[label](more["dtype"])
+    row = EVERYTHING[label]
+    if label in TEMPLATES:
+        name, template = TEMPLATES[label]
+        if "dtype" in more:
+            more[name] = template(more["dtype"])
+        elif name == "layer":  # which is used as it is, not cloned
+            more[name] = template()
     return row.cls(**{**row.arguments, **more})
 
 

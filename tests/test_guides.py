@@ -289,3 +289,14 @@ def test_upcycling_briefly(capsys):
         start, end = found[f"{router}, upcycled"][0], found["dense"][-1]
         assert abs(start - end) < 0.2
     assert "soft, upcycled, to expert_choice" in capsys.readouterr().out
+
+
+@pytest.mark.once
+def test_value_networks_briefly(capsys):
+    found = load("value_network").main(["--steps", "480", "--seeds", "1"])
+    dense, soft = (found[head]["parameters"] for head in ("dense", "soft"))
+    assert 1 < soft / dense < 1.05  # "about as many parameters"
+    for one in found.values():
+        (curve,) = one["returns"]
+        assert len(curve) == 8
+    assert "soft   seed 0: " in capsys.readouterr().out

@@ -537,3 +537,23 @@ def test_headlines_show_the_records(monkeypatch):
             "TokenChoiceMoE, capacity factor 1": 0.1,
         }
     }
+
+
+def test_pages_show_the_records_of_runs(monkeypatch):
+    runs = load("runs", monkeypatch)
+    found = runs.read(runs.SELECTIONS)
+    table = runs.selections_table()
+    for name, one in found.items():
+        assert f"| `{name}` | {one['validation'][-1]:.3f} |" in table
+    page = " ".join((PAGES / "routers.md").read_text().split())
+    steps = len(found["top_k"]["validation"]) * 200
+    assert f"small models after {steps:,} steps" in page
+    record = runs.read(runs.VALUES)
+    table = runs.values_table()
+    for head in record["heads"].values():
+        last = ", ".join(f"{curve[-1]:.1f}" for curve in head["returns"])
+        assert f"{head['parameters']:,}" in table and last in table
+    page = " ".join((PAGES / "value_network.md").read_text().split())
+    assert f"{record['steps']:,} steps" in page
+    for picture in runs.pictures().values():
+        assert picture.count("<svg") == 1

@@ -6,6 +6,7 @@ import pathlib
 import benchmarks
 import headlines
 import notebooks
+import runs
 from mkdocs.structure.files import File
 
 SITE = pathlib.Path(__file__).parent
@@ -42,6 +43,7 @@ def on_files(files, config):
         made[f"figures/{path.name}"] = path.read_bytes()
     made |= benchmarks.chapters(RESULTS)[1]
     made |= headlines.pictures(RESULTS)
+    made |= runs.pictures()
     for uri, content in made.items():
         files.append(File.generated(config, uri, content=content))
     return files
@@ -231,6 +233,10 @@ def on_page_markdown(markdown, page, config, files):
         return f"{markdown}\n\n{benchmarks.chapters(RESULTS)[0]}\n"
     if page.file.src_uri == "models.md":
         return markdown.replace("<!-- recomputed -->", recomputed())
+    if page.file.src_uri == "routers.md":
+        return markdown.replace("<!-- selections -->", runs.selections_table())
+    if page.file.src_uri == "value_network.md":
+        return markdown.replace("<!-- returns -->", runs.values_table())
     if page.file.src_uri == "upcycling.md":
         markdown = markdown.replace("<!-- losses -->", upcycling_losses())
         return markdown.replace("<!-- transitions -->", transitions())

@@ -6,22 +6,23 @@ import keras
 from keras import ops
 
 from keras_moe import checks
+from keras_moe import diagnostics
 from keras_moe import indexing
-from keras_moe import routing
+from keras_moe import passing
 from keras_moe.layers.base import check_tokens
+from keras_moe.layers.depth_router import INFERENCE
+from keras_moe.layers.depth_router import DepthRouter
 from keras_moe.layers.inputs import check_mask
 from keras_moe.layers.inputs import check_places
-from keras_moe.processes import joint_batch
-from keras_moe.scalars import MASKED
+from keras_moe.plans import HardPlan
 from keras_moe.scalars import keep
 
 # Names of the argument that takes the mask of a layer's tokens.
 MASKS = ("padding_mask", "decoder_padding_mask", "mask")
-INFERENCE = ("top_k", "predictor", "threshold")
 
 
 @keras.saving.register_keras_serializable(package="keras_moe")
-class MixtureOfDepths(keras.layers.Wrapper):
+class MixtureOfDepths(DepthRouter, keras.layers.Wrapper):
     """Lets a share of a sequence's tokens pass a layer; the others skip it.
 
     With X (T,D) the tokens of one sequence and k = capacity · T:
@@ -99,8 +100,6 @@ class MixtureOfDepths(keras.layers.Wrapper):
     True
     """
 
-    joint = None  # between processes: `torch_processes.Joint`
-
     def __init__(
         self,
         layer: keras.layers.Layer,
@@ -164,39 +163,9 @@ class MixtureOfDepths(keras.layers.Wrapper):
                 f"shape {tuple(input_shape)}."
             )
         batch, _, features = input_shape
-        wide = "float64" if self.compute_dtype == "float64" else "float32"
-        options = {"dtype": wide, "autocast": False}
-        self.router_kernel = self.add_weight(
-            name="router_kernel",
-            shape=(features, 1),
-            initializer=self.router_initializer,
-            **options,
-        )
-        if self.inference == "threshold":
-            self.threshold = self.add_weight(
-                name="threshold",
-                shape=(1,),
-                initializer="zeros",
-                trainable=False,
-                aggregation="mean",
-                **options,
-            )
-        if self.inference == "predictor":
-            hidden = self.predictor_dim or max(features // 2, 1)
-            self.predictor_hidden = keras.layers.Dense(
-                hidden, "silu", dtype=wide, name="predictor_hidden"
-            )
-            self.predictor_output = keras.layers.Dense(
-                1, dtype=wide, name="predictor_output"
-            )
-            self.predictor_hidden.build((batch, None, features))
-            self.predictor_output.build((batch, None, hidden))
+        self.build_router(features)
         super().build((batch, None, features))
         self.input_spec = keras.layers.InputSpec(ndim=3, axes={-1: features})
-
-    def batch_states(self) -> list:
-        """List the variables that a call in training moves by its batch."""
-        return [self.threshold] if self.inference == "threshold" else []
 
     # === The path ===
 
@@ -208,88 +177,53 @@ class MixtureOfDepths(keras.layers.Wrapper):
             tokens = keep(mask[:, :, None], inputs)
         if places is not None:
             places = check_places(places, inputs)
-        wide = ops.cast(tokens, self.router_kernel.dtype)
-        scores = ops.matmul(wide, self.router_kernel)[:, :, 0]  # (B,T)
         if training or self.inference == "top_k":
-            rows = self._largest(scores, mask)  # (B,k)
-            choice = mask
+            scores, choice = self.scores(tokens), mask
+            rows = passing.largest(scores, self.capacity, mask)  # (B,k)
             if training and self.trainable:
-                self._learn(wide, scores, rows, mask)
+                self.learn(tokens, scores, rows, mask)
         else:
-            choice = self._alone(wide, scores)
-            if mask is not None:
-                choice = ops.logical_and(choice, mask)
-            rows = self._first(choice)
+            scores, choice = self.choose(tokens, mask)
+            rows = passing.first(choice, self.inference_capacity)
+        gate = ops.take_along_axis(scores, rows, axis=1)
         row_mask = None
         if choice is not None:
             row_mask = ops.take_along_axis(choice, rows, axis=1)
-        passing = indexing.take(tokens, rows)  # (B,k,D)
-        update = self._update(passing, rows, row_mask, places, training)
-        gate = ops.take_along_axis(scores, rows, axis=1)
-        update = update * ops.cast(gate, update.dtype)[:, :, None]
-        if row_mask is not None:
-            update = keep(row_mask[:, :, None], update)
-        return inputs + indexing.add(update, rows, ops.shape(inputs)[1])
+            gate = keep(row_mask, gate)
+        length = ops.shape(inputs)[1]
+        if diagnostics.open_blocks:
+            plan = HardPlan(rows[:, None], gate[:, None], length, mask)
+            diagnostics.record(self, plan)
+        chosen = indexing.take(tokens, rows)  # (B,k,D)
+        options = self._options(rows, row_mask, places, training)
+        outputs = self.layer(chosen, **options)
+        update = self.update(chosen, outputs, gate, row_mask)
+        return inputs + indexing.add(update, rows, length)
 
-    def _largest(self, scores, mask):
-        """Rows of the k largest scores, in the order of the sequence."""
-        if mask is not None:
-            scores = keep(mask, scores, MASKED)
-        number = self._number(scores, self.capacity)
-        rows = routing.descending(ops.stop_gradient(scores))[:, :number]
-        return ops.sort(ops.cast(rows, "int32"), axis=-1)
+    def update(self, tokens, outputs, scores, mask=None):
+        """Compute what tokens that pass gain: scores · f(tokens), (B,k,D).
 
-    def _first(self, choice):
-        """Rows of the first chosen tokens, and then of others."""
-        length = ops.shape(choice)[1]
-        order = ops.arange(0, length, dtype="int32")
-        order = order + ops.cast(ops.logical_not(choice), "int32") * length
-        number = self._number(choice, self.inference_capacity)
-        return ops.cast(routing.ascending(order)[:, :number], "int32")
-
-    def _number(self, scores, share):
-        length = ops.shape(scores)[1]
-        return routing.expert_capacity(length, 1, share, rounding="round")
-
-    def _alone(self, tokens, scores):
-        """Choose the tokens that pass, each by itself: Boolean (B,T)."""
-        if self.inference == "threshold":
-            return _levels(scores) > self.threshold
-        return self._predicted(tokens) > 0
-
-    def _predicted(self, tokens):
-        """The predictor's logits (B,T)."""
-        hidden = self.predictor_hidden(ops.stop_gradient(tokens))
-        return self.predictor_output(hidden)[:, :, 0]
-
-    def _learn(self, tokens, scores, rows, mask):
-        """Move the threshold, or add the predictor's loss."""
-        if self.inference == "threshold":
-            levels, mask = joint_batch(self, _levels(scores), mask)
-            self.threshold.assign(
-                routing.moved_thresholds(
-                    ops.convert_to_tensor(self.threshold),
-                    levels[:, :, None],
-                    self.capacity,
-                    self.threshold_momentum,
-                    mask,
-                )
+        Args:
+            tokens: (B,k,D) that the layer was called on.
+            outputs: (B,k,D) from the layer.
+            scores: (B,k).
+            mask: `None` or Boolean (B,k). `False` rows are zero.
+        """
+        shape = tuple(getattr(outputs, "shape", ()))
+        if len(shape) != 3 or shape[-1] != tokens.shape[-1]:
+            raise ValueError(
+                "layer must map (batch, tokens, features) to the same shape; "
+                f"received a layer that makes {shape} of "
+                f"{tuple(tokens.shape)}."
             )
-        if self.inference == "predictor":
-            logits = self._predicted(tokens)
-            ones = ops.ones_like(rows, dtype=logits.dtype)[:, :, None]
-            target = indexing.add(ones, rows, ops.shape(scores)[1])[:, :, 0]
-            losses = ops.softplus(logits) - target * logits
-            weights = ops.ones_like(losses)
-            if mask is not None:
-                weights = ops.cast(mask, losses.dtype)
-            count = ops.sum(weights)
-            count = count + ops.cast(count == 0, count.dtype)
-            mean = ops.sum(losses * weights) / count
-            self.add_loss(self.predictor_loss * mean)
+        update = ops.subtract(outputs, tokens) if self.residual else outputs
+        # A layer may have a dtype of its own.
+        update = ops.cast(update, tokens.dtype)
+        update = update * ops.cast(scores, update.dtype)[:, :, None]
+        return update if mask is None else keep(mask[:, :, None], update)
 
-    def _update(self, passing, rows, row_mask, places, training):
-        """Compute f of the chosen tokens, (B,k,D), in the dtype of inputs."""
+    def _options(self, rows, row_mask, places, training):
+        """Arguments of the layer's call beside the tokens."""
         options = {}
         if "training" in self._call_names:
             options["training"] = training
@@ -304,17 +238,7 @@ class MixtureOfDepths(keras.layers.Wrapper):
                 options["places"] = ops.take_along_axis(
                     ops.broadcast_to(places, shape), rows, axis=1
                 )
-        outputs = self.layer(passing, **options)
-        shape = tuple(getattr(outputs, "shape", ()))
-        if len(shape) != 3 or shape[-1] != passing.shape[-1]:
-            raise ValueError(
-                "layer must map (batch, tokens, features) to the same shape; "
-                f"received a layer that makes {shape} of "
-                f"{tuple(passing.shape)}."
-            )
-        # A layer may have a dtype of its own.
-        update = ops.subtract(outputs, passing) if self.residual else outputs
-        return ops.cast(update, passing.dtype)
+        return options
 
     def compute_output_shape(self, input_shape):
         return tuple(input_shape)
@@ -334,14 +258,6 @@ class MixtureOfDepths(keras.layers.Wrapper):
             ),
         )
         return config
-
-
-def _levels(scores):
-    """Map scores to (0, 1), in their order.
-
-    (1 + s / (1 + |s|)) / 2; not the sigmoid, which is 1 for scores above 17.
-    """
-    return 0.5 + 0.5 * scores / (1.0 + ops.abs(scores))
 
 
 def _share(name, value):

@@ -99,8 +99,14 @@ def _tokens(arguments):
     return rows * columns + int(arguments["class_token"])
 
 
-def check_calibration(router, options, images, source):
+def check_calibration(router, options, images, source, layers):
     """Raise an error if these images cannot tell where slots should be."""
+    both = sorted(set(layers) & set(source.arguments.get("depth_layers", ())))
+    if both:
+        raise ValueError(
+            "calibration must be left out where layers has blocks of "
+            f"depth_layers, which some tokens skip; received images for {both}."
+        )
     if router != "soft" or not options.get("normalize", True):
         raise ValueError(
             "calibration must be left out unless router='soft' with "

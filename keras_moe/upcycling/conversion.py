@@ -154,7 +154,9 @@ def upcycle(
         source, router, num_experts, router_options
     )
     if calibration is not None:
-        arguments.check_calibration(router, options, calibration, source)
+        arguments.check_calibration(
+            router, options, calibration, source, layers
+        )
 
     new = source.cls(
         **{

@@ -166,7 +166,15 @@ def _image_kind(classifier, batch):
     batch = arguments.images(batch, channels)
     ready = arguments.preprocessor(classifier)(batch)
 
+    of_some = _of_some_tokens(backbone)
+
     def draw(layer, plan):
+        if id(layer) in of_some:
+            yield (
+                "It reads only tokens that pass; no image is shown.",
+                None,
+            )
+            return
         plan = _first(plan, len(batch))
         if plan is None:
             yield "Its groups are not the images, so no image is shown.", None
@@ -217,13 +225,23 @@ def _text_kind(task, batch):
         for row in tokens
     ]
 
+    of_some = _of_some_tokens(task.backbone)
+
     def draw(layer, plan):
+        if id(layer) in of_some:
+            yield "It reads only tokens that pass; no text is shown.", None
+            return
         yield (
             "Tokens of one colour get most from the same expert",
             of_texts.token_experts(shown, layer, plan),
         )
 
     return len(batch), lambda: task.backbone(inputs, training=False), draw
+
+
+def _of_some_tokens(backbone):
+    """Ids of the layers in blocks that some tokens skip."""
+    return {id(backbone.blocks[index].mlp) for index in backbone.depth_layers}
 
 
 def _first(plan, number):

@@ -4,7 +4,9 @@ import numpy as np
 from keras import ops
 
 from keras_moe import checks
+from keras_moe import plan_arrays
 from keras_moe.layers.base import MoELayer
+from keras_moe.layers.mixture_of_depths import MixtureOfDepths
 from keras_moe.visualize import canvas
 
 # Light enough for black letters.
@@ -17,7 +19,8 @@ def token_experts(tokens, layer, plan, title: str | None = None):
 
     The six experts that are the largest for most tokens have a colour each, all
     others are grey. The fuller the colour, the larger the share of that expert
-    in what the token receives; a dropped token is white.
+    in what the token receives; a dropped token is white. Of `MixtureOfDepths`,
+    the tokens that pass are coloured, as those of one expert.
 
     Args:
         tokens: lists of strings, one list for a text, all equally long.
@@ -34,7 +37,7 @@ def token_experts(tokens, layer, plan, title: str | None = None):
             plan do not fit each other.
     """
     texts, length = _check_tokens(tokens)
-    if not isinstance(layer, MoELayer):
+    if not isinstance(layer, (MoELayer, MixtureOfDepths)):
         raise ValueError(
             "layer must be the keras_moe layer of the plan, "
             f"plans.layers[path]; {checks.received(layer)}."
@@ -104,6 +107,14 @@ def _check_tokens(tokens):
 
 def _received(layer, plan, texts, length):
     """Weights of each expert for each token: (texts,length,E)."""
+    if isinstance(layer, MixtureOfDepths):  # whose weights may be negative
+        passed = plan_arrays.shares(plan)[0].sum(axis=-1)  # (B,T,1)
+        if passed.shape != (texts, length, 1):
+            raise ValueError(
+                f"plan must be of {texts} texts of {length} tokens; it has "
+                f"{passed.shape[:2]}."
+            )
+        return passed
     _, taken = canvas.weights(plan)
     taken = taken.sum(axis=-1)  # (G,T,E)
     # Numbered tokens, grouped as the layer groups them, tell who is where;

@@ -12,11 +12,13 @@ import pytest
 
 from tests.contract_table import BATCH
 from tests.contract_table import EACH_ROUTER
+from tests.contract_table import EVERYTHING
 from tests.contract_table import EXPERTS
 from tests.contract_table import FEATURES
 from tests.contract_table import HIDDEN
 from tests.contract_table import LAYERS
 from tests.contract_table import TOKENS
+from tests.contract_table import WRAPPERS
 from tests.contract_table import evaluate
 from tests.contract_table import make
 from tests.contract_table import make_model
@@ -28,7 +30,7 @@ from tests.support import weight_name
 every_layer = pytest.mark.parametrize("label", LAYERS)
 
 
-CLASSES = sorted({row.cls for row in LAYERS.values()}, key=str)
+CLASSES = sorted({row.cls for row in EVERYTHING.values()}, key=str)
 every_class = pytest.mark.parametrize("cls", CLASSES)
 
 
@@ -42,6 +44,7 @@ def close(actual, expected, tolerance=2e-6):
 @pytest.mark.parametrize(
     "axes, label",
     [(axes, label) for axes in [(None,), (2, 4)] for label in LAYERS]
+    + [((None,), label) for label in WRAPPERS]
     + [(a, label) for a in [(TOKENS,), (None, None)] for label in EACH_ROUTER],
 )
 def test_symbolic_build(label, axes):
@@ -55,7 +58,7 @@ def test_symbolic_build(label, axes):
     assert layer.compute_output_shape((2, *axes, 6)) == (2, *axes, 6)
 
 
-@every_layer
+@pytest.mark.parametrize("label", [*LAYERS, "depths", "depths_threshold"])
 def test_unknown_lengths(label):
     """A model of unknown sizes gives what the layer gives, called as it is,
     compiled for any size, and through predict."""
@@ -122,7 +125,7 @@ def test_mask_explicit(label):
 
 @pytest.mark.parametrize(
     "axes, label",
-    [((TOKENS,), label) for label in LAYERS]
+    [((TOKENS,), label) for label in [*LAYERS, "depths"]]
     + [((2, 4), label) for label in EACH_ROUTER],
 )
 def test_mask_from_masking(label, axes):
@@ -142,7 +145,7 @@ def test_mask_from_masking(label, axes):
     close(evaluate(model.get_layer("moe"), tokens, mask=explicit), expected)
 
 
-@every_layer
+@pytest.mark.parametrize("label", [*LAYERS, "depths_predictor"])
 def test_mask_from_embedding_and_onwards(label):
     """The mask of an embedding reaches the layer, and what follows it."""
     ids = keras.Input((TOKENS,), dtype="int32")
@@ -155,7 +158,8 @@ def test_mask_from_embedding_and_onwards(label):
     assert mask.any() and not mask.all()
     tokens = keras.ops.convert_to_numpy(embed(values))
     expected = evaluate(model.get_layer("moe"), tokens, mask=mask)
-    expected = expected.sum(1) / mask.sum(1, keepdims=True)
+    expected = (expected * mask[..., None]).sum(1)
+    expected = expected / mask.sum(1, keepdims=True)
     close(evaluate(model, values), expected)
 
 
@@ -167,14 +171,15 @@ def test_signature_docstring_and_config_agree(cls):
     parameters = list(inspect.signature(cls).parameters)
     section = cls.__doc__.split("    Args:\n")[1].split("\n\n")[0]
     assert re.findall(r"^ {8}(\w+):", section, re.MULTILINE) == parameters
-    label = next(k for k, row in LAYERS.items() if row.cls is cls)
+    label = next(k for k, row in EVERYTHING.items() if row.cls is cls)
     assert set(make(label).get_config()) == set(parameters)
     positional = [
         name
         for name, parameter in inspect.signature(cls).parameters.items()
         if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
     ]
-    assert len(positional) == 2 and positional[0] == "num_experts"
+    first = "layer" if label in WRAPPERS else "num_experts"
+    assert len(positional) == 2 and positional[0] == first
 
 
 @every_layer

@@ -42,7 +42,7 @@ def test_keras_file(label, tmp_path):
     loaded.fit(tokens, tokens, BATCH, verbose=0)
 
 
-@every_layer
+@pytest.mark.parametrize("label", [*LAYERS, "depths_threshold"])
 def test_weights_file(label, tmp_path):
     model, tokens = random_model(label, None), tokens_of(BATCH, TOKENS)
     model.save_weights(tmp_path / "model.weights.h5")

@@ -11,6 +11,7 @@ from keras.src import testing
 from keras_moe import diagnostics
 from tests.contract_table import BATCH
 from tests.contract_table import EACH_ROUTER
+from tests.contract_table import EVERYTHING
 from tests.contract_table import FEATURES
 from tests.contract_table import FEED_FORWARD
 from tests.contract_table import LAYERS
@@ -46,7 +47,7 @@ def same_layer(label, dtype):
 
 @pytest.mark.parametrize(
     "dtype, label",
-    [("bfloat16", label) for label in LAYERS]
+    [("bfloat16", label) for label in [*LAYERS, "depths"]]
     + [("float16", label) for label in EACH_ROUTER],
 )
 def test_mixed_precision(label, dtype):
@@ -68,7 +69,7 @@ def test_mixed_precision(label, dtype):
 
 @pytest.mark.parametrize(
     "dtype, label",
-    [("mixed_bfloat16", label) for label in LAYERS]
+    [("mixed_bfloat16", label) for label in [*LAYERS, "depths_predictor"]]
     + [("mixed_float16", label) for label in EACH_ROUTER],
 )
 def test_mixed_precision_trains(label, dtype):
@@ -126,7 +127,7 @@ def test_float64(label):
 # === Training ===
 
 
-@every_layer
+@pytest.mark.parametrize("label", [*LAYERS, "depths_predictor"])
 def test_every_weight_receives_a_gradient(label):
     layer = make(label)
     layer.build((BATCH, TOKENS, FEATURES))
@@ -135,7 +136,7 @@ def test_every_weight_receives_a_gradient(label):
     outputs, losses, grads = layer_grads(
         layer, tokens, tokens_of(BATCH, TOKENS, seed=1), training=True, aux=1.0
     )
-    expected = {"token_losses": 4, "dropless_gated": 1}
+    expected = {"token_losses": 4, "dropless_gated": 1, "depths_predictor": 1}
     assert len(losses) == expected.get(label, 0)
     assert set(grads) == {"inputs"} | {
         weight_name(layer, v) for v in layer.trainable_variables
@@ -195,9 +196,9 @@ def test_fit_compiled_on_every_backend(monkeypatch):
     assert history.history["loss"][1] < history.history["loss"][0]
 
 
-@every_layer
+@pytest.mark.parametrize("label", [*LAYERS, "depths"])
 def test_keras_layer_test(label):
-    row = LAYERS[label]
+    row = EVERYTHING[label]
     case = testing.TestCase("run_layer_test")
     case.run_layer_test(
         row.cls,

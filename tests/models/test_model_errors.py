@@ -63,6 +63,18 @@ BACKBONE = [
             {"num_experts": 2, "slots_per_expert": 1, "dtype": "float64"},
         ],
     ),
+    (
+        "depth_layers",
+        "must be different indices below num_layers, 2",
+        [1, "all", [2], [0, 0], None],
+    ),
+    ("depth_layers", "must be an integer of at least 0", [[-1], ["0"]]),
+    ("depth_options", "must be a dictionary or None", [0.5, [1]]),
+    (
+        "depth_options",
+        "must be left out where depth_layers names no block",
+        [{"capacity": 0.5}],
+    ),
     ("qk_norm", FLAG, [1, "yes", None]),
     (
         "positions",

@@ -104,7 +104,15 @@ def compiled(task, recipe, task_model, steps, model_class=keras.Model):
     return model
 
 
-def train(recipe, folder, seed=0, data_folder=None, epochs=None, start=None):
+def train(
+    recipe,
+    folder,
+    seed=0,
+    data_folder=None,
+    epochs=None,
+    start=None,
+    callbacks=(),
+):
     """Train a recipe, or go on with a run that was broken off.
 
     Args:
@@ -115,6 +123,7 @@ def train(recipe, folder, seed=0, data_folder=None, epochs=None, start=None):
         data_folder: where the data set lies, see `zoo.data.datasets`.
         epochs: instead of the recipe's, to try it out.
         start: name or folder of a preset to start from, instead of new weights.
+        callbacks: Keras callbacks, whose logs of an epoch the history keeps.
 
     Returns:
         The trained task, such as a classifier.
@@ -149,7 +158,8 @@ def train(recipe, folder, seed=0, data_folder=None, epochs=None, start=None):
                 verbose=0,
                 validation_data=task.examples(parts["validation"], recipe),
                 validation_batch_size=task.evaluation_batch,
-                callbacks=[states, bar],  # the history follows the state
+                # The history follows the state, and keeps all logs.
+                callbacks=[*callbacks, states, bar],
             )
     task_model.save_to_preset(folder / PRESET)
     write_json(

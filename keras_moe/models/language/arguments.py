@@ -6,6 +6,7 @@ import numpy as np
 from keras_moe import activations
 from keras_moe import checks
 from keras_moe.models.language.block import NORMS
+from keras_moe.models.layers import depths
 from keras_moe.models.layers import router_arguments
 from keras_moe.models.layers.routers import LANGUAGE
 from keras_moe.models.layers.routers import ROUTERS
@@ -31,6 +32,8 @@ CHOICES = {
     "norm": tuple(NORMS),
     "norm_placement": ("pre", "post"),
 }
+# Routers that mix tokens at one position of several sequences.
+OF_BATCH = ("mixture_of_tokens", "batch_expert_choice")
 # Names in the config; it has "activation" in another form.
 KEPT = (
     *INTEGERS,
@@ -40,6 +43,8 @@ KEPT = (
     "router",
     "moe_layers",
     "router_options",
+    "depth_layers",
+    "depth_options",
     "dropout",
     "layer_norm_epsilon",
 )
@@ -66,6 +71,12 @@ def checked(arguments: dict) -> dict:
     right["router_options"] = router_options(
         router, arguments["router_options"]
     )
+    right["depth_layers"], right["depth_options"] = depths.checked(
+        arguments["depth_layers"],
+        arguments["depth_options"],
+        right["num_layers"],
+    )
+    check_depths(router, right["moe_layers"], right["depth_layers"])
     right["activation"] = checks.resolve(
         "activation",
         activations.get,
@@ -110,6 +121,21 @@ def moe_layers(router, layers, num_layers) -> tuple[int, ...]:
     if layers is None:
         return tuple(range(num_layers))
     return router_arguments.block_indices(layers, num_layers)
+
+
+def check_depths(router, moe_layers, depth_layers) -> None:
+    """Refuse experts that mix the batch behind a router of tokens.
+
+    They mix the tokens at one place of the sequences that they are called on,
+    and the tokens that pass stand at different places of their texts.
+    """
+    both = sorted(set(moe_layers) & set(depth_layers))
+    if both and router in OF_BATCH:
+        raise ValueError(
+            "depth_layers must be other blocks than moe_layers where "
+            f"router={router!r}, which mixes the batch's tokens at one "
+            f"position; received {both} in both."
+        )
 
 
 def router_options(router, options) -> dict:

@@ -2,7 +2,6 @@
 
 import keras
 import keras_hub
-from keras import ops
 
 from keras_moe import activations
 from keras_moe import policies
@@ -11,15 +10,20 @@ from keras_moe.models.language import arguments as language_arguments
 from keras_moe.models.language import resizing
 from keras_moe.models.language.block import NORMS
 from keras_moe.models.language.block import DecoderBlock
+from keras_moe.models.language.caching import CachedBackbone
 from keras_moe.models.language.inference_mixing import MixingBackbone
 from keras_moe.models.language.padding import places_of
+from keras_moe.models.layers import depths
 from keras_moe.models.presets import finding
 from keras_moe.models.presets import loading
 
 
 @keras.saving.register_keras_serializable(package="keras_moe")
 class MoTBackbone(
-    MixingBackbone, loading.BackbonePresets, keras_hub.models.Backbone
+    MixingBackbone,
+    CachedBackbone,
+    loading.BackbonePresets,
+    keras_hub.models.Backbone,
 ):
     """Reads token ids into features; some blocks mix tokens for experts.
 
@@ -38,6 +42,13 @@ class MoTBackbone(
         moe_layers: indices of the blocks with experts; by default all.
         router_options: arguments of that layer, such as
             `{"num_experts": 32, "group_size": 32}`.
+        depth_layers: indices of the blocks in `MixtureOfDepths`: a share of
+            a text's tokens passes them, with attention among these alone.
+            None of `moe_layers` where the router mixes the batch's tokens.
+        depth_options: arguments of `MixtureOfDepths`, such as
+            `{"capacity": 0.125, "inference": "predictor"}`. With `"top_k"`,
+            its default, and in training, whether a token passes depends on
+            later ones.
         causal: whether later tokens are hidden from earlier ones.
         head_dim: features of a head; by default hidden_dim / num_heads.
         positions: `"learned"` or `"rotary"`.
@@ -87,6 +98,8 @@ class MoTBackbone(
         router: str | None = "mixture_of_tokens",
         moe_layers=None,
         router_options: dict | None = None,
+        depth_layers=(),
+        depth_options: dict | None = None,
         causal: bool = True,
         head_dim: int | None = None,
         positions: str = "learned",
@@ -156,6 +169,17 @@ class MoTBackbone(
             )
             for index in range(num_layers)
         ]
+        around = {
+            index: depths.wrapped(
+                self.blocks[index],
+                index,
+                arguments["depth_options"],
+                (None, None, hidden_dim),
+                dtype,
+            )
+            for index in arguments["depth_layers"]
+        }
+        self.depths = list(around.values())
         self.norm_layer = None
         if final_norm:
             self.norm_layer = NORMS[norm](
@@ -167,8 +191,11 @@ class MoTBackbone(
         padding_mask = keras.Input((None,), dtype="int32", name="padding_mask")
         places = places_of(padding_mask)
         tokens = self.embedding_dropout(self.embed(token_ids, places))
-        for block in self.blocks:
-            tokens = block(tokens, padding_mask=padding_mask, places=places)
+        for index, block in enumerate(self.blocks):
+            if index in around:
+                tokens = around[index](tokens, padding_mask, places)
+            else:
+                tokens = block(tokens, padding_mask=padding_mask, places=places)
         if self.norm_layer is not None:
             tokens = self.norm_layer(tokens)
         super().__init__(
@@ -260,46 +287,6 @@ class MoTBackbone(
         if self.position_embedding is not None:
             tokens = tokens + self.position_embedding(tokens, positions=places)
         return tokens
-
-    def empty_cache(self, batch, length):
-        """Zeros (batch, layers, 2, length, heads, head_dim)."""
-        self.check_length(length)
-        head = self.head_dim or self.hidden_dim // self.num_heads
-        shape = (batch, self.num_layers, 2, length, self.num_heads, head)
-        return ops.zeros(shape, dtype=self.compute_dtype)
-
-    def call_with_cache(self, token_ids, cache, index, padding_mask=None):
-        """Features of ids at place `index`, and the cache with them.
-
-        Args:
-            token_ids: (batch, tokens) integers.
-            cache: as `empty_cache` makes it.
-            index: the place of the first id.
-            padding_mask: `None`, or (batch, length) of the whole cache, which
-                places may be attended to. The position of a token is the
-                number of tokens before it.
-        """
-        batch, count = ops.shape(token_ids)
-        if padding_mask is None:
-            places = index + ops.arange(0, count, dtype="int32")
-        else:
-            places = ops.slice(
-                places_of(padding_mask), [0, index], [batch, count]
-            )
-        tokens = self.embed(token_ids, places)
-        caches = []
-        for number, block in enumerate(self.blocks):
-            tokens, updated_cache = block(
-                tokens,
-                padding_mask=padding_mask,
-                cache=cache[:, number],
-                index=index,
-                places=places,
-            )
-            caches.append(updated_cache)
-        if self.norm_layer is not None:
-            tokens = self.norm_layer(tokens)
-        return tokens, ops.stack(caches, axis=1)
 
     def get_config(self):
         config = super().get_config()

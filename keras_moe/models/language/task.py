@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_moe import checks
+from keras_moe.layers.depth_router import INFERENCE
 from keras_moe.models import task_inputs
 from keras_moe.models.language import resizing
 from keras_moe.models.language.inference_mixing import MixingTask
@@ -246,6 +247,15 @@ def whole_length(loader) -> dict:
 
 def check_generates(backbone) -> None:
     """Refuse routers with which earlier tokens depend on later ones."""
+    inference = backbone.depth_options.get("inference", INFERENCE[0])
+    if backbone.depth_layers and inference == INFERENCE[0]:
+        raise ValueError(
+            "generate needs to know whether a token passes a block of "
+            "depth_layers before later tokens are there; the backbone has "
+            f"depth_options with inference={inference!r}, whose tokens "
+            "compete. Models trained with inference='predictor' or "
+            "'threshold' generate."
+        )
     options = backbone.router_options
     if (
         backbone.router == "expert_choice"

@@ -6,6 +6,7 @@ from keras import ops
 
 from keras_moe import activations
 from keras_moe import checks
+from keras_moe.models.layers import depths
 from keras_moe.models.layers import router_arguments
 from keras_moe.models.layers.routers import VISION
 from keras_moe.models.presets import loading
@@ -51,6 +52,11 @@ class MoEViTBackbone(loading.BackbonePresets, keras_hub.models.Backbone):
             `activation` and `dropout` are the backbone's unless given.
             `"soft"` takes `group_size` too: tokens that are mixed with each
             other, runs of the whole batch's tokens; by default one image's.
+        depth_layers: indices of the blocks in `MixtureOfDepths`: a share of
+            an image's tokens passes them, with attention among these alone.
+            The class token competes as a patch does.
+        depth_options: arguments of `MixtureOfDepths`, such as
+            `{"capacity": 0.5}`.
         qk_norm: whether queries and keys are normalised, over each head.
         positions: `"learned"`, `"sincos2d"` (fixed) or `"none"`.
         class_token: whether a learned token is put in front of the patches.
@@ -101,6 +107,8 @@ class MoEViTBackbone(loading.BackbonePresets, keras_hub.models.Backbone):
         router: str | None = None,
         moe_layers=None,
         router_options: dict | None = None,
+        depth_layers=(),
+        depth_options: dict | None = None,
         qk_norm: bool = False,
         positions: str = "learned",
         class_token: bool = False,
@@ -134,6 +142,9 @@ class MoEViTBackbone(loading.BackbonePresets, keras_hub.models.Backbone):
             router, moe_layers, num_layers, VISION
         )
         router_options = router_arguments.of_blocks(router, router_options)
+        depth_layers, depth_options = depths.checked(
+            depth_layers, depth_options, num_layers
+        )
         checks.choice("positions", positions, POSITIONS)
         if positions == "sincos2d":
             sincos2d(grid, hidden_dim)  # raises if it cannot be
@@ -181,6 +192,14 @@ class MoEViTBackbone(loading.BackbonePresets, keras_hub.models.Backbone):
             )
             for index in range(num_layers)
         ]
+        shape = (None, grid[0] * grid[1] + int(class_token), hidden_dim)
+        around = {
+            index: depths.wrapped(
+                self.blocks[index], index, depth_options, shape, dtype
+            )
+            for index in depth_layers
+        }
+        self.depths = list(around.values())
         self.norm = keras.layers.LayerNormalization(
             epsilon=layer_norm_epsilon, dtype=dtype, name="norm"
         )
@@ -204,8 +223,8 @@ class MoEViTBackbone(loading.BackbonePresets, keras_hub.models.Backbone):
             tokens = keras.layers.Dropout(
                 dropout, dtype=dtype, name="embedding_dropout"
             )(tokens)
-        for block in self.blocks:
-            tokens = block(tokens)
+        for index, block in enumerate(self.blocks):
+            tokens = around.get(index, block)(tokens)
         super().__init__(
             inputs=images, outputs=self.norm(tokens), dtype=dtype, **kwargs
         )
@@ -221,6 +240,8 @@ class MoEViTBackbone(loading.BackbonePresets, keras_hub.models.Backbone):
         self.router = router
         self.moe_layers = moe_layers
         self.router_options = router_options
+        self.depth_layers = depth_layers
+        self.depth_options = depth_options
         self.qk_norm = qk_norm
         self.positions = positions
         self.class_token = class_token
@@ -258,6 +279,8 @@ class MoEViTBackbone(loading.BackbonePresets, keras_hub.models.Backbone):
             router=self.router,
             moe_layers=self.moe_layers,
             router_options=self.router_options,
+            depth_layers=self.depth_layers,
+            depth_options=self.depth_options,
             qk_norm=self.qk_norm,
             positions=self.positions,
             class_token=self.class_token,

@@ -51,6 +51,18 @@ BACKBONE = [
             {"num_experts": 2, "group_size": 1, "expert": "dense"},
         ],
     ),
+    (
+        "depth_layers",
+        "must be different indices below num_layers, 2",
+        [1, "all", [2], [0, 0], None],
+    ),
+    ("depth_layers", "must be an integer of at least 0", [[-1], ["0"]]),
+    ("depth_options", "must be a dictionary or None", [0.5, [1]]),
+    (
+        "depth_options",
+        "must be left out where depth_layers names no block",
+        [{"capacity": 0.5}],
+    ),
     ("causal", FLAG, [1, None]),
     ("positions", "must be one of 'learned', 'rotary'", ["sincos2d", None]),
     ("norm", "must be one of 'layer_norm', 'rms_norm'", ["batch", None]),
