@@ -1,4 +1,4 @@
-"""What contrastive losses sum over all pairs, and its gradient by the logits.
+"""Terms that contrastive losses sum over all pairs, and their gradient by the logits.
 
 A sum goes over chunks of R rows. Its state is (total of the rows so far, what
 is known of each column so far).
