@@ -70,6 +70,18 @@ def parser():
         help="Train small causal models by Expert Choice, with and without "
         "thresholds, and record their results.",
     )
+    data = commands.add_parser(
+        "data", help="Make the file of a data set from packages of npm."
+    )
+    data.add_argument("data_set", metavar="NAME", choices=("emoji",))
+    data.add_argument(
+        "--size",
+        type=int,
+        default=64,
+        choices=(32, 48, 64),
+        help="Render drawings with this many pixels a side (default: "
+        "%(default)s, which recipes read).",
+    )
     small = (variants, selections)
     named = (train, evaluate, pack, record, step_time, compare, *small)
     for command in named:
@@ -78,7 +90,7 @@ def parser():
         shared.add_runs(command)
     for command in (train, evaluate, pack):
         shared.add_seed(command)
-    for command in (train, evaluate, pack, *small):
+    for command in (train, evaluate, pack, data, *small):
         shared.add_data(command)
     transition.add(commands)
     hub.add(commands)
@@ -92,6 +104,7 @@ RESUME = {
     "further": ON,
     "variants": ON,
     "selections": ON,
+    "data": "the same command starts again with the packages fetched so far",
     "publish": "the repository has the whole commit or none of it; the same "
     "command resumes",
 }
@@ -104,6 +117,12 @@ def main(arguments=None):
         RESUME.get(arguments.command, "the same command starts again"),
         needs="keras_moe.models",
     )
+
+
+def _data(arguments):
+    from zoo.data import emoji
+
+    print(emoji.build(arguments.data, arguments.size))
 
 
 def _folders(arguments):
@@ -248,6 +267,7 @@ def _variants(arguments):
 
 
 COMMANDS = {
+    "data": _data,
     "train": _train,
     "evaluate": _evaluate,
     "pack": _pack,
