@@ -111,6 +111,7 @@ def build(folder=None, size=SIZE) -> pathlib.Path:
         DataError: where a package cannot be fetched or is not as expected.
     """
     folder = folder_of(folder)
+    path = _path(folder, size)
     names = icons.Names(npm.fetched(icons.NAMES, folder))
     found = [
         (style, icon)
@@ -126,7 +127,6 @@ def build(folder=None, size=SIZE) -> pathlib.Path:
         icons.render(icon, size) for _, icon in tqdm(found, unit="drawing")
     ]
     tags = {icon.name: names.tags.get(icon.name, ()) for _, icon in found}
-    path = _path(folder, size)
     part = path.with_name(f".part.{path.name}")
     with files.whole(part, path):
         np.savez_compressed(
