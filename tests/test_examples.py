@@ -38,6 +38,11 @@ WITH_EXAMPLES = (
     "keras_moe.models.language.causal_lm",
     "keras_moe.models.language.causal_lm_preprocessor",
     "keras_moe.models.presets.catalogue",
+    "keras_moe.models.two_tower.backbone",
+    "keras_moe.models.two_tower.preprocessing",
+    "keras_moe.models.two_tower.task",
+    "keras_moe.models.two_tower.text",
+    "keras_moe.models.two_tower.tokenizer",
     "keras_moe.models.language.masked_lm",
     "keras_moe.models.language.masked_lm_preprocessor",
     "keras_moe.models.vision.positions",
@@ -85,6 +90,13 @@ def dropped(said):
     return min(shares.values()) > 0.1
 
 
+def found_by_caption(said):
+    assert said["classifier"].class_names == ("red", "green", "blue")
+    assert said["clip"].projection_dim == 4
+    losses = said["history"].history["loss"]
+    return losses[-1] < losses[0] and said["many"].shape == (2, 3)
+
+
 def shuffled(said):
     # The rows that validation takes, with those that training has.
     last = said["labels"][-len(said["labels"]) // 5 :]
@@ -111,6 +123,7 @@ PAGES = {
     "guides/site/pages/presets.md": lambda said: "model" in said["entry"],
     "guides/site/pages/routers.md": dropped,
     "guides/site/pages/training.md": shuffled,
+    "guides/site/pages/two_towers.md": found_by_caption,
     "guides/site/pages/upcycling.md": upcycled,
 }
 

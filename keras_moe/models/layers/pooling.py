@@ -38,8 +38,8 @@ class AttentionPooling(keras.layers.Layer):
         self.activation = activations.get(activation)
         self.epsilon = epsilon
 
-    def build(self, input_shape):
-        features = input_shape[-1]
+    def build(self, tokens_shape, padding_mask_shape=None):
+        features = tokens_shape[-1]
         one = (None, 1, features)
         self.probe = self.add_weight(
             name="probe",
@@ -53,7 +53,7 @@ class AttentionPooling(keras.layers.Layer):
             dtype=self.dtype_policy,
             name="attention",
         )
-        self.attention.build(one, input_shape)
+        self.attention.build(one, tokens_shape)
         self.norm = keras.layers.LayerNormalization(
             epsilon=self.epsilon, dtype=self.dtype_policy, name="norm"
         )
@@ -73,8 +73,8 @@ class AttentionPooling(keras.layers.Layer):
         pooled = pooled + self.mlp(self.norm(pooled))
         return ops.squeeze(pooled, axis=1)
 
-    def compute_output_shape(self, input_shape, padding_mask_shape=None):
-        return input_shape[0], input_shape[-1]
+    def compute_output_shape(self, tokens_shape, padding_mask_shape=None):
+        return tokens_shape[0], tokens_shape[-1]
 
     def get_config(self):
         config = super().get_config()

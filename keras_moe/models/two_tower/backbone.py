@@ -199,7 +199,7 @@ class MoETwoTowerBackbone(loading.BackbonePresets, keras_hub.models.Backbone):
         return defaults if dtype is None else defaults | _towers(folder, dtype)
 
     @classmethod
-    def of_folder(cls, folder, dtype=None):
+    def _of_folder(cls, folder, dtype=None):
         """The backbone that a preset's folder describes, with new weights.
 
         Args:

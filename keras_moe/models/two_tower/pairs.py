@@ -46,6 +46,15 @@ def split(x, captions=None):
     return x, captions
 
 
+def no_weights(sample_weight) -> None:
+    """Raise an error for weights of pairs, which the losses do not have."""
+    if sample_weight is not None:
+        raise ValueError(
+            "sample_weight must be None, as each pair is compared with all "
+            f"others; {task_inputs.received(sample_weight)}."
+        )
+
+
 def check_captions(name, captions) -> None:
     """Raise an error for texts that are none, and for empty ones.
 

@@ -127,11 +127,7 @@ class MoETwoTowerPreprocessor(
             y: captions of images `x`.
             sample_weight: `None`; pairs have no weights.
         """
-        if sample_weight is not None:
-            raise ValueError(
-                "sample_weight must be None, as each pair is compared with "
-                f"all others; {task_inputs.received(sample_weight)}."
-            )
+        pairs.no_weights(sample_weight)
         images, captions = pairs.split(x, y)
         ready = {}
         if images is not None:

@@ -170,37 +170,41 @@ class MoETwoTower(embedding.Embeds, loading.TaskPresets, keras_hub.models.Task):
         return total
 
     def preprocess_samples(self, x, y=None, sample_weight=None):
-        if sample_weight is not None:
-            raise ValueError(
-                "sample_weight must be None, as each pair is compared with "
-                f"all others; {task_inputs.received(sample_weight)}."
-            )
+        pairs.no_weights(sample_weight)
         if self.preprocessor is None:
             return pairs.ready(x, y)
         return self.preprocessor(pairs.both(x, y))
 
-    def fit(self, x=None, y=None, *args, **kwargs):
-        return super().fit(self._pairs(x, y), None, *args, **kwargs)
+    def fit(
+        self, x=None, y=None, batch_size=None, sample_weight=None, **kwargs
+    ):
+        x = self._pairs(x, y, sample_weight)
+        return super().fit(x, None, batch_size, **kwargs)
 
-    def evaluate(self, x=None, y=None, *args, **kwargs):
+    def evaluate(
+        self, x=None, y=None, batch_size=None, sample_weight=None, **kwargs
+    ):
         if not kwargs.get("_use_cached_eval_dataset"):  # as `fit` calls it
-            x, y = self._pairs(x, y), None
-        return super().evaluate(x, y, *args, **kwargs)
+            x, y = self._pairs(x, y, sample_weight), None
+        return super().evaluate(x, y, batch_size, **kwargs)
 
     def predict(self, x, *args, **kwargs):
         return super().predict(self._pairs(x), *args, **kwargs)
 
-    def train_on_batch(self, x, y=None, *args, **kwargs):
-        return super().train_on_batch(self._pairs(x, y), None, *args, **kwargs)
+    def train_on_batch(self, x, y=None, sample_weight=None, **kwargs):
+        x = self._pairs(x, y, sample_weight)
+        return super().train_on_batch(x, **kwargs)
 
-    def test_on_batch(self, x, y=None, *args, **kwargs):
-        return super().test_on_batch(self._pairs(x, y), None, *args, **kwargs)
+    def test_on_batch(self, x, y=None, sample_weight=None, **kwargs):
+        x = self._pairs(x, y, sample_weight)
+        return super().test_on_batch(x, **kwargs)
 
     def predict_on_batch(self, x, *args, **kwargs):
         return super().predict_on_batch(self._pairs(x), *args, **kwargs)
 
-    def _pairs(self, x, y=None):
+    def _pairs(self, x, y=None, sample_weight=None):
         """Arrays as a dictionary, checked; a data set as it is."""
+        pairs.no_weights(sample_weight)
         if pairs.is_dataset(x) and y is None:
             return x
         if self.preprocessor is None:
@@ -222,8 +226,14 @@ class MoETwoTower(embedding.Embeds, loading.TaskPresets, keras_hub.models.Task):
         task = pathlib.Path(folder) / configurations.TASK
         if "backbone" in given or not task.is_file():
             return super()._defaults(folder, given)
+        if "image_shape" in given:
+            raise ValueError(
+                "image_shape must be left out; a backbone of images of "
+                "another size is given as backbone; received "
+                f"{given['image_shape']!r}."
+            )
         return {
-            "backbone": MoETwoTowerBackbone.of_folder(
+            "backbone": MoETwoTowerBackbone._of_folder(
                 folder, given.get("dtype")
             )
         }

@@ -60,9 +60,7 @@ def test_embeddings_are_the_equation():
     tokens = evaluate(backbone.image_tower, inputs["images"])
     texts = {name: inputs[name] for name in ("token_ids", "padding_mask")}
     words = run(backbone.text_tower, texts)
-    weights = {
-        w.path: keras.ops.convert_to_numpy(w) for w in backbone.weights
-    }
+    weights = {w.path: keras.ops.convert_to_numpy(w) for w in backbone.weights}
     for kind, features in (
         ("image", tokens.mean(1)),
         ("text", words[[0, 1], [3, 1]]),
@@ -91,9 +89,7 @@ def test_poolings(pooling):
     }[pooling]
     close(found, np.array(wanted), 1e-6)
     without = {"mean": tokens.mean(1), "token": tokens[:, 0]}
-    close(
-        support.run(layer, tokens), without.get(pooling, tokens[:, -1]), 1e-6
-    )
+    close(support.run(layer, tokens), without.get(pooling, tokens[:, -1]), 1e-6)
 
 
 def test_features_of_zero_have_finite_gradients():
@@ -177,7 +173,6 @@ def test_half_precision():
         make_text_tower(dtype="mixed_bfloat16"),
     )
     half.set_weights(wide.get_weights())
-    assert half.get_layer("image_encoder").get_layer("image_pooling")
     inputs = pairs_of(images_of(2), [3, 4, 5, 2], [6, 2])
     found, wanted = run(half, inputs), run(wide, inputs)
     for name, array in found.items():
@@ -189,7 +184,7 @@ def test_half_precision():
 # === Towers of others ===
 
 
-def clip(**names):
+def clip():
     sizes = {
         "hidden_dim": 8,
         "num_layers": 1,
@@ -231,9 +226,9 @@ def siglip():
 def resnet_and_bert():
     return (
         keras_hub.models.ResNetBackbone(
-            input_conv_filters=[4],
+            input_conv_filters=[64],
             input_conv_kernel_sizes=[3],
-            stackwise_num_filters=[4],
+            stackwise_num_filters=[64],
             stackwise_num_blocks=[1],
             stackwise_num_strides=[1],
             block_type="basic_block",
@@ -304,15 +299,15 @@ class Nothing(keras_hub.models.Backbone):
     [
         ({"image_tower": 3}, "image_tower must be a keras_hub.models.Backbo"),
         (
-            {"image_tower": make_text_tower},
-            "image_tower must read images alone, .* TextTransformerBackbone "
-            "reads padding_mask, token_ids",
+            {"image_tower": lambda: clip()[1]},
+            "image_tower must read images alone, .* CLIPTextEncoder reads "
+            "token_ids",
         ),
         (
             {"text_tower": make_image_tower},
             "text_tower must read a dictionary of token_ids",
         ),
-        ({"image_tower": Nothing}, "image_tower must give .* 'other'"),
+        ({"image_tower": Nothing}, "image_tower must give .*'other'"),
         ({"projection_dim": 0}, "projection_dim must be an integer of at lea"),
         ({"projection": "all"}, "projection must be one of 'both', 'text'"),
         (
@@ -354,9 +349,7 @@ def test_towers_that_do_not_fit():
 
 
 def test_attention_pooling_does_not_read_padding():
-    backbone = randomize(
-        make_backbone(image_pooling="map", text_pooling="map")
-    )
+    backbone = randomize(make_backbone(image_pooling="map", text_pooling="map"))
     inputs = texts_of([3, 4, 5, 2], [6, 2])
     before = run(backbone.text_encoder, inputs)
     inputs["token_ids"][1, 2:] = 7
