@@ -28,6 +28,7 @@ SMALL = PairRecipe(
         "hidden_dim": 16,
         "mlp_dim": 16,
         "router": "soft",
+        "moe_layers": (0,),
         "router_options": {"num_experts": 2, "slots_per_expert": 1},
         "stem_dims": (4,),
     },

@@ -7,5 +7,5 @@ RECIPE = dense_twin(
     SOFT,
     "two_tower_tiny_emoji",
     "Dense two towers, twin of the Soft MoE ones, on emoji and names",
-    mlp_dim=256,
+    mlp_dim=416,
 )
