@@ -82,6 +82,11 @@ def parser():
         help="Render drawings with this many pixels a side (default: "
         "%(default)s, which recipes read).",
     )
+    data.add_argument(
+        "--samples",
+        action="store_true",
+        help="Write the drawings that ship with the package, too.",
+    )
     small = (variants, selections)
     named = (train, evaluate, pack, record, step_time, compare, *small)
     for command in named:
@@ -123,6 +128,8 @@ def _data(arguments):
     from zoo.data import emoji
 
     print(emoji.build(arguments.data, arguments.size))
+    if arguments.samples:
+        print(emoji.write_samples(arguments.data))
 
 
 def _folders(arguments):

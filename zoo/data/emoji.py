@@ -15,6 +15,8 @@ import numpy as np
 from tqdm import tqdm
 
 from keras_moe import files
+from keras_moe import samples
+from zoo.data import distortion
 from zoo.data import icons
 from zoo.data import npm
 from zoo.data.npm import Package
@@ -68,6 +70,9 @@ STYLES = {
 WITHOUT_WORDS = ("fxemoji",)
 VALIDATION, TEST = "fxemoji", "twemoji"
 HELD_OUT = 10  # one name in so many
+# Of the drawings that ship with the package: groups of emojibase (faces,
+# animals and plants, food and drink), and pixels.
+SAMPLE_GROUPS, SAMPLE_SIZE = (0, 3, 4), 32
 
 
 class Drawings(typing.NamedTuple):
@@ -136,6 +141,33 @@ def build(folder=None, size=SIZE) -> pathlib.Path:
             names=np.array([icon.name for _, icon in found]),
             tags=np.array(json.dumps(tags)),
             sources=np.array(_sources()),
+        )
+    return path
+
+
+def write_samples(folder=None, path=samples.FOLDER / "emoji.npz"):
+    """Write the drawings that ship with the package, from the rendered ones.
+
+    Those of the style that is held out, some groups of them.
+
+    Args:
+        folder: see `folder_of`.
+        path: of the file.
+    """
+    names = icons.Names(npm.fetched(icons.NAMES, folder_of(folder)))
+    part, _ = emoji(folder)["test"]
+    drawn = [part.names[label] for label in part.labels]
+    chosen = [
+        row
+        for row, name in enumerate(drawn)
+        if names.groups.get(name) in SAMPLE_GROUPS
+    ]
+    images = distortion.sharp(part.images[chosen], SAMPLE_SIZE)
+    path = pathlib.Path(path)
+    part = path.with_name(f".part.{path.name}")
+    with files.whole(part, path):
+        np.savez_compressed(
+            part, images=images, names=np.array([drawn[row] for row in chosen])
         )
     return path
 

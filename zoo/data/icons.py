@@ -53,6 +53,7 @@ class Names:
 
     Attributes:
         tags: {label: words that describe it}, such as `("sad", "face")`.
+        groups: {label: number of its group}, such as 4 for food and drink.
     """
 
     def __init__(self, path):
@@ -62,6 +63,7 @@ class Names:
             self.tags = {
                 one["label"]: tuple(one.get("tags", ())) for one in entries
             }
+            self.groups = {one["label"]: one.get("group") for one in entries}
         short = collections.defaultdict(set)
         for member in SHORT_NAMES:
             for code, names in npm.read_json(path, member).items():
