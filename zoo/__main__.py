@@ -5,6 +5,7 @@ import argparse
 from keras_moe import commands as running
 from zoo import recipe as recipes
 from zoo.commands import arguments as shared
+from zoo.commands import data
 from zoo.commands import hub
 from zoo.commands import transition
 
@@ -70,23 +71,6 @@ def parser():
         help="Train small causal models by Expert Choice, with and without "
         "thresholds, and record their results.",
     )
-    data = commands.add_parser(
-        "data", help="Make the file of a data set from packages of npm."
-    )
-    data.add_argument("data_set", metavar="NAME", choices=("emoji",))
-    data.add_argument(
-        "--size",
-        type=int,
-        default=64,
-        choices=(32, 48, 64),
-        help="Render drawings with this many pixels a side (default: "
-        "%(default)s, which recipes read).",
-    )
-    data.add_argument(
-        "--samples",
-        action="store_true",
-        help="Write the drawings that ship with the package, too.",
-    )
     small = (variants, selections)
     named = (train, evaluate, pack, record, step_time, compare, *small)
     for command in named:
@@ -95,8 +79,9 @@ def parser():
         shared.add_runs(command)
     for command in (train, evaluate, pack):
         shared.add_seed(command)
-    for command in (train, evaluate, pack, data, *small):
+    for command in (train, evaluate, pack, *small):
         shared.add_data(command)
+    data.add(commands)
     transition.add(commands)
     hub.add(commands)
     return root
@@ -122,14 +107,6 @@ def main(arguments=None):
         RESUME.get(arguments.command, "the same command starts again"),
         needs="keras_moe.models",
     )
-
-
-def _data(arguments):
-    from zoo.data import emoji
-
-    print(emoji.build(arguments.data, arguments.size))
-    if arguments.samples:
-        print(emoji.write_samples(arguments.data))
 
 
 def _folders(arguments):
@@ -274,7 +251,6 @@ def _variants(arguments):
 
 
 COMMANDS = {
-    "data": _data,
     "train": _train,
     "evaluate": _evaluate,
     "pack": _pack,
@@ -283,6 +259,7 @@ COMMANDS = {
     "compare": _compare,
     "variants": _variants,
     "selections": _selections,
+    **data.COMMANDS,
     **transition.COMMANDS,
     **hub.COMMANDS,
 }

@@ -77,7 +77,7 @@ def pack(
             )
     return {
         "seed": int(run.name.removeprefix("seed-")),
-        task.metric: packed[task.metric],
+        **{name: packed[name] for name in (task.metric, *task.more_metrics)},
         "of": preset,
         "further": _further(run) if preset.startswith(FURTHER) else None,
         "inference_mixing": mixing,

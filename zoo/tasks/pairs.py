@@ -163,13 +163,13 @@ class PairTask(Task):
     evaluation_batch = BATCH
     metric, metric_title = "recall_at_1", "recall@1"
     higher_is_better = True
-    more_metrics = (
-        "recall_at_5",
-        "search_recall_at_1",
-        "search_recall_at_5",
-        "new_names_recall_at_1",
-        "new_names_recall_at_5",
-    )
+    more_metrics = {
+        "recall_at_5": "recall@5",
+        "search_recall_at_1": "recall@1 of drawings by their names",
+        "search_recall_at_5": "recall@5 of drawings by their names",
+        "new_names_recall_at_1": "recall@1 among names that are new",
+        "new_names_recall_at_5": "recall@5 among names that are new",
+    }
 
     def validation_figure(self, entry):
         """Recall@1 on validation data, of an entry of a run's history."""

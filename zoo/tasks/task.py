@@ -17,8 +17,8 @@ class Task(abc.ABC):
         metric: key of the figure that `evaluate` returns first.
         metric_title: its name in tables and cards.
         higher_is_better: whether a larger figure is a better one.
-        more_metrics: keys of further figures that `evaluate` returns and
-            records keep.
+        more_metrics: {key: name in tables} of further figures that `evaluate`
+            returns and records keep.
     """
 
     model_class: type
@@ -27,7 +27,7 @@ class Task(abc.ABC):
     metric: str
     metric_title: str
     higher_is_better: bool
-    more_metrics: tuple[str, ...] = ()
+    more_metrics: dict[str, str] = {}
 
     @abc.abstractmethod
     def validation_figure(self, entry) -> float:
