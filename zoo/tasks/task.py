@@ -17,6 +17,9 @@ class Task(abc.ABC):
         metric: key of the figure that `evaluate` returns first.
         metric_title: its name in tables and cards.
         higher_is_better: whether a larger figure is a better one.
+        tolerance: how much worse than a run's own figure its preset in half
+            precision may be: a hundredth of a percentage point, or of a bit
+            per byte.
         more_metrics: {key: name in tables} of further figures that `evaluate`
             returns and records keep.
     """
@@ -27,6 +30,7 @@ class Task(abc.ABC):
     metric: str
     metric_title: str
     higher_is_better: bool
+    tolerance: float = 1e-4
     more_metrics: dict[str, str] = {}
 
     @abc.abstractmethod
