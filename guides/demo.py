@@ -1,11 +1,12 @@
-"""Classify images of Fashion-MNIST with a Soft MoE vision transformer.
+"""Classify images, and find drawings by words, with Soft MoE models.
 
     KERAS_BACKEND=jax python guides/demo.py
 
-The preset and 300 test images come with the package, so the demo trains and
-downloads nothing. It prints the accuracy and writes a picture of some images,
-their predicted classes, and the regions that the most used slots of the last
-Soft MoE layer read.
+The presets, 300 test images of Fashion-MNIST and 412 drawings come with the
+package, so the demo trains and downloads nothing. It prints the accuracy and
+writes two pictures: of some images, their predicted classes, and the regions
+that the most used slots of the last Soft MoE layer read; and of the drawings
+that it finds for a few words.
 """
 
 import argparse
@@ -22,9 +23,13 @@ import numpy as np  # noqa: E402
 from keras_moe import diagnostics  # noqa: E402
 from keras_moe import samples  # noqa: E402
 from keras_moe import visualize  # noqa: E402
+from keras_moe.models import MoETwoTower  # noqa: E402
 from keras_moe.models import MoEViTImageClassifier  # noqa: E402
 
 PRESET = "soft_moe_vit_tiny_fashion_mnist"
+SEARCH_PRESET = "soft_moe_two_tower_tiny_emoji"
+QUERIES = ("a red fruit", "sad face", "a bird", "a flower", "a hot drink")
+FOUND = 5  # drawings of each query
 
 
 def classify(classifier, images):
@@ -50,6 +55,26 @@ def draw(classifier, images, titles, path):
     figure.savefig(path, dpi=80, metadata={"Software": None})
 
 
+def search(model, path):
+    """Print and draw the drawings that fit each of the queries best."""
+    from matplotlib.figure import Figure
+
+    images, _, names = samples.emoji()
+    found, _ = model.search(model.encode_image(images), list(QUERIES), FOUND)
+    figure = Figure((1.3 * FOUND + 1.5, 1.3 * len(QUERIES)))
+    axes = figure.subplots(len(QUERIES), FOUND)
+    for query, rows, row in zip(QUERIES, found, axes):
+        print(f"  {query:<12} {', '.join(names[index] for index in rows)}")
+        row[0].set_ylabel(query, rotation=0, ha="right", va="center")
+        for index, axis in zip(rows, row):
+            axis.imshow(images[index])
+            axis.set_title(names[index], fontsize=6)
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=80, metadata={"Software": None})
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
@@ -65,6 +90,14 @@ def main(arguments=None):
         default="demo_fashion_slots.png",
         metavar="FILE",
         help="Write the picture to this PNG file (default: %(default)s).",
+    )
+    parser.add_argument(
+        "--search-picture",
+        type=pathlib.Path,
+        default="demo_emoji_search.png",
+        metavar="FILE",
+        help="Write the picture of found drawings to this PNG file (default: "
+        "%(default)s).",
     )
     arguments = parser.parse_args(arguments)
     start = time.perf_counter()
@@ -90,6 +123,11 @@ def main(arguments=None):
     ]
     draw(classifier, images[shown], titles, arguments.picture)
     print(f"Picture: {arguments.picture}")
+
+    model = MoETwoTower.from_preset(SEARCH_PRESET)
+    print(f"{SEARCH_PRESET}: {model.count_params():,} parameters")
+    search(model, arguments.search_picture)
+    print(f"Picture: {arguments.search_picture}")
     print(f"Took {time.perf_counter() - start:.0f} s.")
     return right.mean()
 

@@ -132,13 +132,21 @@ def _embedding(backbone, num_tokens):
     channels = backbone.image_shape[-1]
     if backbone.data_format == "channels_first":
         channels = backbone.image_shape[0]
-    pixels = math.prod(backbone.patch_size) * channels
+    pixels = math.prod(backbone.patch_size)  # of a patch
+    work = kept = 0
+    for dim in backbone.stem_dims:
+        kept += patches * pixels * channels
+        pixels //= 4
+        work += 2 * patches * pixels * 9 * channels * dim
+        kept += 2 * patches * pixels * dim  # before the norm and behind it
+        channels = dim
+    pixels *= channels
     tokens = patches + int(backbone.class_token)
     return tokens, [
         Part(
             "embedding",
-            2 * patches * pixels * features,
-            patches * pixels + tokens * features,
+            work + 2 * patches * pixels * features,
+            kept + patches * pixels + tokens * features,
         )
     ]
 

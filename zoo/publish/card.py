@@ -18,14 +18,24 @@ LIBRARY = "keras-hub"
 DATA_TITLES = {
     "fashion_mnist": "Fashion-MNIST",
     "shakespeare": "Shakespeare's plays",
+    "emoji": "emoji of four styles and their names",
 }
-PIPELINES = {"vision": "image-classification", "text": "text-generation"}
+PIPELINES = {
+    "vision": "image-classification",
+    "text": "text-generation",
+    "pairs": "zero-shot-image-classification",
+}
+UNITS = {"vision": "images", "text": "bytes", "pairs": "drawings"}
 EXAMPLES = {
     "vision": (
         "# images (batch, {0}, {1}, {2}), pixels from 0 to 255\n"
         "print(model.classify(images, top_k=3))  # names and probabilities"
     ),
     "text": 'print(model.generate("To be, or ", max_length=64))',
+    "pairs": (
+        "# images (batch, {0}, {1}, {2}), pixels from 0 to 255\n"
+        'indices, scores = model.search(images, "a red fruit", k=5)'
+    ),
 }
 LIMITS = {
     "vision": (
@@ -36,6 +46,13 @@ LIMITS = {
         "It reads and writes bytes of plain English text, {0} at a time, and "
         "writes in the manner of what it was trained on; nothing in it is "
         "true.",
+    ),
+    "pairs": (
+        "It knows drawings like emoji, in {0}x{1} pixels on white, and the "
+        "words of their names and tags. It does not know photographs, and "
+        "reads a caption as its words with hardly any grammar.",
+        "The drawings that it was trained on are under several licences, one "
+        "of them CC BY-SA 4.0.",
     ),
 }
 BATCH_MATES = (
@@ -88,7 +105,7 @@ def render(recipe, record, repo=None, mixing=None, twin=None) -> str:
         license=LICENCE,
         library_name=LIBRARY,
         pipeline_tag=pipeline,
-        language="en" if recipe.task == "text" else None,
+        language=None if recipe.task == "vision" else "en",
         tags=["keras", "keras_moe", "mixture-of-experts"],
         datasets=[recipe.data],
         metrics=[task.metric],
@@ -121,6 +138,10 @@ def render(recipe, record, repo=None, mixing=None, twin=None) -> str:
         examples=_examples(recipe, record),
         metric=task.metric_title,
         rows=_rows(recipe, record, preset, task, twin),
+        more=[
+            (title, f"{preset[name]:.4f}")
+            for name, title in task.more_metrics.items()
+        ],
         class_name=task.model_class.__name__,
         base=base_of(task.model_class) if repo else None,
         handle=handle_of(recipe, repo),
@@ -193,8 +214,7 @@ def spread(record, of="") -> str:
 
 
 def _examples(recipe, record):
-    unit = "images" if recipe.task == "vision" else "bytes"
-    return f"{record['test_examples']:,} {unit}"
+    return f"{record['test_examples']:,} {UNITS[recipe.task]}"
 
 
 def _rows(recipe, record, preset, task, twin):

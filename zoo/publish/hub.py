@@ -88,9 +88,10 @@ def check(recipe, record, folder, evaluate=None, data_folder=None) -> None:
     """
     preset = cards.preset_of(recipe, record)
     check_whole(folder)
-    metric = task_of(recipe).metric
+    task = task_of(recipe)
+    metric, tolerance = task.metric, max(TOLERANCE, task.tolerance)
     figure = (evaluate or measure)(recipe, str(folder), data_folder)[metric]
-    if not abs(figure - preset[metric]) <= TOLERANCE:
+    if not abs(figure - preset[metric]) <= tolerance:
         raise PublishError(
             f"{metric} of {folder} is {figure:.5f}; recorded is "
             f"{preset[metric]:.5f}. Only what was measured is published."

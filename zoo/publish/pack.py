@@ -12,9 +12,6 @@ from zoo.training.runs import FURTHER
 from zoo.training.runs import PRESET
 from zoo.training.runs import preset_of
 
-# How much worse than the run's own figure the preset in half precision may
-# be: a hundredth of a percentage point, or of a bit per byte.
-TOLERANCE = 1e-4
 LIMIT = 15e6  # bytes of all presets of the package together
 
 
@@ -55,7 +52,7 @@ def pack(
         packed = evaluate(recipe, part, data_folder)
         loss = whole[task.metric] - packed[task.metric]
         loss = loss if task.higher_is_better else -loss
-        if loss > TOLERANCE:
+        if loss > task.tolerance:
             raise ResultError(
                 f"{recipe.name} in half precision has {task.metric_title} "
                 f"{packed[task.metric]:.5f}, with all bits "
@@ -77,7 +74,7 @@ def pack(
             )
     return {
         "seed": int(run.name.removeprefix("seed-")),
-        task.metric: packed[task.metric],
+        **{name: packed[name] for name in (task.metric, *task.more_metrics)},
         "of": preset,
         "further": _further(run) if preset.startswith(FURTHER) else None,
         "inference_mixing": mixing,

@@ -13,6 +13,7 @@ from zoo.tasks import task_of
 
 NAME = "routing.png"
 CLASSES = (0, 1, 5, 7, 8, 9)  # an image of each is shown
+DRAWINGS = ("red apple", "dog face", "owl", "tulip", "pizza", "crab")
 LINE = "To be, or not to be, that is the question:"
 CAPTIONS = {
     "vision": "Images of the test data and, in red, the patches with the "
@@ -21,6 +22,9 @@ CAPTIONS = {
     "each layer with a mixture. The six experts with most letters in a layer "
     'have a colour each. `inference_mixing="argmax"` routes so; `"group"` '
     "mixes with the same weights.",
+    "pairs": "Drawings of the style that was held out and, in red, the patches "
+    "with the largest dispatch weights of the most used slots of the last "
+    "mixture.",
 }
 
 
@@ -37,8 +41,8 @@ def draw(recipe, preset) -> bytes | None:
     if recipe.backbone.get("router") is None:
         return None
     model = task_of(recipe).model_class.from_preset(str(preset))
-    figure = {"vision": _regions, "text": _letters}[recipe.task](model)
-    return png(figure)
+    draw_one = {"vision": _regions, "text": _letters, "pairs": _drawings}
+    return png(draw_one[recipe.task](model))
 
 
 def png(figure) -> bytes:
@@ -53,7 +57,8 @@ def _regions(classifier):
     """Sample images and the regions that slots of the last mixture read."""
     images, labels, classes = samples.fashion_mnist()
     shown = [np.flatnonzero(labels == k)[0] for k in CLASSES]
-    plans = _plans(classifier, classifier.preprocessor(images[shown]))
+    ready = classifier.preprocessor(images[shown])
+    plans = _plans(classifier.backbone, ready)
     return visualize.slot_regions(
         images[shown],
         list(plans.values())[-1],
@@ -68,7 +73,8 @@ def _letters(model):
 
     model.inference_mixing = "argmax"
     ids = np.asarray([list(LINE.encode())], "int32")
-    plans = _plans(model, {"token_ids": ids, "padding_mask": ids * 0 + 1})
+    ready = {"token_ids": ids, "padding_mask": ids * 0 + 1}
+    plans = _plans(model.backbone, ready)
     experts = []
     for plan in plans.values():
         read, _ = plan.weights()  # (tokens,1,E,1), as each stands alone
@@ -92,7 +98,21 @@ def _letters(model):
     return figure
 
 
-def _plans(model, inputs):
+def _drawings(model):
+    """Sample drawings and the regions that slots of the last mixture read."""
+    images, _, names = samples.emoji()
+    shown = [names.index(name) for name in DRAWINGS]
+    tower = model.backbone.image_tower
+    ready = model.preprocessor({"images": images[shown]})["images"]
+    return visualize.slot_regions(
+        images[shown],
+        list(_plans(tower, ready).values())[-1],
+        tower.grid,
+        titles=list(DRAWINGS),
+    )
+
+
+def _plans(backbone, inputs):
     with diagnostics.capture() as plans:
-        model.backbone(inputs, training=False)
+        backbone(inputs, training=False)
     return plans

@@ -11,7 +11,7 @@ from keras_moe.models import MoTCausalLM
 from keras_moe.models import MoTCausalLMPreprocessor
 from keras_moe.models import MoTTokenizer
 from zoo.data.batches import SeededBatches
-from zoo.tasks.task import Task
+from zoo.tasks.task import Supervised
 
 ORDER_SEED = 0  # of the windows that are measured together
 
@@ -43,7 +43,7 @@ class Batches(SeededBatches):
         return pairs(self.text[starts[:, None] + np.arange(length + 1)])
 
 
-class TextTask(Task):
+class TextTask(Supervised):
     """Language models of bytes, measured in bits per byte."""
 
     model_class = MoTCausalLM
@@ -56,7 +56,7 @@ class TextTask(Task):
         """Bits per byte on validation data, of an entry of a run's history."""
         return entry["val_loss"] / math.log(2)
 
-    def build(self, recipe):
+    def build(self, recipe, part):
         """The language model of a recipe, with new weights."""
         tokenizer = MoTTokenizer.byte_level()
         backbone = MoTBackbone(

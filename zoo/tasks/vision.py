@@ -10,7 +10,7 @@ from keras_moe.models import MoEViTImageClassifierPreprocessor
 from keras_moe.models import image_converter
 from zoo.data import datasets
 from zoo.data.batches import SeededBatches
-from zoo.tasks.task import Task
+from zoo.tasks.task import Supervised
 
 
 def ready(images):
@@ -53,7 +53,7 @@ class Batches(SeededBatches):
         return ready(images), self.labels[chosen]
 
 
-class VisionTask(Task):
+class VisionTask(Supervised):
     """Image classifiers, measured by their accuracy."""
 
     model_class = MoEViTImageClassifier
@@ -66,7 +66,7 @@ class VisionTask(Task):
         """Accuracy on validation data, of an entry of a run's history."""
         return entry["val_accuracy"]
 
-    def build(self, recipe):
+    def build(self, recipe, part):
         """The classifier of a recipe, with new weights."""
         backbone = MoEViTBackbone(**recipe.backbone)
         for weight in backbone.weights:

@@ -90,17 +90,9 @@ def optimizer_of(recipe, steps):
     return optimizer
 
 
-def compiled(task, recipe, task_model, steps, model_class=keras.Model):
-    """A plain model, compiled as a recipe has it.
-
-    KerasHub's `fit` would preprocess, and the batches are ready.
-    """
-    model = model_class(task_model.input, task_model.output)
-    model.compile(
-        optimizer=optimizer_of(recipe, steps),
-        loss=task.loss(recipe),
-        metrics=["accuracy"],
-    )
+def compiled(task, recipe, model, steps):
+    """Compile a plain model as a recipe has it, and return it."""
+    model.compile(optimizer=optimizer_of(recipe, steps), **task.losses(recipe))
     return model
 
 
@@ -135,7 +127,7 @@ def train(
     parts = datasets.load(recipe.data, data_folder)
     keras.utils.set_random_seed(seed)
     if start is None:
-        task_model = task.build(recipe)
+        task_model = task.build(recipe, parts["train"])
     else:
         task_model = task.model_class.from_preset(str(start))
     history = History(folder / "history.json")
@@ -143,7 +135,7 @@ def train(
         parts["train"], recipe, seed, epochs, first_epoch=len(history)
     )
     steps, done = (batches.steps * e for e in (epochs, len(history)))
-    model = compiled(task, recipe, task_model, steps)
+    model = compiled(task, recipe, task.trainer(task_model), steps)
     states = States(folder / "backup", history)
     states.restore(model)
     if len(history) < epochs:  # else only the preset is to be written
@@ -156,10 +148,14 @@ def train(
                 steps_per_epoch=batches.steps,
                 shuffle=False,  # the order is that of `Batches`
                 verbose=0,
-                validation_data=task.examples(parts["validation"], recipe),
-                validation_batch_size=task.evaluation_batch,
                 # The history follows the state, and keeps all logs.
-                callbacks=[*callbacks, states, bar],
+                callbacks=[
+                    *callbacks,
+                    *task.callbacks(task_model, parts),
+                    states,
+                    bar,
+                ],
+                **task.validation(parts["validation"], recipe),
             )
     task_model.save_to_preset(folder / PRESET)
     write_json(

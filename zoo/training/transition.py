@@ -63,13 +63,12 @@ def tune(recipe, run, mode, steps, learning_rate, seed=0, data_folder=None):
     batches = TEXT.batches(parts["train"], recipe, TUNING + seed, 1)
     folder = run / f"tuned-{mode}"
     _fit(
-        compiled(TEXT, recipe, model, steps, AsAtInference),
+        compiled(TEXT, recipe, AsAtInference(model.input, model.output), steps),
         batches,
         steps,
         f"{recipe.name} tuned for {mode}",
         run / f"tuned-{mode}.json",
-        validation_data=TEXT.examples(parts["validation"], recipe),
-        validation_batch_size=TEXT.evaluation_batch,
+        **TEXT.validation(parts["validation"], recipe),
     )
     model.save_to_preset(folder)
     write_json(
@@ -175,7 +174,7 @@ def turn(
     recipe = dataclasses.replace(recipe, learning_rate=learning_rate)
     batches = task.batches(parts["train"], recipe, TUNING + seed, 1)
     _fit(
-        compiled(task, recipe, model, steps),
+        compiled(task, recipe, task.trainer(model), steps),
         batches,
         steps,
         f"{recipe.name} turned into {router}",

@@ -1,4 +1,4 @@
-"""What a trained model of two towers does: embeds, searches, classifies."""
+"""Methods of a trained model of two towers: embed, search, classify."""
 
 import numpy as np
 from keras import ops

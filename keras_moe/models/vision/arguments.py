@@ -20,6 +20,19 @@ def patch(patch_size):
     return tuple(checks.integer("patch_size", side) for side in pair)
 
 
+def stem(stem_dims, patch):
+    """Channels of the stem's convolutions, and the patch of what they give."""
+    dims = sequence("stem_dims", stem_dims, "integers")
+    dims = tuple(checks.integer("stem_dims", one) for one in dims)
+    halves = 2 ** len(dims)
+    if any(side % halves for side in patch):
+        raise ValueError(
+            "stem_dims must be so few that 2 to the power of their number "
+            f"divides patch_size, {patch}; received {dims}."
+        )
+    return dims, tuple(side // halves for side in patch)
+
+
 def grid(image_shape, patch, data_format):
     """(rows, columns) of patches, and the image's shape as a tuple."""
     axes = (

@@ -17,6 +17,7 @@ from keras_moe.models.vision.positions import ClassToken
 from keras_moe.models.vision.positions import LearnedPositions
 from keras_moe.models.vision.positions import SinCos2DPositions
 from keras_moe.models.vision.positions import sincos2d
+from keras_moe.models.vision.stem import ConvolutionalStem
 
 POSITIONS = {
     "learned": LearnedPositions,
@@ -29,8 +30,9 @@ POSITIONS = {
 class MoEViTBackbone(loading.BackbonePresets, keras_hub.models.Backbone):
     """Reads an image as patches, each of which some blocks route to experts.
 
-    patches → linear map → [class token] → positions → pre-norm blocks
-    (attention; MLP, or a mixture of experts in `moe_layers`) → norm.
+    [convolutions] → patches → linear map → [class token] → positions →
+    pre-norm blocks (attention; MLP, or a mixture of experts in `moe_layers`)
+    → norm.
 
     Args:
         image_shape: (height, width, channels), or (channels, height, width)
@@ -60,6 +62,10 @@ class MoEViTBackbone(loading.BackbonePresets, keras_hub.models.Backbone):
         qk_norm: whether queries and keys are normalised, over each head.
         positions: `"learned"`, `"sincos2d"` (fixed) or `"none"`.
         class_token: whether a learned token is put in front of the patches.
+        stem_dims: channels of 3×3 convolutions of stride 2 that read the
+            image first (arXiv 2106.14881), each with a norm and the
+            activation. 2 to the power of their number must divide
+            `patch_size`; patches are as many as without them.
         activation: activation of hidden features; vmoe's is `"gelu_tanh"`.
         dropout: rate of dropout on embeddings, branches and hidden features.
         attention_dropout: rate of dropout on attention weights.
@@ -112,6 +118,7 @@ class MoEViTBackbone(loading.BackbonePresets, keras_hub.models.Backbone):
         qk_norm: bool = False,
         positions: str = "learned",
         class_token: bool = False,
+        stem_dims=(),
         activation="gelu_tanh",
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
@@ -138,6 +145,7 @@ class MoEViTBackbone(loading.BackbonePresets, keras_hub.models.Backbone):
             )
         patch = arguments.patch(patch_size)
         grid, image_shape = arguments.grid(image_shape, patch, data_format)
+        stem_dims, kernel = arguments.stem(stem_dims, patch)
         moe_layers = router_arguments.last_half(
             router, moe_layers, num_layers, VISION
         )
@@ -164,10 +172,19 @@ class MoEViTBackbone(loading.BackbonePresets, keras_hub.models.Backbone):
         )
 
         # === Layers ===
+        self.stem = None
+        if stem_dims:
+            self.stem = ConvolutionalStem(
+                stem_dims,
+                activation,
+                layer_norm_epsilon,
+                dtype=dtype,
+                name="stem",
+            )
         self.patch_embedding = keras.layers.Conv2D(
             hidden_dim,
-            patch,
-            strides=patch,
+            kernel,
+            strides=kernel,
             data_format="channels_last",
             kernel_initializer="lecun_normal",
             dtype=dtype,
@@ -209,6 +226,8 @@ class MoEViTBackbone(loading.BackbonePresets, keras_hub.models.Backbone):
         pixels = images
         if data_format == "channels_first":
             pixels = ops.transpose(images, (0, 2, 3, 1))
+        if stem_dims:
+            pixels = self.stem(pixels)
         tokens = self.patch_embedding(pixels)  # (B,rows,columns,D)
         tokens = keras.layers.Reshape(
             (grid[0] * grid[1], hidden_dim), dtype=dtype, name="tokens"
@@ -245,6 +264,7 @@ class MoEViTBackbone(loading.BackbonePresets, keras_hub.models.Backbone):
         self.qk_norm = qk_norm
         self.positions = positions
         self.class_token = class_token
+        self.stem_dims = stem_dims
         self.activation = activation
         self.dropout = dropout
         self.attention_dropout = attention_dropout
@@ -284,6 +304,7 @@ class MoEViTBackbone(loading.BackbonePresets, keras_hub.models.Backbone):
             qk_norm=self.qk_norm,
             positions=self.positions,
             class_token=self.class_token,
+            stem_dims=self.stem_dims,
             activation=activations.serialize(self.activation),
             dropout=self.dropout,
             attention_dropout=self.attention_dropout,

@@ -1,4 +1,4 @@
-"""Terms that contrastive losses sum over all pairs, and their gradient by the logits.
+"""Terms of contrastive losses, sums over pairs, and gradients by logits.
 
 A sum goes over chunks of R rows. Its state is (total of the rows so far, what
 is known of each column so far).

@@ -57,9 +57,14 @@ def test_classifier_is_as_good_as_recorded(classifier):
 def test_demo(classifier, tmp_path, capsys):
     demo = load("demo")
     picture = tmp_path / "slots.png"
-    accuracy = demo.main(["--picture", str(picture)])
-    assert f"accuracy {accuracy:.1%} on 300" in capsys.readouterr().out
-    assert picture.stat().st_size > 10_000
+    found = tmp_path / "found.png"
+    accuracy = demo.main(
+        ["--picture", str(picture), "--search-picture", str(found)]
+    )
+    said = capsys.readouterr().out
+    assert f"accuracy {accuracy:.1%} on 300" in said
+    assert re.search(r"a red fruit +.*(red apple|strawberry|cherries)", said)
+    assert min(p.stat().st_size for p in (picture, found)) > 10_000
 
 
 # ONNX from TensorFlow cannot hold the exact "gelu", which this preset has.

@@ -74,6 +74,7 @@ class KerasHubTest(TestCase):
             "patch_size": (4, 8),
             "moe_layers": [0],
             "positions": "sincos2d",
+            "stem_dims": (4, 6),
             "activation": "relu",
             "dropout": 0.1,
             "attention_dropout": 0.2,
