@@ -10,6 +10,7 @@ rows, dictionaries with the same keys; add one by adding a line to `TABLES`.
 import sys
 
 from tests.benchmarks import contrastive_loss
+from tests.benchmarks import embedding
 from tests.benchmarks import grouped
 from tests.benchmarks import hard_plans
 from tests.benchmarks import huge_pages
@@ -35,6 +36,7 @@ TABLES = {
     "grouped_growth": (grouped.growth_rows, EVERYWHERE),
     "grouped_memory": (grouped.memory_rows, EVERYWHERE),
     "contrastive_loss": (contrastive_loss.rows, EVERYWHERE),
+    "embedding": (embedding.rows, EVERYWHERE),
     "whole_models": (whole_models.rows, EVERYWHERE),
     "soft_moe_experts": (soft_moe_layers.experts_rows, EVERYWHERE),
     "kerashub_models": (kerashub_models.rows, EVERYWHERE),
