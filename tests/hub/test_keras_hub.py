@@ -149,8 +149,12 @@ def again(cls, handle):
 
 def test_presets_of_each_class():
     listed = models.list_presets()
-    both = {**models.MoEViTBackbone.presets, **models.MoTBackbone.presets}
-    assert both == listed
+    classes = (
+        models.MoEViTBackbone,
+        models.MoTBackbone,
+        models.MoETwoTowerBackbone,
+    )
+    assert {k: v for one in classes for k, v in one.presets.items()} == listed
     assert models.MoTMaskedLM.presets == {}
     assert set(models.MoTCausalLM.presets) == {
         name for name, one in listed.items() if one["model"] == "MoTCausalLM"
