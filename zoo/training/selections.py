@@ -58,7 +58,7 @@ def run(recipe, runs, data_folder=None, epochs=None) -> dict:
         inputs, _ = TEXT.examples(text, one)
         inputs = {key: value[:WINDOWS] for key, value in inputs.items()}
         chosen = _chosen(model.backbone, inputs)
-        twin = TEXT.build(small(recipe, "top_k")).backbone
+        twin = TEXT.build(small(recipe, "top_k"), text).backbone
         weights = {w.path: w for w in model.backbone.weights}
         for weight in twin.weights:
             weight.assign(weights[weight.path])
