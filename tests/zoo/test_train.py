@@ -86,11 +86,10 @@ def test_every_recipe_makes_its_model():
         part = task.noise(recipe, np.random.default_rng(0))
         made = task.build(recipe, part)
         shapes[name] = made.count_params()
-        embeddings = ("image_embeddings", "text_embeddings")
         outputs = {
             "vision": (None, 10),
             "text": (None, None, 257),
-            "pairs": dict.fromkeys(embeddings, (None, 128)),
+            "pairs": [(None, 128), (None, 128)],
         }
         assert made.output_shape == outputs[recipe.task]
         assert recipe.twin is None or recipe.twin in recipes.names()
