@@ -1,4 +1,4 @@
-"""What is on record of the two towers that name drawings, as a text."""
+"""Figures of the two towers that name drawings, as a text."""
 
 from zoo.measure import nearest
 from zoo.measure import results
