@@ -28,7 +28,7 @@ from keras_moe.models import MoEViTImageClassifier  # noqa: E402
 
 PRESET = "soft_moe_vit_tiny_fashion_mnist"
 SEARCH_PRESET = "soft_moe_two_tower_tiny_emoji"
-QUERIES = ("a red fruit", "sad face", "a bird", "a flower", "a hot drink")
+QUERIES = ("red fruit", "crying", "vegetable", "heart", "insect")
 FOUND = 5  # drawings of each query
 
 

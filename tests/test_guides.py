@@ -27,6 +27,7 @@ KERNELS = (
         "4_mixture_of_tokens",
         "5_convert_and_publish",
         "7_sparse_experts",
+        "8_two_towers",
     ),
     ("6_many_devices",),
 )
@@ -76,6 +77,13 @@ SAID = {
         r"int8 +0\.66 MB b'The experts ",
         r"logits differ by [01]\.\d%",
         r"computes the same: True",
+    ),
+    "8_two_towers": (
+        2,
+        r"412 drawings, 2,500,292 parameters",
+        r"recall@1: 5\d\.\d%\nrecall@5: [78]\d\.\d%",
+        r"[67]\d% of 135 drawings are in the right class",
+        r"held-out drawings: recall@5 \d+\.\d%, by chance 6\.0%",
     ),
     "6_many_devices": (
         1,

@@ -10,7 +10,11 @@ import pytest
 import keras_moe
 
 ROOT = pathlib.Path(__file__).parent.parent
-PRESETS = ("mot_tiny_shakespeare", "soft_moe_vit_tiny_fashion_mnist")
+PRESETS = (
+    "mot_tiny_shakespeare",
+    "soft_moe_two_tower_tiny_emoji",
+    "soft_moe_vit_tiny_fashion_mnist",
+)
 MOST_BYTES = 15_000_000  # what is to be fetched by everyone stays small
 
 pytestmark = pytest.mark.once
@@ -77,8 +81,9 @@ def test_what_is_in_it(wheel):
     }
     for name in PRESETS:
         assert f"keras_moe/presets/{name}/model.weights.h5" in package
-    assert "keras_moe/samples/LICENSE.fashion_mnist" in package
-    assert "keras_moe/samples/fashion_mnist.npz" in package
+    for sample in ("emoji", "fashion_mnist"):
+        assert f"keras_moe/samples/LICENSE.{sample}" in package
+        assert f"keras_moe/samples/{sample}.npz" in package
 
 
 def test_it_suffices(wheel, tmp_path):

@@ -82,18 +82,28 @@ def test_every_recipe_makes_its_model():
     for name in recipes.names():
         recipe = recipes.load(name)
         assert recipe.name == name
-        made = task_of(recipe).build(recipe)
+        task = task_of(recipe)
+        part = task.noise(recipe, np.random.default_rng(0))
+        made = task.build(recipe, part)
         shapes[name] = made.count_params()
-        outputs = {"vision": (None, 10), "text": (None, None, 257)}
+        outputs = {
+            "vision": (None, 10),
+            "text": (None, None, 257),
+            "pairs": [(None, 128), (None, 128)],
+        }
         assert made.output_shape == outputs[recipe.task]
         assert recipe.twin is None or recipe.twin in recipes.names()
     # What ships in the package: 7 million parameters are 14 MB as halves.
-    ship = ("soft_moe_vit_tiny_fashion_mnist", "mot_tiny_shakespeare")
+    ship = (
+        "soft_moe_vit_tiny_fashion_mnist",
+        "soft_moe_two_tower_tiny_emoji",
+        "mot_tiny_shakespeare",
+    )
     assert sum(shapes[name] for name in ship) < 7.4e6
 
 
 def test_scale_starts_where_the_recipe_says():
-    made = VISION.build(dataclasses.replace(SMALL, initial_scale=6.0))
+    made = VISION.build(dataclasses.replace(SMALL, initial_scale=6.0), None)
     (scale,) = [w for w in made.weights if w.path.endswith("moe/scale")]
     assert float(keras.ops.convert_to_numpy(scale)) == 6.0
 

@@ -92,7 +92,7 @@ class Drawings(typing.NamedTuple):
 
 
 def folder_of(folder=None) -> pathlib.Path:
-    """Where packages and rendered drawings lie.
+    """The folder of packages and rendered drawings.
 
     Args:
         folder: given, or `None` for what the environment variable

@@ -46,7 +46,7 @@ class Icon(typing.NamedTuple):
 
 
 class Names:
-    """What emoji are called, from the file of emojibase-data.
+    """Names of emoji, from the file of emojibase-data.
 
     Args:
         path: of the package's file.

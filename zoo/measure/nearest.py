@@ -26,7 +26,7 @@ def compare(data_folder=None) -> dict:
         data_folder: where the data set lies, see `zoo.data.datasets`.
     """
     parts = datasets.load("emoji", data_folder)
-    train, (test, _) = parts["train"], parts["test"]
+    train, (test, new) = parts["train"], parts["test"]
     known = _unit(train.images)
     best = np.full((len(test.labels), len(test.names)), -1.0, "float32")
     for start in tqdm(range(0, len(test.labels), BATCH), unit="batch"):
@@ -35,7 +35,14 @@ def compare(data_folder=None) -> dict:
         # Of each name, the largest; ufuncs take repeated places one by one.
         np.maximum.at(best[rows].T, train.labels, products.T)
     found = recalls(ranks(best, test.labels))
-    return {**found, "pixels": PIXELS, "images": len(test.labels)}
+    return {
+        **found,
+        "pixels": PIXELS,
+        "images": len(test.labels),
+        "names": len(test.names),
+        "new_names": len(new.names),
+        "training_drawings": len(train.labels),
+    }
 
 
 def _unit(images):

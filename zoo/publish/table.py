@@ -16,6 +16,7 @@ from zoo import recipe as recipes
 from zoo.measure import compare
 from zoo.measure import results
 from zoo.publish import card as cards
+from zoo.publish import drawings
 from zoo.publish import source_card
 from zoo.publish.sources import SOURCES
 from zoo.tasks import task_of
@@ -45,7 +46,7 @@ uploads card, picture and files in one commit and adds the repository to this
 page. `python -m zoo verify NAME --repo ORGANISATION/NAME` downloads the preset
 and compares it.
 
-{comparisons}## From checkpoints of others
+{drawings}{comparisons}## From checkpoints of others
 
 {sources}
 
@@ -67,8 +68,8 @@ the mixture of experts is better.
 
 """
 REASONS = """\
-Neither mixture of experts is better than its twin by more than the spread of
-the seeds. In these trainings more parameters do not help.
+No mixture of experts is better than its twin by more than the spread of the
+seeds. In these trainings more parameters do not help.
 
 The image classifiers are trained for few steps: in its last epoch Soft MoE is
 as accurate on validation images as on training images (0.902 and 0.904, seed
@@ -123,6 +124,7 @@ def render() -> str:
         for source in SOURCES.values()
     ]
     return TEXT.format(
+        drawings=drawings.render(_markdown),
         comparisons=_comparisons(),
         trained=_markdown((*HEAD, "preset"), trained),
         sources=_markdown(HEAD_OF_SOURCES, sources),

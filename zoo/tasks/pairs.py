@@ -91,7 +91,10 @@ class Batches(SeededBatches):
 
 
 def preprocessor(recipe, part):
-    """What makes drawings and captions ready; its words are those of `part`."""
+    """The layer that makes drawings and captions ready.
+
+    Its words are those of `part`.
+    """
     tokenizer = CaptionTokenizer.from_captions(
         captions_of(part), recipe.vocabulary_size
     )
@@ -260,13 +263,13 @@ def similarities(model, part):
 
 
 def ranks(scores, labels):
-    """How many names fit each drawing better than its own."""
+    """The number of names that fit each drawing better than its own."""
     own = np.take_along_axis(scores, labels[:, None], axis=1)
     return (scores > own).sum(axis=1)
 
 
 def search_ranks(scores, labels):
-    """How many drawings fit each name better than all of its own.
+    """The number of drawings that fit each name better than all of its own.
 
     Of names with drawings alone.
     """

@@ -69,7 +69,7 @@ def run(recipe, runs, data_folder=None, epochs=None) -> dict:
         model = train(one, folder, 0, data_folder, epochs, callbacks=[monitor])
         found[selection] = variants.curves(folder) | _monitored(folder)
         chosen = _chosen(model.backbone, inputs)
-        twin = TEXT.build(small(recipe, "top_k")).backbone
+        twin = TEXT.build(small(recipe, "top_k"), text).backbone
         weights = {w.path: w for w in model.backbone.weights}
         for weight in twin.weights:
             weight.assign(weights[weight.path])

@@ -14,6 +14,7 @@ from keras_moe.models.two_tower import towers
 from keras_moe.models.two_tower.similarity import Similarity
 
 TOWERS = ("image_tower", "text_tower")
+FLOATS = ("float16", "bfloat16", "float32", "float64")
 PROJECTIONS = ("both", "text", "image", "none")
 
 
@@ -195,8 +196,9 @@ class MoETwoTowerBackbone(loading.BackbonePresets, keras_hub.models.Backbone):
     @classmethod
     def _defaults(cls, folder, given):
         defaults = super()._defaults(folder, given)
-        dtype = given.get("dtype")
-        return defaults if dtype is None else defaults | _towers(folder, dtype)
+        if not (pathlib.Path(folder) / configurations.CONFIG).is_file():
+            return defaults
+        return defaults | _towers(folder, given.get("dtype"))
 
     @classmethod
     def _of_folder(cls, folder, dtype=None):
@@ -204,11 +206,12 @@ class MoETwoTowerBackbone(loading.BackbonePresets, keras_hub.models.Backbone):
 
         Args:
             folder: of the preset.
-            dtype: of both towers; by default what they were saved with.
+            dtype: of both towers, see `_towers`.
         """
-        given = {"dtype": dtype} if dtype is not None else {}
-        config = {**_config(folder), **given, **cls._defaults(folder, given)}
-        return cls.from_config(config)
+        config = _config(folder)
+        config["dtype"] = _resolved(config["dtype"], dtype)
+        given = {"dtype": dtype}
+        return cls.from_config({**config, **cls._defaults(folder, given)})
 
     @classmethod
     def from_config(cls, config):
@@ -241,15 +244,31 @@ def _config(folder):
 
 
 def _towers(folder, dtype):
-    """Both towers of a preset's folder, of another dtype."""
+    """Both towers of a preset's folder.
+
+    Args:
+        folder: of the preset.
+        dtype: of both towers. By default Keras' own for those that were saved
+            with one kind of float, as KerasHub has it, and else what they were
+            saved with, such as a quantised policy.
+    """
     found = {}
     for name in TOWERS:
         tower = _config(folder)[name]
-        tower["config"]["dtype"] = keras.dtype_policies.serialize(
-            keras.dtype_policies.get(dtype)
-        )
+        config = tower["config"]
+        config["dtype"] = _resolved(config["dtype"], dtype)
         found[name] = keras.saving.deserialize_keras_object(tower)
     return found
+
+
+def _resolved(saved, dtype):
+    """The policy to load with, serialised, of one that was saved."""
+    if dtype is None:
+        name = keras.dtype_policies.get(saved).name
+        if name not in FLOATS:
+            return saved
+        dtype = keras.config.dtype_policy()
+    return keras.dtype_policies.serialize(keras.dtype_policies.get(dtype))
 
 
 def _default(policy):

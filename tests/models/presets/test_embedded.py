@@ -8,6 +8,7 @@ import pytest
 
 from keras_moe import __main__ as command
 from keras_moe import samples
+from keras_moe.models import MoETwoTower
 from keras_moe.models import MoEViTImageClassifier
 from keras_moe.models import MoTCausalLM
 from keras_moe.models import list_presets
@@ -19,6 +20,7 @@ from zoo.measure import results
 from zoo.publish import pack
 
 VISION, TEXT = "soft_moe_vit_tiny_fashion_mnist", "mot_tiny_shakespeare"
+PAIRS = "soft_moe_two_tower_tiny_emoji"
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +34,12 @@ def language_model():
 
 
 def test_together_they_are_small():
-    assert set(catalogue.embedded()) >= {VISION, TEXT}
+    assert set(catalogue.embedded()) >= {VISION, TEXT, PAIRS}
     assert set(list_presets()) >= set(catalogue.embedded())
     assert pack.size_of(catalogue.FOLDER) < pack.LIMIT
 
 
-@pytest.mark.parametrize("name", [VISION, TEXT])
+@pytest.mark.parametrize("name", [VISION, TEXT, PAIRS])
 def test_they_are_what_was_measured(name):
     manifest.check_manifest(catalogue.FOLDER / name)
     recorded = results.load(name)["preset"]
@@ -54,6 +56,17 @@ def test_classifier_is_as_good_as_recorded(classifier):
     assert accuracy == pytest.approx(recorded, abs=0.05)
 
 
+def test_two_towers_find_drawings_of_a_style_they_never_saw():
+    model = MoETwoTower.from_preset(PAIRS)
+    assert model.compute_dtype == "float32"
+    images, labels, names = samples.emoji()
+    found, _ = model.search(images, list(names), k=5)
+    first, among_five = (found[:, :k] == labels[:, None] for k in (1, 5))
+    # Among 412 drawings rather than all those of the record.
+    assert first.any(1).mean() > 0.5
+    assert among_five.any(1).mean() > 0.75
+
+
 def test_demo(classifier, tmp_path, capsys):
     demo = load("demo")
     picture = tmp_path / "slots.png"
@@ -63,7 +76,7 @@ def test_demo(classifier, tmp_path, capsys):
     )
     said = capsys.readouterr().out
     assert f"accuracy {accuracy:.1%} on 300" in said
-    assert re.search(r"a red fruit +.*(red apple|strawberry|cherries)", said)
+    assert re.search(r"red fruit +.*red apple", said)
     assert min(p.stat().st_size for p in (picture, found)) > 10_000
 
 

@@ -236,6 +236,20 @@ def test_preset(model, folder):
 
 
 @pytest.mark.once
+def test_preset_in_half_precision_is_read_as_keras_computes(folder, tmp_path):
+    half = models.MoETwoTower.from_preset(folder, dtype="float16")
+    half.save_to_preset(tmp_path)
+    for kind in (models.MoETwoTower, models.MoETwoTowerBackbone):
+        loaded = kind.from_preset(tmp_path)
+        backbone = getattr(loaded, "backbone", loaded)
+        for tower in (backbone, backbone.image_tower, backbone.text_tower):
+            assert tower.compute_dtype == "float32"
+            assert {weight.dtype for weight in tower.weights} == {"float32"}
+    loaded = models.MoETwoTower.from_preset(tmp_path)
+    close(loaded.encode_text("a cat"), half.encode_text("a cat"), 1e-2)
+
+
+@pytest.mark.once
 def test_parts_of_a_preset(model, folder):
     ids = model.preprocessor(CAPTIONS)["token_ids"].tolist()
     reader = models.MoETwoTowerPreprocessor.from_preset(folder)

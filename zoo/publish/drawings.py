@@ -1,0 +1,56 @@
+"""Figures of the two towers that name drawings, as a text."""
+
+from zoo.measure import nearest
+from zoo.measure import results
+
+RECIPE = "soft_moe_two_tower_tiny_emoji"
+TEXT = """\
+## Drawings and their names
+
+`python -m zoo data emoji` renders emoji in six styles, without skin tones. The
+two towers are trained on {drawings:,} drawings of four of them. Twemoji is held
+out: {images:,} of its drawings have names that occur in the training, which has
+{names:,} to choose from. Recipes are chosen by the style fxemoji. A tenth of
+the names is held out in all styles, {new} of them in Twemoji: the towers know
+most of their words, but saw no such drawing.
+
+{table}
+
+The pixels of drawings of one thing are alike in many styles, so the most
+similar training drawing tells many names. After the {steps:,} steps of the
+recipe the towers are worse at the first guess than that: {recall:.4f}. After
+{further:,} further steps, the preset is better.
+
+"""
+
+
+def render(markdown) -> str:
+    """The section of the zoo's page, empty where nothing is on record.
+
+    Args:
+        markdown: function of the head and the rows of a table.
+    """
+    record, pixels = results.load(RECIPE), results.load(nearest.NAME)
+    preset = record["preset"] if record else None
+    if pixels is None or not preset or not preset["further"]:
+        return ""
+    trained = record["training"][str(preset["seed"])]
+    rows = [
+        (what, *(f"{one[f'{kind}recall_at_{k}']:.4f}" for k in (1, 5)))
+        for what, one, kind in (
+            ("names of drawings, the preset", preset, ""),
+            ("the same, by the most similar pixels", pixels, ""),
+            ("drawings by their names, the preset", preset, "search_"),
+            ("names that are new, among themselves", preset, "new_names_"),
+        )
+    ]
+    return TEXT.format(
+        images=record["test_examples"],
+        names=pixels["names"],
+        new=pixels["new_names"],
+        steps=trained["steps"],
+        further=preset["further"]["steps"],
+        recall=record["seeds"][str(preset["seed"])],
+        drawings=pixels["training_drawings"],
+        table=markdown(("", "recall@1", "recall@5"), rows),
+    )
