@@ -87,12 +87,7 @@ def parts(backbone, num_tokens: int | None = None) -> list[Part]:
     length, costs = _embedding(backbone, num_tokens)
     heads = backbone.num_heads
     head_dim = getattr(backbone, "head_dim", None) or features // heads
-    passing = {
-        index: routing.expert_capacity(
-            length, 1, depths.capacity, rounding="round"
-        )
-        for index, depths in zip(backbone.depth_layers, backbone.depths)
-    }
+    passing = _passing(backbone, length)
     for index in range(backbone.num_layers):
         tokens = passing.get(index, length)
         if index in passing:
@@ -116,6 +111,16 @@ def parts(backbone, num_tokens: int | None = None) -> list[Part]:
         else:
             costs.append(_mlp(name, tokens, features, backbone.mlp_dim))
     return costs
+
+
+def _passing(backbone, length) -> dict:
+    """How many of the tokens pass each block of `depth_layers`, by index."""
+    return {
+        index: routing.expert_capacity(
+            length, 1, depths.capacity, rounding="round"
+        )
+        for index, depths in zip(backbone.depth_layers, backbone.depths)
+    }
 
 
 def _embedding(backbone, num_tokens):
@@ -311,7 +316,15 @@ def _kept_bytes(backbone, number, training):
         return max(saved)
     if not backbone.recompute:
         return sum(saved)
-    embedding, attentions, mlps = saved[0], saved[1::2], saved[2::2]
-    tokens, _ = _embedding(backbone, None)
-    inputs = len(mlps) * tokens * backbone.hidden_dim * number
-    return embedding + inputs + max(map(sum, zip(attentions, mlps)))
+    length, _ = _embedding(backbone, None)
+    passing = _passing(backbone, length)
+    inputs = sum(passing.get(i, length) for i in range(backbone.num_layers))
+    total = inputs * backbone.hidden_dim * number
+    blocks = [0] * backbone.num_layers
+    for part, size in zip(costs, saved):
+        name, _, kind = part.name.partition("/")
+        if kind in ("attention", "mlp"):
+            blocks[int(name.removeprefix("block_"))] += size
+        else:  # the embedding, and routers of `depth_layers`
+            total += size
+    return total + max(blocks)

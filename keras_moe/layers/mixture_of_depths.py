@@ -14,6 +14,7 @@ from keras_moe.layers.depth_router import INFERENCE
 from keras_moe.layers.depth_router import DepthRouter
 from keras_moe.layers.inputs import check_mask
 from keras_moe.layers.inputs import check_places
+from keras_moe.layers.recompute import Recompute
 from keras_moe.plans import HardPlan
 from keras_moe.scalars import keep
 
@@ -151,7 +152,7 @@ class MixtureOfDepths(DepthRouter, keras.layers.Wrapper):
             router_initializer,
             "a Keras initialiser",
         )
-        self._call_names = tuple(inspect.signature(layer.call).parameters)
+        self._call_names = _argument_names(layer)
 
     # === Weights ===
 
@@ -258,6 +259,13 @@ class MixtureOfDepths(DepthRouter, keras.layers.Wrapper):
             ),
         )
         return config
+
+
+def _argument_names(layer):
+    """Names of the arguments of a layer's call; `Recompute` passes them on."""
+    while isinstance(layer, Recompute):
+        layer = layer.layer
+    return tuple(inspect.signature(layer.call).parameters)
 
 
 def _share(name, value):

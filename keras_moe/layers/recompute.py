@@ -27,14 +27,16 @@ class Recompute(keras.layers.Wrapper):
     is recomputed.
 
     Args:
-        layer: any Keras layer whose `build` makes all its variables.
+        layer: any Keras layer whose `build` makes all its variables. One that
+            is built from the shapes of several inputs must be built already.
         name: the wrapper's name.
         trainable: whether the layer is trained.
 
     Call arguments: those of the layer.
 
     Input shape, output shape and dtype: those of the layer. A mask is passed
-        to it, and its `compute_mask` has the mask of the outputs.
+        to it, and its `compute_mask` has the mask of the outputs. Masks of
+        several inputs must be given by name, as Keras passes one alone.
 
     Weights: those of the layer.
 

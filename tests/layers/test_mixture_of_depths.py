@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from keras_moe.layers import MixtureOfDepths
+from keras_moe.layers import Recompute
 from keras_moe.models.language.block import DecoderBlock
 from keras_moe.models.vision.block import TransformerBlock
 from tests.layers.test_errors import raises
@@ -89,6 +90,21 @@ def test_the_chosen_pass_by_themselves(kind, masked):
     np.testing.assert_allclose(
         outputs, expected(layer, chosen), rtol=1e-4, atol=1e-5
     )
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("training", [True, False])
+def test_a_block_that_is_recomputed_gets_mask_and_places(training):
+    plain, again = (
+        make(BLOCKS["decoder"]()),
+        make(Recompute(Recompute(BLOCKS["decoder"]()))),
+    )
+    again.set_weights(plain.get_weights())
+    expected, found = (
+        numpy(layer(X, mask=MASK, training=training))
+        for layer in (plain, again)
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", BLOCKS)

@@ -138,6 +138,19 @@ def test_masks_of_keras_pass():
     assert not keras.ops.convert_to_numpy(outputs)[~mask].any()
 
 
+@pytest.mark.once
+def test_a_layer_of_several_inputs():
+    attention = keras.layers.MultiHeadAttention(2, 3)
+    attention.build(X.shape, X.shape)
+    outputs, expected = (
+        keras.ops.convert_to_numpy(
+            layer(X, X[:, ::-1], value_mask=MASK, training=True)
+        )
+        for layer in (layers.Recompute(attention), attention)
+    )
+    np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-6)
+
+
 class Counted(layers.SoftMoE):
     """Counts the calls of its Python code."""
 

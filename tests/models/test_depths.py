@@ -156,6 +156,31 @@ def test_cached_is_uncached(depth_options, options):
 
 
 @pytest.mark.once
+@pytest.mark.parametrize("depth_layers", [(), (1,)])
+def test_a_loop_of_ones_own_reads_one_token_after_another(depth_layers):
+    """With experts, whose mask is of the new token, not of the cache."""
+    backbone = language(
+        PREDICTOR if depth_layers else None,
+        depth_layers,
+        router="token_choice",
+        router_options=EXPERTS,
+    )
+    ids, mask = draw(), np.ones((4, 8), "int32")
+    cache, features = backbone.empty_cache(4, 8), []
+    for index in range(8):
+        tokens, cache = backbone.call_with_cache(
+            ids[:, index : index + 1], cache, index, mask
+        )
+        features.append(numpy(tokens))
+    np.testing.assert_allclose(
+        np.concatenate(features, axis=1),
+        numpy(backbone({"token_ids": ids, "padding_mask": mask})),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+@pytest.mark.once
 @pytest.mark.parametrize("sampler", ["beam", "contrastive"])
 def test_samplers_that_copy_the_cache(sampler):
     backbone = language(PREDICTOR)

@@ -182,6 +182,20 @@ def test_memory_of_blocks_that_are_recomputed():
     assert inference.activation_bytes == 4 * max(blocks)
 
 
+def test_memory_of_blocks_that_are_recomputed_and_some_tokens_skip():
+    """The inputs of a block are of the tokens that pass it."""
+    options = {"depth_layers": (0, 2), "depth_options": {"capacity": 0.5}}
+    backbone = models.MoEViTBackbone(
+        **{**VIT, "num_layers": 3}, **options, recompute=True
+    )
+    costs = {p.name: p.kept + p.kept_float32 for p in planning.parts(backbone)}
+    routers = costs["block_0/depths"] + costs["block_2/depths"]
+    whole = costs["block_1/attention"] + costs["block_1/mlp"]
+    kept = costs["embedding"] + routers + (2 + 4 + 2) * 8 + whole
+    plan = planning.plan(backbone, {}, 1, 10**9)
+    assert plan.activation_bytes == 4 * kept
+
+
 def test_command(capsys):
     line = "plan --architecture soft_moe_vit_h14 --devices 64 --device-memory "
     command.main([*line.split(), "32GB"])

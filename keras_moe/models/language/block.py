@@ -171,14 +171,14 @@ class DecoderBlock(keras.layers.Layer):
         branch = self.mlp(
             self.mlp_norm(tokens) if pre else tokens,
             training=training,
-            **self.mlp_mask(padding_mask, cache, index),
+            **self.mlp_mask(tokens, padding_mask, cache, index),
         )
         tokens = tokens + self.branch_dropout(branch, training=training)
         if not pre:
             tokens = self.mlp_norm(tokens)
         return tokens if cache is None else (tokens, cache)
 
-    def mlp_mask(self, padding_mask, cache, index):
+    def mlp_mask(self, tokens, padding_mask, cache, index):
         """The MoE layer's `mask`, if it has one: padding is masked.
 
         Published models mix padding like tokens (`padding="zeros"`, and Expert
@@ -192,6 +192,9 @@ class DecoderBlock(keras.layers.Layer):
         whole = cache is None or isinstance(index, int)
         if padding_mask is None or as_tokens or not whole:
             return {}
+        if cache is not None:  # the mask is of all its places
+            end = index + ops.shape(tokens)[1]
+            padding_mask = padding_mask[:, index:end]
         return {"mask": ops.cast(padding_mask, "bool")}
 
     def compute_output_shape(self, input_shape):
