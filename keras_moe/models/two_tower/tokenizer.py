@@ -15,8 +15,11 @@ from keras_moe.models.presets import loading
 from keras_moe.models.two_tower.backbone import MoETwoTowerBackbone
 
 PAD, UNKNOWN, END = SPECIALS = ("[PAD]", "[UNK]", "[END]")
-# Words, and all else that is no space, sign by sign.
-WORDS = re.compile(r"[^\W_]+|[^\w\s]|_")
+# Chinese characters, of which `WordPieceTokenizer` makes a word each.
+CHINESE = re.compile(
+    "[\u4e00-\u9fff\u3400-\u4dbf\uf900-\ufaff\U00020000-\U0002a6df"
+    "\U0002a700-\U0002ceaf\U0002f800-\U0002fa1f]"
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_moe")
@@ -78,12 +81,18 @@ class CaptionTokenizer(
         """
         task_inputs.check_texts("captions", captions)
         checks.integer("vocabulary_size", vocabulary_size, len(SPECIALS) + 1)
-        lower = kwargs.get("lowercase", True)
+        if kwargs.get("strip_accents", False):
+            captions = [_without_accents(caption) for caption in captions]
+        table = _around_words(captions, kwargs.get("split_on_cjk", True))
         counts = collections.Counter()
         for caption in captions:
-            if lower:
-                caption = unicodedata.normalize("NFKC", caption).casefold()
-            counts.update(WORDS.findall(caption))
+            counts.update(caption.translate(table).split(" "))
+        del counts[""]
+        if kwargs.get("lowercase", True):
+            folded, counts = counts, collections.Counter()
+            for word, count in folded.items():
+                word = unicodedata.normalize("NFKC", word).casefold()
+                counts[word] += count
         words = sorted(counts, key=lambda word: (-counts[word], word))
         most = vocabulary_size - len(SPECIALS)
         return cls([*SPECIALS, *words[:most]], **kwargs)
@@ -112,3 +121,28 @@ class CaptionTokenizer(
         """The ids of a string or of a list of strings."""
         task_inputs.check_texts("inputs", inputs, one=True)
         return super().tokenize(inputs)
+
+
+def _around_words(captions, split_on_cjk):
+    """A table for `str.translate` that puts spaces where words end.
+
+    Words end where those of KerasHub's `WordPieceTokenizer` do: punctuation
+    and Chinese characters are words, marks above and below letters are not.
+    """
+    table = {}
+    for sign in set().union(*captions):
+        category = unicodedata.category(sign)
+        if category in ("Cc", "Cf"):
+            table[ord(sign)] = " "
+        elif (
+            category[0] == "P"
+            or (sign.isascii() and not sign.isalnum())
+            or (split_on_cjk and CHINESE.match(sign))
+        ):
+            table[ord(sign)] = f" {sign} "
+    return table
+
+
+def _without_accents(text):
+    text = unicodedata.normalize("NFD", text)
+    return "".join(sign for sign in text if unicodedata.category(sign) != "Mn")

@@ -203,6 +203,22 @@ def test_words_of_captions_are_what_the_tokenizer_splits():
     assert tokenizer.detokenize(tokenizer("a-b")) == "a - b"
 
 
+@pytest.mark.parametrize(
+    "caption, words, options",
+    [
+        ("红的猫", {"红", "的", "猫"}, {}),
+        ("红的猫", {"红的猫"}, {"split_on_cjk": False}),
+        ("हिन्दी बिल्ली", {"हिन्दी", "बिल्ली"}, {}),
+        ("5€ → cafe\u0301…", {"5€", "→", "café", "..."}, {}),
+        ("Café x\u200dy", {"cafe", "x", "y"}, {"strip_accents": True}),
+    ],
+)
+def test_words_of_other_scripts(caption, words, options):
+    tokenizer = models.CaptionTokenizer.from_captions([caption], **options)
+    assert set(tokenizer.get_vocabulary()[3:]) == words
+    assert sorted(tokenizer(caption)) == [3 + n for n in range(len(words))]
+
+
 @pytest.mark.parametrize("content", [b"\xff\n", b"", b"[UNK]\n[PAD]\n[END]\n"])
 def test_a_damaged_vocabulary(content, tmp_path):
     tokenizer = make_tokenizer()
