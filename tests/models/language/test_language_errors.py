@@ -64,6 +64,7 @@ BACKBONE = [
         [{"capacity": 0.5}],
     ),
     ("causal", FLAG, [1, None]),
+    ("recompute", FLAG, [1, None]),
     ("positions", "must be one of 'learned', 'rotary'", ["sincos2d", None]),
     ("norm", "must be one of 'layer_norm', 'rms_norm'", ["batch", None]),
     ("norm_placement", "must be one of 'pre', 'post'", ["before", None]),
