@@ -7,10 +7,15 @@ import numpy as np
 import pytest
 
 from tests.zoo import packages
+from zoo import recipe as recipes
 from zoo.data import emoji
 from zoo.data.distortion import Distortion
 from zoo.data.distortion import sharp
 from zoo.measure import evaluate
+from zoo.measure import nearest
+from zoo.measure import results
+from zoo.publish import card
+from zoo.publish import picture
 from zoo.recipe import PairRecipe
 from zoo.tasks import pairs
 from zoo.tasks.pairs import PAIRS
@@ -130,6 +135,32 @@ def test_ranks():
     assert pairs.search_ranks(scores, labels).tolist() == [1, 1, 0]
     # Names without a drawing are left out.
     assert pairs.search_ranks(scores[:3], labels[:3]).tolist() == [1, 0]
+
+
+@pytest.mark.once
+def test_card_and_picture_of_the_preset():
+    recipe = recipes.load("soft_moe_two_tower_tiny_emoji")
+    text = card.of(recipe)
+    record = results.load(recipe.name)
+    for part in (
+        f"| this preset, in half precision, trained further | "
+        f"{record['preset']['recall_at_1']:.4f} |",
+        f"| recall@5 | {record['preset']['recall_at_5']:.4f} |",
+        'MoETwoTower.from_preset("soft_moe_two_tower_tiny_emoji")',
+        "On 1,748 drawings of test data",
+        "cc-by-sa-4.0",
+        "in 32x32 pixels",
+    ):
+        assert part in text, text
+    assert picture.draw(recipe, recipe.name).startswith(b"\x89PNG")
+
+
+@pytest.mark.once
+def test_names_by_the_most_similar_pixels(folder):
+    found = nearest.compare(folder)
+    # Each drawing is a square of its colour, in all styles.
+    assert found["recall_at_1"] == 1.0
+    assert (found["names"], found["training_drawings"]) == (7, 28)
 
 
 def still(images, pixels, **options):

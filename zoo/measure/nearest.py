@@ -47,7 +47,11 @@ def compare(data_folder=None) -> dict:
 
 def _unit(images):
     """Pixels of drawings as rows of mean 0 and length 1."""
-    pixels = sharp(images, PIXELS).reshape(len(images), -1).astype("float32")
+    pixels = (
+        sharp(images, min(PIXELS, images.shape[1]))
+        .reshape(len(images), -1)
+        .astype("float32")
+    )
     pixels -= pixels.mean(axis=1, keepdims=True)
     length = np.linalg.norm(pixels, axis=1, keepdims=True)
     return pixels / np.maximum(length, 1e-6)
