@@ -260,19 +260,23 @@ def similarities(model, part):
 
 
 def ranks(scores, labels):
-    """How many names fit each drawing better than its own."""
+    """How many other names fit each drawing as well as its own, or better.
+
+    Scores that are no numbers fit as well: nothing is found by them.
+    """
     own = np.take_along_axis(scores, labels[:, None], axis=1)
-    return (scores > own).sum(axis=1)
+    return (~(scores < own)).sum(axis=1) - 1
 
 
 def search_ranks(scores, labels):
-    """How many drawings fit each name better than all of its own.
+    """How many others fit each name as well as its best drawing, or better.
 
-    Of names with drawings alone.
+    Of names with drawings alone; the others are drawings of other names.
     """
     drawn = np.unique(labels)
     own = np.array([scores[labels == label, label].max() for label in drawn])
-    return (scores[:, drawn] > own).sum(axis=0)
+    others = labels[:, None] != drawn
+    return (others & ~(scores[:, drawn] < own)).sum(axis=0)
 
 
 PAIRS = PairTask()
