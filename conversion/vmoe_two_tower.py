@@ -57,6 +57,12 @@ def deduce(shapes, options):
         tower, _, rest = path.partition("/")
         if tower in towers:
             towers[tower][rest] = shape
+    for tower, arrays in towers.items():
+        if not arrays:
+            raise ConversionError(
+                f"the checkpoint has no {tower}/…, one of the towers img and "
+                "txt of a model of images and texts."
+            )
     images, texts = towers.values()
     for needed in ("s", "b"):
         rank_of(shapes, needed, 0)

@@ -55,8 +55,8 @@ class MixtureOfDepths(DepthRouter, keras.layers.Wrapper):
             `"predictor"` or `"threshold"`.
         inference_capacity: share of a sequence's tokens that the layer
             computes with `"predictor"` and `"threshold"` outside of training.
-            If more are chosen, only the first ones pass. 1 drops none and
-            saves no computation.
+            If more are chosen, only the first ones pass: how many depends on
+            the length, padding too. 1 drops none and saves no computation.
         predictor_dim: hidden features of the predictor; `None` is half of D.
         predictor_loss: weight of the predictor's loss, the mean binary
             cross-entropy, added through `add_loss` in training. Its gradient

@@ -237,7 +237,7 @@ def _with(**arrays):
 
 F32 = np.zeros(32, "float32")
 MODELS = {
-    "text": ({"txt/Embed_0/embedding": F32}, "no embedding/kernel"),
+    "text": ({"txt/Embed_0/embedding": F32}, "no img/…"),
     "no head": (_without("head"), "no head/kernel"),
     "no blocks": (_without("Encoder/encoderblock_"), "blocks 0, 1"),
     "a block short": (_without("Encoder/encoderblock_1/"), r"\[0, 2, 3\]"),

@@ -76,6 +76,10 @@ BACKBONE = [
         [{"capacity": 0.5}],
     ),
     ("qk_norm", FLAG, [1, "yes", None]),
+    ("recompute", FLAG, [1, "yes", None]),
+    ("stem_dims", "must be a sequence of integers", [8, None]),
+    ("stem_dims", "must be an integer of at least 1", [[0], [1.5]]),
+    ("stem_dims", "must be so few that 2 to the power", [[8, 8, 8]]),
     (
         "positions",
         "must be one of 'learned', 'sincos2d', 'none'",

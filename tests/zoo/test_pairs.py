@@ -194,3 +194,11 @@ def test_distortion():
     assert np.ptp(inside[:, 0]) > 5
     turned = still(grey, 8, turn=45.0, zoom=0.3)([0] * 4, rng)
     assert set(np.unique(turned)) == {100.0, 255.0}
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("value", [0.5, np.nan])
+def test_equal_scores_find_nothing(value):
+    scores, labels = np.full((3, 3), value), np.array([0, 1, 1])
+    assert pairs.ranks(scores, labels).tolist() == [2, 2, 2]
+    assert pairs.search_ranks(scores, labels).tolist() == [2, 1]

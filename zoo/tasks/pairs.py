@@ -263,19 +263,23 @@ def similarities(model, part):
 
 
 def ranks(scores, labels):
-    """The number of names that fit each drawing better than its own."""
+    """The number of other names that fit each drawing no worse than its own.
+
+    Scores that are no numbers fit as well: nothing is found by them.
+    """
     own = np.take_along_axis(scores, labels[:, None], axis=1)
-    return (scores > own).sum(axis=1)
+    return (~(scores < own)).sum(axis=1) - 1
 
 
 def search_ranks(scores, labels):
-    """The number of drawings that fit each name better than all of its own.
+    """The number of others that fit each name no worse than its best drawing.
 
-    Of names with drawings alone.
+    Of names with drawings alone; the others are drawings of other names.
     """
     drawn = np.unique(labels)
     own = np.array([scores[labels == label, label].max() for label in drawn])
-    return (scores[:, drawn] > own).sum(axis=0)
+    others = labels[:, None] != drawn
+    return (others & ~(scores[:, drawn] < own)).sum(axis=0)
 
 
 PAIRS = PairTask()

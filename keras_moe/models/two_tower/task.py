@@ -44,6 +44,8 @@ class MoETwoTower(embedding.Embeds, loading.TaskPresets, keras_hub.models.Task):
     dictionary of `images` and `captions`, or a data set of batches of these.
     `predict` takes the same, and gives `image_embeddings` and
     `text_embeddings`. Each batch has its own loss: it depends on `batch_size`.
+    With a preprocessor, `fit` keeps the order of arrays: shuffle a
+    `tf.data.Dataset`, so that batches differ between epochs.
 
     `from_preset` takes a name of `keras_moe.models.list_presets()`, a folder,
     or a repository of the Hub; with `dtype=`, both towers get that dtype.
@@ -140,6 +142,8 @@ class MoETwoTower(embedding.Embeds, loading.TaskPresets, keras_hub.models.Task):
             )
         if isinstance(optimizer, str) and optimizer == "auto":
             optimizer = keras.optimizers.AdamW(1e-3, weight_decay=1e-4)
+            # The scale and the bias of logits are not pulled to zero.
+            optimizer.exclude_from_weight_decay(var_names=["log_scale", "bias"])
         kind = self.loss
         super().compile(optimizer=optimizer, metrics=metrics, **kwargs)
         self.loss = kind  # which Keras has set to its own

@@ -22,7 +22,7 @@ def patch(patch_size):
 
 def stem(stem_dims, patch):
     """Channels of the stem's convolutions, and the patch of what they give."""
-    dims = sequence("stem_dims", stem_dims, "integers")
+    dims = sequence("stem_dims", stem_dims, "a sequence of integers")
     dims = tuple(checks.integer("stem_dims", one) for one in dims)
     halves = 2 ** len(dims)
     if any(side % halves for side in patch):
