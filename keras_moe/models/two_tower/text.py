@@ -78,6 +78,9 @@ class TextTransformerBackbone(
     (1, 4, 16)
     """
 
+    # Blocks that some tokens skip, which the other backbones may have.
+    depth_layers, depths = (), ()
+
     def __init__(
         self,
         vocabulary_size: int,

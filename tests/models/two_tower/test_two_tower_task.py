@@ -171,7 +171,7 @@ def test_search(model):
     one, _ = model.search(model.encode_image(PIXELS), CAPTIONS[1], k=3)
     assert one.tolist() == wanted[1].tolist()
     # Of equal images, the first comes first.
-    twice, found = model.search(PIXELS[[2, 1, 2]], CAPTIONS[0], k=3)
+    twice, found = model.search(image[[2, 1, 2]], CAPTIONS[0], k=3)
     assert twice.tolist().index(0) < twice.tolist().index(2)
 
 
