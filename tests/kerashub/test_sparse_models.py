@@ -22,7 +22,10 @@ some_families = pytest.mark.parametrize(
 )
 # Words that tokenizers look for.
 QWEN = ("<|im_end|>", "<|endoftext|>")
-SPECIAL = {"Qwen3.5-MoE": (*QWEN, "<|im_start|>")}
+VISION = ("vision_start", "vision_end", "image_pad", "video_pad")
+SPECIAL = {
+    "Qwen3.5-MoE": (*QWEN, *(f"<|{w}|>" for w in ("im_start", *VISION))),
+}
 
 
 @pytest.fixture
