@@ -114,7 +114,7 @@ def parts(backbone, num_tokens: int | None = None) -> list[Part]:
 
 
 def _passing(backbone, length) -> dict:
-    """Numbers of the tokens that pass the blocks of `depth_layers`, by index."""
+    """Numbers of tokens that pass the blocks of `depth_layers`, by index."""
     return {
         index: routing.expert_capacity(
             length, 1, depths.capacity, rounding="round"
