@@ -31,6 +31,7 @@ WITH_EXAMPLES = (
     "keras_moe.kerashub.sparse",
     "keras_moe.layers.expert_choice",
     "keras_moe.layers.mixture_of_depths",
+    "keras_moe.layers.recompute",
     "keras_moe.layers.mixture_of_tokens",
     "keras_moe.layers.soft_moe",
     "keras_moe.layers.token_choice",
@@ -51,6 +52,7 @@ WITH_EXAMPLES = (
     "keras_moe.models.vision.backbone",
     "keras_moe.models.vision.classifier",
     "keras_moe.planning",
+    "keras_moe.processes",
     "keras_moe.samples",
     "keras_moe.upcycling.conversion",
     "keras_moe.visualize.page",
@@ -126,6 +128,9 @@ PAGES = {
     "guides/site/pages/training.md": shuffled,
     "guides/site/pages/two_towers.md": found_by_caption,
     "guides/site/pages/upcycling.md": upcycled,
+    "guides/site/pages/value_network.md": lambda said: (
+        said["network"].output_shape == (None, 4)
+    ),
 }
 
 

@@ -201,7 +201,8 @@ def emoji(folder=None, size=SIZE):
         images, styles, names = (
             file[name] for name in ("images", "styles", "names")
         )
-        tags, sources = json.loads(str(file["tags"])), str(file["sources"])
+        tags = files.parse_json(str(file["tags"]))
+        sources = str(file["sources"])
     if sources != _sources():
         raise DataError(
             f"{path} was made of other packages; make it again with "
