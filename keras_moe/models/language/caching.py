@@ -16,7 +16,7 @@ class CachedBackbone:
         """Zeros (batch, layers, 2, length, heads, head_dim).
 
         With `depth_layers` a pair of this and of zeros (batch, number of
-        these, length), int32: 1 for the tokens that pass each of them.
+        `depth_layers`, length), int32: 1 for the tokens that pass a block.
         """
         self.check_length(length)
         head = self.head_dim or self.hidden_dim // self.num_heads

@@ -5,7 +5,7 @@ import numpy as np
 
 
 class _Batches(keras.utils.PyDataset):
-    """Batches of examples, each made ready when it is asked for.
+    """Batches of examples, which `prepare` makes ready one by one.
 
     Of more examples than one batch, the last batch is filled up with copies
     of the last example, so that a compiled model sees one shape.

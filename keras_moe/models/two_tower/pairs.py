@@ -90,14 +90,14 @@ def check_numbers(images, captions) -> None:
 
 
 def is_dataset(x) -> bool:
-    """Whether `x` is neither arrays nor a structure of them."""
+    """Tell whether `x` is a data set, and no array or structure of arrays."""
     return not isinstance(x, (dict, tuple, list, str, bytes, type(None))) and (
         not keras.ops.is_tensor(x) and not hasattr(x, "shape")
     )
 
 
 def both(x, captions=None) -> dict:
-    """`{"images", "captions"}` of what was given, both of them."""
+    """The dictionary of images and captions that were given in any form."""
     images, captions = split(x, captions)
     if images is None or captions is None:
         missing = "images" if images is None else "captions"
