@@ -169,16 +169,13 @@ class MoTBackbone(
             )
             for index in range(num_layers)
         ]
-        around = {
-            index: depths.wrapped(
-                self.blocks[index],
-                index,
-                arguments["depth_options"],
-                (None, None, hidden_dim),
-                dtype,
-            )
-            for index in arguments["depth_layers"]
-        }
+        around = depths.around(
+            self.blocks,
+            arguments["depth_layers"],
+            arguments["depth_options"],
+            (None, None, hidden_dim),
+            dtype,
+        )
         self.depths = list(around.values())
         self.norm_layer = None
         if final_norm:

@@ -40,6 +40,14 @@ def checked(layers, options, num_layers) -> tuple[tuple[int, ...], dict]:
     return layers, {name: checks.plain(v) for name, v in options.items()}
 
 
+def around(blocks, layers, options, input_shape, dtype) -> dict:
+    """The blocks of `depth_layers` by index, each behind a router of tokens."""
+    return {
+        index: wrapped(blocks[index], index, options, input_shape, dtype)
+        for index in layers
+    }
+
+
 def wrapped(block, index, options, input_shape, dtype) -> MixtureOfDepths:
     """The block `index` behind a router of tokens; both are built.
 

@@ -210,12 +210,9 @@ class MoEViTBackbone(loading.BackbonePresets, keras_hub.models.Backbone):
             for index in range(num_layers)
         ]
         shape = (None, grid[0] * grid[1] + int(class_token), hidden_dim)
-        around = {
-            index: depths.wrapped(
-                self.blocks[index], index, depth_options, shape, dtype
-            )
-            for index in depth_layers
-        }
+        around = depths.around(
+            self.blocks, depth_layers, depth_options, shape, dtype
+        )
         self.depths = list(around.values())
         self.norm = keras.layers.LayerNormalization(
             epsilon=layer_norm_epsilon, dtype=dtype, name="norm"
