@@ -1,20 +1,24 @@
-"""Compile training steps with experts spread over TPUs, one of each router.
+"""Compile training steps with experts spread over TPUs.
 
     pip install "jax[tpu]==0.10.2" keras keras-hub tensorflow-cpu
     KERAS_BACKEND=jax JAX_PLATFORMS=cpu python -m tests.benchmarks.tpu_experts
 
-Nothing is run, and no weight is made. A row is the step of the Soft MoE paper's
-S/16 (906 million parameters in 128 experts, with AdamW, in `mixed_bfloat16`),
-with its router or another, on a mesh: how many exchanges between devices of
-each kind the program has and how many MiB a device receives in them, and what
-memory it takes on each device.
-`largest_gather_mib` would be that of all experts' weights, had the compiler
-preferred to bring these together.
+Nothing is run, and no weight is made. A row is a step with AdamW in
+`mixed_bfloat16` on a mesh: how many exchanges between devices of each kind the
+program has and how many MiB a device receives in them, and what memory it takes
+on each device. `largest_gather_mib` would be that of all experts' weights, had
+the compiler preferred to bring these together.
+
+The first table is of the Soft MoE paper's S/16, 906 million parameters in 128
+experts. The second is of each router in its first blocks, two with a dense MLP
+and two with experts: the compiler takes as long for one of these steps as for
+all twelve blocks of Soft MoE.
 """
 
 import concurrent.futures
 import itertools
 import math
+import sys
 
 import jax
 import keras
@@ -41,18 +45,29 @@ MESHES = ((1, 8), (2, 4))  # data x expert
 BYTES = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "pred": 1, "u8": 1}
 
 
-def rows():
+def whole():
+    """S/16 with its own router."""
+    for row in rows(("soft",)):
+        row.pop("router")
+        yield row
+
+
+def cut():
+    """Two blocks with a dense MLP and two with experts, of each router."""
+    return rows(ROUTERS, num_layers=4, moe_layers=(2, 3))
+
+
+def rows(routers, **sizes):
     topology = topologies.get_topology_desc(
         platform="tpu", topology_name=TOPOLOGY
     )
     # JAX itself has a CPU here; implementations are to be those of TPUs.
     selection.kind_of = lambda array: "tpu"
-    for router, shape in tqdm([*itertools.product(ROUTERS, MESHES)], "TPU"):
+    for router, shape in tqdm([*itertools.product(routers, MESHES)], "TPU"):
         # A thread of its own: what is not initialised goes with it.
         with concurrent.futures.ThreadPoolExecutor(max_workers=1) as thread:
-            program = thread.submit(
-                compiled, router, np.array(topology.devices).reshape(shape)
-            ).result()
+            devices = np.array(topology.devices).reshape(shape)
+            program = thread.submit(compiled, router, devices, sizes).result()
         yield {
             "chips": TOPOLOGY,
             "data_x_expert": "x".join(map(str, shape)),
@@ -64,7 +79,7 @@ def rows():
         }
 
 
-def compiled(router, devices):
+def compiled(router, devices, sizes):
     """The training step on a mesh of devices that need not be there."""
     mesh = jax.sharding.Mesh(devices, (distribution.DATA, distribution.EXPERT))
     spread = distribution.expert_parallel(
@@ -74,7 +89,7 @@ def compiled(router, devices):
     keras.config.set_dtype_policy("mixed_bfloat16")
     optimizer = keras.optimizers.AdamW(1e-3)  # counts its steps from now on
     with keras.StatelessScope(initialize_variables=False), spread.scope():
-        model = make(router, optimizer)
+        model = make(router, optimizer, sizes)
         state = [
             [absent(variable, spread, mesh) for variable in variables]
             for variables in (
@@ -100,12 +115,13 @@ def compiled(router, devices):
         return step.lower(tuple(state), tuple(batch)).compile()
 
 
-def make(router, optimizer):
+def make(router, optimizer, sizes):
     name, options = ROUTERS[router]
     backbone = models.MoEViTBackbone.from_architecture(
         ARCHITECTURE,
         router=name,
         router_options={"num_experts": EXPERTS, **options},
+        **sizes,
     )
     task = models.MoEViTImageClassifier(backbone, CLASSES, compile=False)
     model = keras.Model(task.input, task.output)
@@ -160,5 +176,16 @@ def mib(arrays):
     return sum(BYTES[d] * math.prod(shape) for d, shape in arrays) / 2**20
 
 
+TABLES = {"expert_parallel_compiled": whole, "expert_parallel_routers": cut}
+
+
+def main(names):
+    for name in names or TABLES:
+        made = []
+        for row in TABLES[name]():
+            made.append(row)  # kept at once, as a row takes minutes
+            timing.save(name, made, "tpu")
+
+
 if __name__ == "__main__":
-    timing.write("expert_parallel_compiled", rows(), device="tpu")
+    main(sys.argv[1:])
