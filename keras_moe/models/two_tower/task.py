@@ -14,9 +14,9 @@ from keras_moe.models.presets import loading
 from keras_moe.models.two_tower import embedding
 from keras_moe.models.two_tower import pairs
 from keras_moe.models.two_tower.backbone import MoETwoTowerBackbone
-from keras_moe.models.two_tower.losses import KINDS
-from keras_moe.models.two_tower.losses import SAME_CAPTIONS
-from keras_moe.models.two_tower.losses import contrastive_loss
+from keras_moe.contrastive import KINDS
+from keras_moe.contrastive import SAME_CAPTIONS
+from keras_moe.contrastive import contrastive_loss
 from keras_moe.models.two_tower.preprocessing import MoETwoTowerPreprocessor
 from keras_moe.models.two_tower.preprocessing import check_fits
 

@@ -73,7 +73,7 @@ def contrastive_loss(
     Example:
 
     >>> import numpy as np
-    >>> from keras_moe.models.two_tower.losses import contrastive_loss
+    >>> from keras_moe.losses import contrastive_loss
     >>> images = texts = np.eye(3, dtype="float32")
     >>> loss = contrastive_loss(images, texts, 10.0, -5.0, kind="sigmoid")
     >>> print(f"{float(loss):.4f}")
