@@ -90,6 +90,15 @@ def test_one_pair(model):
     close(task.evaluate(PIXELS[:1], CAPTIONS[:1], verbose=0), 0, 1e-6)
 
 
+@pytest.mark.once
+def test_words_that_are_not_known_are_one(model):
+    losses = [
+        model.evaluate(PIXELS[:2], captions, verbose=0)
+        for captions in (["zebra", "yak"], ["yak", "yak"], ["yak", "dog"])
+    ]
+    assert losses[0] == losses[1] != losses[2]
+
+
 def test_forms_of_pairs(model):
     import tensorflow as tf
 
@@ -125,9 +134,10 @@ def test_training():
         batch_size=4,
         epochs=6,
         verbose=0,
+        validation_data={"images": PIXELS, "captions": CAPTIONS},
     ).history
     assert history["loss"][-1] < history["loss"][0]
-    assert set(history) == {"loss"}
+    assert set(history) == {"loss", "val_loss"}
     after = values_of(model)
     same = [p for p in after if np.array_equal(before[p], after[p])]
     assert not [path for path in same if "moe" not in path]
@@ -139,6 +149,25 @@ def values_of(model):
     }
 
 
+def test_the_scale_of_logits_stays_below_its_bound():
+    """The loss of pairs that fit falls with the scale, which would grow."""
+    backbone = make_backbone(initial_logit_scale=2.0, max_logit_scale=2.5)
+    similarity = backbone.similarity
+    again = type(backbone).from_config(backbone.get_config())
+    assert again.max_logit_scale == again.similarity.max_logit_scale == 2.5
+    scale = similarity.log_scale
+    optimizer = keras.optimizers.SGD(1.0)
+    optimizer.build([scale])
+    for gradient, wanted in (
+        (-1.0, 2.5),
+        (-1.0, 2.5),
+        (0.5, 2.5 * np.exp(-0.5)),
+    ):
+        optimizer.apply([keras.ops.convert_to_tensor(gradient)], [scale])
+        found = keras.ops.convert_to_numpy(similarity.logit_scale)
+        close(found, wanted, 1e-6)
+
+
 # === Embeddings, search, classes ===
 
 
@@ -147,6 +176,8 @@ def test_encoders_read_one_tower(model):
     close(model.encode_image(PIXELS, batch_size=3), image, 1e-5)
     close(model.encode_text(CAPTIONS), text, 1e-5)
     close(model.encode_text(CAPTIONS[1]), text[1:2], 1e-5)
+    for texts in (np.array(CAPTIONS[1]), np.array([b"two dog"])):
+        close(model.encode_text(texts), text[1:2], 1e-5)
     encoder = model.backbone.image_encoder
     tower = model.backbone.image_tower
     own = ("similarity/log_scale", "similarity/bias")
@@ -177,6 +208,14 @@ def test_search(model):
 def test_of_equal_scores_the_first_comes_first():
     indices, found = encoding.largest(np.array([0.5, 1.0, 0.5, 0.5]), 3)
     assert indices.tolist() == [1, 0, 2] and found.tolist() == [1.0, 0.5, 0.5]
+    scores = np.random.default_rng(0).integers(0, 9, (5, 40)).astype("f4")
+    scores[2, ::7] = np.nan
+    order = np.argsort(-scores, axis=1, kind="stable")
+    for k in (1, 6, 40):
+        indices, found = encoding.largest(scores, k)
+        assert indices.tolist() == order[:, :k].tolist()
+        wanted = np.take_along_axis(scores, order[:, :k], 1)
+        np.testing.assert_array_equal(found, wanted)
 
 
 def test_zero_shot_classifier(model, tmp_path):
@@ -289,6 +328,21 @@ def test_batches_of_any_size_are_one_shape(model):
     pixels = np.concatenate([PIXELS, PIXELS, PIXELS[:1]])
     found = model.encode_image(pixels, batch_size=4)
     close(found, model.encode_image(PIXELS)[np.arange(9) % 4], 1e-5)
+
+
+@pytest.mark.once
+def test_tensors_are_embedded(model):
+    """Tensors of Keras' backend, and of TensorFlow behind another one."""
+    import tensorflow as tf
+
+    image, text = embeddings(model)
+    for tensor_of in (keras.ops.convert_to_tensor, tf.constant):
+        close(model.encode_image(tensor_of(PIXELS), batch_size=3), image, 1e-5)
+    texts = tf.constant(CAPTIONS)
+    close(model.encode_text(texts, batch_size=3), text, 1e-5)
+    close(model.encode_text(texts[1]), text[1:2], 1e-5)
+    one, _ = model.search(tf.constant(image), texts[1], k=2)
+    assert one.tolist() == np.argsort(-text[1] @ image.T)[:2].tolist()
 
 
 def test_images_with_more_tokens_than_texts():
