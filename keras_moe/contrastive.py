@@ -68,7 +68,8 @@ def contrastive_loss(
 
     On JAX, arrays under `keras.distribution` are global: each image of each
     device is compared with the texts of all devices, in chunks too. On PyTorch
-    each process of `DistributedDataParallel` compares its own batch alone.
+    each process of `DistributedDataParallel` compares what it is given:
+    `keras_moe.distribution.gather_batch` gathers the batches of all.
 
     Example:
 
