@@ -30,8 +30,8 @@ recipe the towers are worse at the first guess than that: {recall:.4f}. After
 
 """
 NUMBERS = """\
-Fewer experts were trained like the recipe, with {slots} slots in all, so that the
-experts multiply as many numbers (one seed each, by
+Fewer experts were trained like the recipe, with {slots} slots in all, so that
+the experts multiply as many numbers (one seed each, by
 `python -m zoo variants {recipe}`):
 
 {table}

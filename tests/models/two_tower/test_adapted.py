@@ -1,5 +1,7 @@
 """Two towers in int8, and with LoRA's adapters."""
 
+import gc
+
 import keras
 import numpy as np
 import pytest
@@ -13,6 +15,14 @@ from tests.models.two_tower.support import make_backbone
 from tests.models.two_tower.support import make_model
 
 pytestmark = pytest.mark.once
+
+
+@pytest.fixture(autouse=True)
+def nothing_to_collect():
+    """Keras collects garbage for each layer that it quantises."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def embeddings(model):
