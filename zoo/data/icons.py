@@ -149,7 +149,7 @@ def icons(package, path, names, has_words=True) -> list[Icon]:
 
 
 def renderer() -> str | None:
-    """What `render` draws with, and its version; `None` if it is missing."""
+    """The package that `render` draws with, and its version, or `None`."""
     try:
         return f"resvg-py {metadata.version('resvg-py')}"
     except metadata.PackageNotFoundError:
