@@ -2,6 +2,7 @@
 
 import gc
 import os
+import random
 import signal
 import tempfile
 
@@ -45,6 +46,9 @@ def share_programs(config):
 
 
 def pytest_runtest_setup(item):
+    # Keras draws the seeds of layers here that are given none: a test has the
+    # same weights in each run.
+    random.seed(item.nodeid)
     if BACKEND == "jax":
         import jax
 

@@ -46,6 +46,12 @@ SAID = {
         r"Expert Choice, not tuned: [5-9]\d% are right",
         r"token choice, not tuned: [5-9]\d% are right",
         r"block_5 +1\.00 +[2-7]\d\.\d%",
+        r"(?s)own target\ndense +64 hidden features, error [2-4]\d%\n.*"
+        r"token choice +64 hidden features, error \d%\n"
+        r"Soft MoE +16 hidden features, error [4-7]\d%\n",
+        r"(?s)one vector\ndense +64 hidden features, error [67]\d%\n.*"
+        r"token choice +64 hidden features, error 6\d%\n"
+        r"Soft MoE +16 hidden features, error 5\d%\n",
     ),
     "3_dense_to_mixture": (
         2,

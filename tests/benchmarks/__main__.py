@@ -14,6 +14,7 @@ from tests.benchmarks import embedding
 from tests.benchmarks import grouped
 from tests.benchmarks import hard_plans
 from tests.benchmarks import huge_pages
+from tests.benchmarks import kerashub_memory
 from tests.benchmarks import kerashub_models
 from tests.benchmarks import native
 from tests.benchmarks import other_layers
@@ -41,8 +42,9 @@ TABLES = {
     "soft_moe_experts": (soft_moe_layers.experts_rows, EVERYWHERE),
     "kerashub_models": (kerashub_models.rows, EVERYWHERE),
     "kerashub_quantised": (kerashub_models.quantised, EVERYWHERE),
-    "kerashub_memory": (kerashub_models.memory, EVERYWHERE),
-    "kerashub_loading": (kerashub_models.loading, ("torch",)),
+    "kerashub_long": (kerashub_models.long, EVERYWHERE),
+    "kerashub_memory": (kerashub_memory.memory, EVERYWHERE),
+    "kerashub_loading": (kerashub_memory.loading, ("torch",)),
     "recomputed": (recomputed.rows, EVERYWHERE),
     "huge_pages": (huge_pages.rows, ("torch",)),
 }

@@ -1,14 +1,13 @@
 """KerasHub's decoders with sparse experts against KerasHub's own code.
 
-Two blocks of 512 features, 8,192 words, E and k as published and F in
-proportion. Each family runs in a process of its own.
+Blocks of 512 features, 8,192 words, E and k as published and F in proportion.
+Each family runs in a process of its own.
 """
 
 import functools
 import json
-import pathlib
 import sys
-import tempfile
+import typing
 
 import keras
 import numpy as np
@@ -25,9 +24,23 @@ SIZES = {
     "gpt-oss": (32, 4, 512),
     "Gemma 4": (128, 8, 128),
 }
-PROMPT, NEW, PREFILL, TRAINED = 64, 16, 512, 256  # tokens
 BLOCK = (1, 1024)  # tokens of a single block
-TURNS = 3
+
+
+class Load(typing.NamedTuple):
+    """Sizes of one comparison: blocks, tokens of each operation, turns."""
+
+    blocks: int
+    prompt: int
+    new: int
+    prefill: int
+    trained: int
+    turns: int
+
+
+SHORT = Load(blocks=2, prompt=64, new=16, prefill=512, trained=256, turns=3)
+# Two turns, as KerasHub's own code takes half a minute for some operations.
+LONG = Load(blocks=4, prompt=256, new=64, prefill=1024, trained=256, turns=2)
 
 
 def options(family, blocks=2):
@@ -107,13 +120,14 @@ def inputs(family, batch, length, known=None):
     return found
 
 
-def operations(family, model, training=True):
-    """{op: (batch, tokens, function)} of a model."""
+def operations(family, model, load, training=True):
+    """Triples of the operation, the batch and a function, of a model."""
+    length = load.prompt + load.new
     batches = {
-        f"generate {NEW} after {PROMPT}": [
-            inputs(family, batch, PROMPT + NEW, PROMPT) for batch in (1, 8)
+        f"generate {load.new} after {load.prompt}": [
+            inputs(family, batch, length, load.prompt) for batch in (1, 8)
         ],
-        f"prefill {PREFILL}": [inputs(family, 1, PREFILL)],
+        f"prefill {load.prefill}": [inputs(family, 1, load.prefill)],
     }
     for op, given in batches.items():
         for one in given:
@@ -125,9 +139,9 @@ def operations(family, model, training=True):
                 run = functools.partial(model.predict_on_batch, one)
             yield op, len(one["token_ids"]), run
     if training:
-        one = inputs(family, 1, TRAINED)
+        one = inputs(family, 1, load.trained)
         yield (
-            f"training step {TRAINED}",
+            f"training step {load.trained}",
             1,
             functools.partial(model.train_on_batch, one, one["token_ids"]),
         )
@@ -173,18 +187,18 @@ def _of_arrays(layer):
     return outputs
 
 
-def compared(family, made, first, training, turns):
+def compared(family, made, first, load, training=True):
     functions = {}
     for name, model in made.items():
         # Training is last, as on JAX it takes the arrays that others read.
         for op, batch, run in (
             *block_operations(family, model),
-            *operations(family, model, training),
+            *operations(family, model, load, training),
         ):
             functions.setdefault((op, batch), {})[name] = run
     experts, top_k, hidden = SIZES[family]
     for (op, batch), own in functions.items():
-        seconds = timing.paired(own, (), turns)
+        seconds = timing.paired(own, (), load.turns)
         for columns in timing.against(seconds, first):
             yield {
                 "family": family,
@@ -197,13 +211,13 @@ def compared(family, made, first, training, turns):
             }
 
 
-def family_rows(family):
+def family_rows(family, load=SHORT):
     """Times of one family, against KerasHub's."""
     import keras_moe
 
-    made = {"KerasHub": task(family), "sparse": task(family)}
+    made = {name: task(family, load.blocks) for name in ("KerasHub", "sparse")}
     keras_moe.use_sparse_experts(made["sparse"])
-    yield from compared(family, made, "KerasHub", True, TURNS)
+    yield from compared(family, made, "KerasHub", load)
 
 
 def quantised_rows(family):
@@ -215,7 +229,7 @@ def quantised_rows(family):
     for mode in ("int8", "int4"):
         keras_moe.quantize_experts(made[mode], mode)
     found = errors(family, made)
-    for row in compared(family, made, "float", False, TURNS):
+    for row in compared(family, made, "float", SHORT, training=False):
         yield row | found[row["of"]]
 
 
@@ -223,7 +237,7 @@ def errors(family, made):
     """Of logits and of the first block's outputs, in the Euclidean norm."""
     outputs = {}
     for name, model in made.items():
-        given = inputs(family, 1, PREFILL)
+        given = inputs(family, 1, SHORT.prefill)
         *_, (_, _, block) = block_operations(family, model)
         outputs[name] = (
             keras.ops.convert_to_numpy(block()),
@@ -245,104 +259,27 @@ def in_processes(kind, families):
         yield from json.loads(" ".join(words[words.index("ROWS") + 1 :]))
 
 
+KINDS = {
+    "family": family_rows,
+    "long": functools.partial(family_rows, load=LONG),
+    "quantised": quantised_rows,
+}
+
+
 def rows():
     return in_processes("family", SIZES)
+
+
+def long():
+    return in_processes("long", ("Qwen3-MoE",))
 
 
 def quantised():
     return in_processes("quantised", ("Mixtral", "Qwen3-MoE", "gpt-oss"))
 
 
-# === Memory ===
-
-MEMORY = {"KerasHub": 4096, "sparse": 4096, "int8": 4096, "int4": 4096}
-
-
-def memory():
-    """Prefill of 4,096 tokens, one block of 128 experts, 8 a token."""
-    for name, tokens in tqdm(MEMORY.items(), desc=timing.BACKEND):
-        yield {
-            "op": f"prefill {tokens}, Qwen3-MoE, one block",
-            "of": name,
-            **timing.in_fresh_process(__name__, "memory", name, tokens),
-        }
-
-
-def prefill(name, tokens):
-    import keras_moe
-
-    model = task("Qwen3-MoE", blocks=1)
-    change(keras_moe, model, name)
-    backbone = model.backbone
-
-    def run(tokens):
-        backbone.predict_on_batch(inputs("Qwen3-MoE", 1, tokens))
-
-    timing.print_peak(lambda: run(8), lambda: run(int(tokens)))
-
-
-def change(keras_moe, model, name):
-    if name == "sparse":
-        keras_moe.use_sparse_experts(model)
-    elif name != "KerasHub":
-        keras_moe.quantize_experts(model, name)
-
-
-# 128 experts of 320 hidden features, 1,024 features: 503 MB a block in float.
-LARGE = {"blocks": 4, "hidden_dim": 1024, "moe_intermediate_dim": 320}
-
-
-def loading():
-    """A model with 2 GB of experts read from a file of KerasHub's."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder) / "large.weights.h5"
-        timing.words_of(__name__, "save", path)
-        for name in tqdm(("KerasHub", "afterwards", "int8", "int4")):
-            found = timing.in_fresh_process(__name__, "load", name, path)
-            yield {
-                "op": "reading 2 GB of experts",
-                "of": name,
-                "peak_extra_mib": found["peak_extra_mib"],
-            }
-
-
-def large():
-    import keras_hub
-
-    sizes = dict(LARGE)
-    given = options("Qwen3-MoE", sizes.pop("blocks")) | sizes
-    return keras_hub.models.Qwen3MoeBackbone(**given)
-
-
-def load(name, path):
-    import keras_moe
-    from tests.kerashub import models as tiny
-
-    def read():
-        if name in ("int8", "int4"):
-            with keras_moe.quantize_while_loading(name):
-                model = large()
-                model.load_weights(path)
-        else:
-            model = large()
-            model.load_weights(path)
-            if name == "afterwards":
-                keras_moe.quantize_experts(model, "int8")
-
-    timing.print_peak(lambda: tiny.backbone("Qwen3-MoE"), read)
-
-
-def main(kind, name, *others):
-    name = name.replace("_", " ") if kind in ("family", "quantised") else name
-    if kind == "save":
-        large().save_weights(name)
-    elif kind == "memory":
-        prefill(name, *others)
-    elif kind == "load":
-        load(name, *others)
-    else:
-        make = {"family": family_rows, "quantised": quantised_rows}[kind]
-        print("ROWS", json.dumps(list(make(name))))
+def main(kind, family):
+    print("ROWS", json.dumps(list(KINDS[kind](family.replace("_", " ")))))
 
 
 if __name__ == "__main__":

@@ -55,23 +55,57 @@ def _multiply(rows, kernels, bounds, turned):
 
 def _multiply_made(rows, kernels, bounds, turned):
     outputs = rows.new_empty((len(rows), kernels.shape[1 if turned else 2]))
-    # Memory that each kernel would take anew comes from the system, slowly.
-    own = rows.new_empty(kernels.shape[1:])
-
-    def scaled(values, scales, dtype=None):
-        kernel = own.view(-1)[: values.numel()].view(values.shape)
-        kernel.copy_(values)
-        if scales is not None:
-            scales = scales[:, None].contiguous()  # strides are slow
-            kernel.view(len(scales), -1, scales.shape[2]).mul_(scales)
-        return kernel
-
+    multiply = _multiplier_of_parts(rows, kernels, turned)
     for expert, begin, end in _present(bounds):
-        outputs[begin:end] = kernels.multiply(
-            rows[begin:end], expert, turned, scaled
-        )
+        if kernels.parts:
+            multiply(rows[begin:end], expert, outputs[begin:end])
+        else:
+            outputs[begin:end] = kernels.multiply(
+                rows[begin:end], expert, turned
+            )
     outputs[bounds[-1] :] = 0
     return outputs
+
+
+def _multiplier_of_parts(rows, kernels, turned):
+    """`(rows, expert, outputs)` of kernels in parts, as `multiply` of them.
+
+    Its own operations, as Keras' take longer to call than these to run.
+    """
+    count = max(kernels.parts, 1)
+    _, features, columns = kernels.shape
+    # Memory that each kernel would take anew comes from the system, slowly.
+    kernel = rows.new_empty((features, columns // count))
+
+    def multiply(rows, expert, outputs):
+        values, scales = (array[expert] for array in kernels.arrays)
+        scales = scales.to(rows.dtype)
+        whole = len(scales) == 1
+        for part in range(count):
+            kernel.copy_(_part(values, part, count))
+            scale = scales[:, part::count].contiguous()  # strides are slow
+            if not whole:
+                runs = (len(scale), -1, scale.shape[1])
+                kernel.view(runs).mul_(scale[:, None])
+            if not turned:
+                made = torch.mm(rows, kernel)
+                outputs[:, part::count] = made.mul_(scale) if whole else made
+                continue
+            own = rows[:, part::count]
+            own = own * scale if whole else own
+            if part:
+                outputs.addmm_(own, kernel.T)
+            else:
+                torch.mm(own, kernel.T, out=outputs)
+
+    return multiply
+
+
+def _part(values, part, count):
+    """Integers of a part: int8 whole, or the halves of pairs of int4."""
+    if count == 1:
+        return values
+    return (values << 4 if part == 0 else values) >> 4
 
 
 class _MadeProduct(torch.autograd.Function):

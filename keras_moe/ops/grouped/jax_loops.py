@@ -97,26 +97,27 @@ def multiply(rows, kernels, owner, starts, ends, turned, unique):
     def kernel_of(m):
         return jax.lax.dynamic_index_in_dim(kernels, owner[m], 0, False)
 
+    def product(rows, kernel):
+        return jax.lax.dot_general(rows, kernel, contract)
+
+    contract = (((1,), (1 if turned else 0,)), ((), ()))
     features = kernels.shape[1 if turned else 2]
-    return by_segment(rows, kernel_of, features, starts, ends, turned)
+    return by_segment(rows, kernel_of, product, features, starts, ends)
 
 
-def by_segment(rows, kernel_of, features, starts, ends, turned):
-    """The rows of segment m by `kernel_of(m)`, or by that turned."""
+def by_segment(rows, kernel_of, product, features, starts, ends):
+    """`product` of the rows of segment m and `kernel_of(m)`, tile by tile."""
     number = rows.shape[0]
     if isinstance(number, int) and number == 0:
         return jnp.zeros((0, features), rows.dtype)
     sizes = _tile_sizes(number, starts.shape[0])
     rows = _padded(rows, sizes[-1])
-    contract = (((1,), (1 if turned else 0,)), ((), ()))
 
     def segment(m, outputs):
         kernel = kernel_of(m)
 
         def tile(first, size, inside, outputs):
-            made = jax.lax.dot_general(
-                _slice(rows, first, size), kernel, contract
-            )
+            made = product(_slice(rows, first, size), kernel)
             if inside is not None:
                 made = jnp.where(inside, made, _slice(outputs, first, size))
             return _write(outputs, made, first)

@@ -29,7 +29,7 @@ def product(rows, kernels: MadeKernels, bounds):
         *kernels.arrays,
         *kernels.shared,
         many=len(kernels.arrays),
-        known=(kernels.make, kernels.shape, kernels.dtype),
+        known=(kernels.make, kernels.shape, kernels.dtype, kernels.parts),
         turned=False,
     )
 
@@ -42,11 +42,11 @@ def _multiply(rows, owner, starts, ends, *arrays, many, known, turned):
     kernels = _kernels(arrays, many, known)
     return jax_loops.by_segment(
         rows,
-        lambda m: kernels.one(owner[m]),
+        lambda m: kernels.pieces(owner[m]),
+        lambda rows, pieces: kernels.by_pieces(rows, pieces, turned),
         kernels.shape[1 if turned else 2],
         starts,
         ends,
-        turned,
     )
 
 
@@ -87,8 +87,8 @@ def _batch(values, axes, many, known, turned):
             for array, axis in zip(arrays[:many], axes[4:])
         ]
         arrays[:many] = [a.reshape(-1, *a.shape[2:]) for a in arrays[:many]]
-        make, (member_experts, *sizes), dtype = known
-        known = (make, (count * member_experts, *sizes), dtype)
+        make, (member_experts, *sizes), *rest = known
+        known = (make, (count * member_experts, *sizes), *rest)
     rows = jax_products.first_axis(rows, axes[0], count)
     length = rows.shape[1]
     made = _product.bind(

@@ -26,9 +26,9 @@ class MadeKernels:
             module. The arrays have any axes, or none, in the place of E.
         shape: (E,D,F).
         dtype: of the kernels.
-        parts: `None`, or `arrays of one expert -> values, scales`, for a kernel
-            that is not put together: tuples of n integer arrays (D,F/n) and
-            floating ones (G,F/n). Part i has columns i, i + n, i + 2n….
+        parts: of a kernel that is not put together, their number n. Part i
+            has columns i, i + n, i + 2n…; `arrays` are integers and scales, and
+            n integers share a byte. 0 for kernels that `make` makes.
     """
 
     arrays: tuple
@@ -36,39 +36,53 @@ class MadeKernels:
     make: Callable
     shape: tuple
     dtype: str
-    parts: Callable | None = None
+    parts: int = 0
 
     def one(self, expert):
         """The kernel of an expert, (D,F); `expert` is an integer or scalar."""
         return self._make([array[expert] for array in self.arrays])
 
-    def multiply(self, rows, expert, turned=False, scaled=None):
+    def multiply(self, rows, expert, turned=False):
         """Rows (N,D) by an expert's kernel, (N,F); or (N,F) by that turned.
 
-        Args:
-            rows: see above.
-            expert: integer or scalar.
-            turned: see above.
-            scaled: `scale_groups`, or one that writes into memory of its own.
+        A scale of a whole column multiplies the rows, not the kernel.
         """
-        if self.parts is None:
-            kernel = self.one(expert)
-            return rows @ (ops.transpose(kernel) if turned else kernel)
-        parts = self.parts([array[expert] for array in self.arrays])
-        count = len(parts[0])
+        if not self.parts:
+            return self.by_pieces(rows, (self.one(expert),), turned)
+        pieces = self._parts_of(expert)
+        return self.by_pieces(rows, pieces, turned, _scaled_product)
+
+    def pieces(self, expert):
+        """The kernel of an expert, or the kernels (D,F/n) of its parts."""
+        if not self.parts:
+            return (self.one(expert),)
+        return tuple(
+            scale_groups(values, ops.cast(scales, self.dtype))
+            for values, scales in self._parts_of(expert)
+        )
+
+    def by_pieces(self, rows, pieces, turned, product=None):
+        """Rows by a kernel of which piece i has the columns i, i + n, i + 2n….
+
+        Args:
+            rows: as of `multiply`.
+            pieces: n of them, as `pieces` gives them.
+            turned: as of `multiply`.
+            product: `(rows, piece, turned) -> outputs`; by default the matrix
+                product.
+        """
+        product = product or _product
+        count = len(pieces)
+        if count == 1:
+            return product(rows, pieces[0], turned)
         if turned:
             columns = ops.reshape(rows, (-1, self.shape[2] // count, count))
-            rows = [columns[..., i] for i in range(count)]
-        else:
-            rows = [rows] * count
-        made = [
-            _product(*part, turned, scaled or scale_groups)
-            for part in zip(rows, *parts)
-        ]
-        if turned:
+            made = [
+                product(columns[..., i], piece, turned)
+                for i, piece in enumerate(pieces)
+            ]
             return sum(made[1:], made[0])
-        if count == 1:
-            return made[0]
+        made = [product(rows, piece, turned) for piece in pieces]
         return ops.reshape(ops.stack(made, -1), (-1, self.shape[2]))
 
     def some(self, experts):
@@ -79,6 +93,15 @@ class MadeKernels:
     def all(self):
         """Every expert's kernel, (E,D,F)."""
         return self._make(self.arrays)
+
+    def _parts_of(self, expert):
+        """Pairs of integers (D,F/n) and scales (G,F/n)."""
+        values, scales = (array[expert] for array in self.arrays)
+        integers = (values,) if self.parts == 1 else halves(values)
+        return [
+            (part, scales[:, i :: self.parts])
+            for i, part in enumerate(integers)
+        ]
 
     def _make(self, arrays):
         return self.make(arrays, self.shared, self.shape[1:], self.dtype)
@@ -93,7 +116,7 @@ def int8_kernels(values, scales, dtype) -> MadeKernels:
         dtype: of the kernels.
     """
     shape = tuple(values.shape)
-    parts = _whole if _may_scale_after(dtype) else None
+    parts = 1 if _may_scale_after(dtype) else 0
     return MadeKernels((values, scales), (), _scaled, shape, dtype, parts)
 
 
@@ -111,7 +134,7 @@ def int4_kernels(values, scales, dtype, zeros=None) -> MadeKernels:
     experts, features, half = values.shape
     arrays = (values, scales) if zeros is None else (values, scales, zeros)
     shape = (experts, features, 2 * half)
-    parts = _halves if _may_scale_after(dtype) and zeros is None else None
+    parts = 2 if _may_scale_after(dtype) and zeros is None else 0
     return MadeKernels(arrays, (), _unpacked_scaled, shape, dtype, parts)
 
 
@@ -124,40 +147,34 @@ def _may_scale_after(dtype):
     return keras.backend.standardize_dtype(dtype) in ("float32", "float64")
 
 
-def _whole(arrays):
-    """int8 (D,F) and scales (G,F) as one part."""
-    values, scales = arrays
-    return (values,), (scales,)
-
-
-def _halves(arrays):
-    """Pairs of int4 (D,F/2) and scales (G,F) as two parts.
+def halves(packed):
+    """Pairs of int4 (D,F/2) -> the lower and the upper ones, int8.
 
     To put columns of kernels together takes a pass over wider numbers; products
     are smaller.
     """
-    packed, scales = arrays
     first = ops.right_shift(ops.left_shift(packed, 4), 4)
-    second = ops.right_shift(packed, 4)
-    return (first, second), (scales[:, 0::2], scales[:, 1::2])
+    return first, ops.right_shift(packed, 4)
 
 
-def _product(rows, values, scales, turned, scaled):
-    """Rows by a part; a scale of a whole column multiplies the rows instead."""
+def _product(rows, kernel, turned):
+    return rows @ (ops.transpose(kernel) if turned else kernel)
+
+
+def _scaled_product(rows, part, turned):
+    """Rows by integers and scales."""
+    values, scales = part
     scales = ops.cast(scales, rows.dtype)
     if scales.shape[0] > 1:
-        kernel = scaled(values, scales)
-        return rows @ (ops.transpose(kernel) if turned else kernel)
-    kernel = scaled(values, None, rows.dtype)
+        return _product(rows, scale_groups(values, scales), turned)
+    kernel = ops.cast(values, rows.dtype)
     if turned:
-        return (rows * scales) @ ops.transpose(kernel)
-    return (rows @ kernel) * scales
+        return _product(rows * scales, kernel, turned)
+    return _product(rows, kernel, turned) * scales
 
 
-def scale_groups(values, scales, dtype=None):
-    """Integers (D,F) by scales (G,F), or `None` for 1, -> (D,F)."""
-    if scales is None:
-        return ops.cast(values, dtype)
+def scale_groups(values, scales):
+    """Integers (D,F) by scales (G,F) -> (D,F)."""
     runs = (scales.shape[0], -1, scales.shape[1])
     kernel = ops.cast(ops.reshape(values, runs), scales.dtype)
     return ops.reshape(kernel * scales[:, None], values.shape)
