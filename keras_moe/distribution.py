@@ -19,7 +19,7 @@ the backends offer, with Keras 3.15:
   for a training loop of your own: one process a device, each with its part of
   the batch. `spread_experts` gives each process a part of the experts;
   `synchronize_routers` lets thresholds and balance biases see all parts of
-  the batch.
+  the batch; `gather_batch` gathers embeddings for a contrastive loss.
 
 `guides/6_many_devices.py` trains a small Soft MoE with `expert_parallel`,
 `MirroredStrategy` and `DistributedDataParallel`, on virtual devices of a CPU,
@@ -33,6 +33,7 @@ see the batch of the whole mesh on JAX, and that of one device on the others.
 import keras
 
 from keras_moe import checks
+from keras_moe.processes import gather_batch
 from keras_moe.processes import spread_experts
 from keras_moe.processes import synchronize_routers
 from keras_moe.processes import whole_experts
@@ -48,6 +49,7 @@ __all__ = [
     "batch_shards",
     "exchange",
     "expert_parallel",
+    "gather_batch",
     "layout_map",
     "spread_experts",
     "synchronize_routers",

@@ -1,19 +1,22 @@
-"""Auxiliary losses of token choice, as functions of logits or gates.
+"""Auxiliary losses of token choice, and the loss of pairs of two towers.
 
-Each returns the mean over groups of one scalar per group. A masked token counts
-nowhere, NaN included. A group without tokens gives zero, and a batch without
-groups too. Axes as in `keras_moe.routing`.
+The auxiliary losses are functions of logits or gates. Each returns the mean
+over groups of one scalar per group. A masked token counts nowhere, NaN
+included. A group without tokens gives zero, and a batch without groups too.
+Axes as in `keras_moe.routing`.
 """
 
 import math
 
 from keras import ops
 
+from keras_moe.contrastive import contrastive_loss
 from keras_moe.scalars import keep
 from keras_moe.scalars import scalar
 
 __all__ = [
     "balance_loss",
+    "contrastive_loss",
     "importance_loss",
     "load_loss",
     "z_loss",

@@ -118,6 +118,52 @@ def synchronize_routers(model, group=None) -> list[str]:
     return paths
 
 
+def gather_batch(*arrays, group=None) -> list:
+    """Gather the parts of a batch of all processes, in order. PyTorch only.
+
+    (B,…) of each of n processes becomes (n·B,…) in all of them, which an
+    all-gather sends. For losses that compare the examples of a batch, such as
+    `keras_moe.losses.contrastive_loss`. `DistributedDataParallel` takes the
+    mean of the processes' gradients: if each computes the loss of the joint
+    batch from what is gathered, the mean is the gradient of that loss.
+
+    Each process must give arrays of the same shape, at the same time.
+
+    Args:
+        *arrays: tensors of this process. Gradients go back to the process
+            that an example is of; second derivatives do not.
+        group: a `torch.distributed` process group; by default all processes.
+
+    Returns:
+        A list of tensors, one of each array.
+
+    Raises:
+        ValueError: for another backend, without a process group, and for what
+            is no tensor with a batch axis.
+
+    Example:
+
+    >>> import keras_moe.distribution, keras_moe.losses
+    >>> def loss_of(model, inputs, similarity):  # in each process
+    ...     outputs = model(inputs)  # DistributedDataParallel of two towers
+    ...     images, texts, captions = keras_moe.distribution.gather_batch(
+    ...         outputs["image_embeddings"], outputs["text_embeddings"],
+    ...         inputs["token_ids"])
+    ...     return keras_moe.losses.contrastive_loss(
+    ...         images, texts, similarity.logit_scale, similarity.logit_bias,
+    ...         kind="sigmoid", captions=captions)
+    """
+    if keras.backend.backend() != "torch":
+        raise ValueError(
+            "gather_batch needs the PyTorch backend; on JAX a batch is that of "
+            f"all devices. Received backend {keras.backend.backend()!r}."
+        )
+    group = _group("gather_batch", group)
+    from keras_moe import torch_processes
+
+    return torch_processes.gather(arrays, group)
+
+
 def _group(caller, group):
     """The process group, all processes for `None`; an error without any."""
     from torch import distributed

@@ -103,6 +103,35 @@ class Joint:
         return torch.cat(parts).to(array.dtype)
 
 
+class _AllGather(torch.autograd.Function):
+    """(B,…) of each process -> (n·B,…) of all; the sum of gradients back."""
+
+    @staticmethod
+    def forward(ctx, array, group):
+        ctx.group = group
+        return Joint(group).gather(array)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        grad = grad.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(grad, group=ctx.group)
+        parts = grad.chunk(distributed.get_world_size(ctx.group))
+        return parts[distributed.get_rank(ctx.group)], None
+
+
+def gather(arrays, group) -> list:
+    """Gather arrays (B,…) of all processes, with gradients: (n·B,…)."""
+    _check_group(group)
+    for array in arrays:
+        if not isinstance(array, torch.Tensor) or not array.ndim:
+            raise ValueError(
+                "arrays must be tensors of PyTorch with a batch axis; "
+                f"{checks.received(array)}."
+            )
+    return [_AllGather.apply(array, group) for array in arrays]
+
+
 def synchronize(model, group) -> list:
     """Let routers see the joint batch; return the paths of their layers."""
     _check_group(group)

@@ -32,7 +32,16 @@ def members():
 
 
 def _methods(path, cls):
-    for name, value in sorted(vars(cls).items()):
+    """Yield a class's own methods, and the described ones of its mixins.
+
+    Those of the models: what layers inherit is for classes made from them.
+    """
+    found = dict(vars(cls))
+    for base in cls.__mro__[1:]:
+        if base.__module__.startswith(f"{keras_moe.__name__}.models."):
+            described = {n: v for n, v in vars(base).items() if v.__doc__}
+            found = {**described, **found}
+    for name, value in sorted(found.items()):
         if name.startswith("_"):
             continue
         if isinstance(value, (classmethod, staticmethod)):

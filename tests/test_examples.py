@@ -46,7 +46,7 @@ WITH_EXAMPLES = (
     "keras_moe.models.two_tower.tokenizer",
     "keras_moe.models.language.masked_lm",
     "keras_moe.models.language.masked_lm_preprocessor",
-    "keras_moe.models.two_tower.losses",
+    "keras_moe.contrastive",
     "keras_moe.models.vision.positions",
     "keras_moe.models.language.tokenizer",
     "keras_moe.models.vision.backbone",

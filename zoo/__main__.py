@@ -241,10 +241,13 @@ def _selections(arguments):
 
 def _variants(arguments):
     from zoo.publish import table
+    from zoo.training import pair_variants
     from zoo.training import variants
 
     recipe = recipes.load(arguments.name)
-    found = variants.run(recipe, arguments.runs, arguments.data)
+    of_pairs = recipe.name in pair_variants.NUMBERS
+    kind = pair_variants if of_pairs else variants
+    found = kind.run(recipe, arguments.runs, arguments.data)
     table.write()
     for name, one in found.items():
         print(f"{name}: {one['validation'][-1]:.4f} on validation data")

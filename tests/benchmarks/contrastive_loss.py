@@ -12,7 +12,7 @@ import sys
 
 import numpy as np
 
-from keras_moe.models.two_tower import losses
+from keras_moe import losses
 from tests.benchmarks import timing
 
 PAIRS, FEATURES, CHUNK = 4096, 512, 128

@@ -142,24 +142,33 @@ def main():
         model = build(make)
         losses = train(model, model, torch.tensor(inputs))
         facts["1"][name] = moved(model, losses)
-    fork = multiprocessing.get_context("fork")
     for processes in (2, 4):
-        with tempfile.TemporaryDirectory() as folder:
-            members = [
-                fork.Process(
-                    target=process, args=(rank, processes, folder, inputs)
-                )
-                for rank in range(processes)
-            ]
-            for member in members:
-                member.start()
-            for member in members:
-                member.join()
-            if any(member.exitcode for member in members):
-                sys.exit("a process failed")
-            with open(os.path.join(folder, "facts.json")) as file:
-                facts[str(processes)] = json.load(file)
+        facts[str(processes)] = found_by(process, processes, inputs)
     print(json.dumps(facts))
+
+
+def found_by(process, processes, inputs):
+    """What the first of some processes has written to `facts.json`.
+
+    Args:
+        process: of (rank, processes, folder, inputs).
+        processes: how many.
+        inputs: for all.
+    """
+    fork = multiprocessing.get_context("fork")
+    with tempfile.TemporaryDirectory() as folder:
+        members = [
+            fork.Process(target=process, args=(rank, processes, folder, inputs))
+            for rank in range(processes)
+        ]
+        for member in members:
+            member.start()
+        for member in members:
+            member.join()
+        if any(member.exitcode for member in members):
+            sys.exit("a process failed")
+        with open(os.path.join(folder, "facts.json")) as file:
+            return json.load(file)
 
 
 if __name__ == "__main__":

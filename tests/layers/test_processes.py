@@ -9,6 +9,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import torch
 from torch import distributed
 
 import keras_moe
@@ -83,6 +84,22 @@ def test_without_a_group():
         distribution.spread_experts(built(intermediate_dim=4))
     with pytest.raises(ValueError, match="^synchronize_routers needs torch"):
         distribution.synchronize_routers(built(intermediate_dim=4))
+    with pytest.raises(ValueError, match="^gather_batch needs torch.distrib"):
+        distribution.gather_batch(torch.ones(2))
+
+
+@pytest.mark.once
+def test_a_batch_of_one_process_is_its_own(group):
+    array = torch.arange(3.0, requires_grad=True)
+    found, flags = distribution.gather_batch(array, torch.tensor([True, False]))
+    (found * found).sum().backward()
+    assert array.grad.tolist() == [0.0, 2.0, 4.0]
+    assert flags.tolist() == [True, False]
+    for wrong in (3.0, torch.tensor(3.0)):
+        with pytest.raises(ValueError, match="^arrays must be tensors of PyT"):
+            distribution.gather_batch(wrong)
+    with pytest.raises(ValueError, match="^group must be None or a torch"):
+        distribution.gather_batch(array, group=2)
 
 
 @pytest.mark.once

@@ -116,5 +116,6 @@ def drawings(folder, names):
         styles=np.array(styles),
         tags=np.array(json.dumps({name: ["warm", "dot"] for name in names})),
         sources=np.array(emoji._sources()),
+        renderer=np.array(icons.renderer()),
     )
     return folder

@@ -1,9 +1,12 @@
 """Emoji: fetched whole, read, named, rendered and split."""
 
+import sys
+
 import numpy as np
 import pytest
 
 from tests.zoo import packages
+from zoo.data import distortion
 from zoo.data import emoji
 from zoo.data import icons
 from zoo.data import npm
@@ -43,6 +46,14 @@ def test_fetches_builds_and_reads(tmp_path, monkeypatch, capsys):
     again = emoji.emoji(folder, 32)["train"].images
     np.testing.assert_array_equal(again, train.images)
     assert len(path.read_bytes()) == len(before)
+    installed = icons.renderer()
+    assert installed.startswith("resvg-py ")
+    for version in (None, installed, "resvg-py 0"):
+        monkeypatch.setattr(icons, "renderer", lambda version=version: version)
+        if version != "resvg-py 0":
+            assert len(emoji.emoji(folder, 32)["train"].images) == 8
+    with pytest.raises(DataError, match=f"by {installed}, and resvg-py 0 is"):
+        emoji.emoji(folder, 32)
     monkeypatch.setattr(icons, "NAMES", icons.NAMES._replace(sha256="0"))
     with pytest.raises(DataError, match="was made of other packages"):
         emoji.emoji(folder, 32)
@@ -95,6 +106,24 @@ def test_missing_data_name_the_command(tmp_path, monkeypatch):
     assert str(tmp_path / "emoji_64.npz") in str(error.value)
     with pytest.raises(DataError, match="one of 32, 48, 64; received 33"):
         emoji.build(tmp_path, 33)
+
+
+@pytest.mark.parametrize(
+    "module, package", [("resvg_py", "resvg-py"), ("PIL", "Pillow")]
+)
+def test_a_missing_package_is_named(module, package, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    icon = icons.Icon("a", (0.0, 0.0, 4.0, 4.0), "<path/>")
+    with pytest.raises(ImportError, match=f"zoo.data.icons needs {package};"):
+        icons.render(icon, 8)
+
+
+def test_pixels_that_do_not_divide():
+    images = np.zeros((1, 12, 12, 3), "u1")
+    assert distortion.sharp(images, 4).shape == (1, 4, 4, 3)
+    for pixels in (5, 24):
+        with pytest.raises(DataError, match=f"divide 12, .* received {pixels}"):
+            distortion.sharp(images, pixels)
 
 
 def test_names_held_out_are_fixed():

@@ -2,20 +2,36 @@
 
 import numpy as np
 
+from zoo.errors import DataError
+
 
 def sharp(images, pixels):
     """Images (n,H,H,3) in fewer pixels, each the mean of a square of them.
 
     Args:
-        images: uint8; `pixels` divides H.
-        pixels: of a side of the results.
+        images: uint8.
+        pixels: of a side of the results; divides H.
+
+    Raises:
+        DataError: where it does not.
     """
-    n, side = images.shape[:2]
-    cell = side // pixels
+    n = len(images)
+    cell = cell_of(images, pixels)
     if cell == 1:
         return images
     cells = images.reshape(n, pixels, cell, pixels, cell, 3)
     return np.round(cells.mean((2, 4))).astype("u1")
+
+
+def cell_of(images, pixels) -> int:
+    """The side of the squares of which each becomes a pixel."""
+    side = images.shape[1]
+    if pixels > side or side % pixels:
+        raise DataError(
+            f"pixels must divide {side}, the pixels of a drawing's side; "
+            f"received {pixels}."
+        )
+    return side // pixels
 
 
 class Distortion:
@@ -37,7 +53,7 @@ class Distortion:
 
     def __init__(self, images, pixels, *, shift, turn, zoom, colour):
         self.pixels = pixels
-        self.cell = images.shape[1] // pixels
+        self.cell = cell_of(images, pixels)
         self.shift, self.turn = shift, turn
         self.zoom, self.colour = zoom, colour
         # Windows of cell x cell pixels, at all places.

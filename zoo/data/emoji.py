@@ -2,7 +2,8 @@
 
 One style is held out whole to measure how a model finds drawings in a manner
 it never saw, a small one to choose recipes by. A tenth of the names is held
-out in all styles: words that the model never saw with a picture.
+out in all styles: no drawing with such a name is trained on. Only whole names
+are held out. Most of their words occur in names and tags that are trained on.
 """
 
 import hashlib
@@ -132,16 +133,15 @@ def build(folder=None, size=SIZE) -> pathlib.Path:
         icons.render(icon, size) for _, icon in tqdm(found, unit="drawing")
     ]
     tags = {icon.name: names.tags.get(icon.name, ()) for _, icon in found}
-    part = path.with_name(f".part.{path.name}")
-    with files.whole(part, path):
-        np.savez_compressed(
-            part,
-            images=np.stack(images),
-            styles=np.array([style for style, _ in found]),
-            names=np.array([icon.name for _, icon in found]),
-            tags=np.array(json.dumps(tags)),
-            sources=np.array(_sources()),
-        )
+    _write(
+        path,
+        images=np.stack(images),
+        styles=np.array([style for style, _ in found]),
+        names=np.array([icon.name for _, icon in found]),
+        tags=np.array(json.dumps(tags)),
+        sources=np.array(_sources()),
+        renderer=np.array(icons.renderer()),
+    )
     return path
 
 
@@ -164,12 +164,15 @@ def write_samples(folder=None, path=samples.FOLDER / "emoji.npz"):
     ]
     images = distortion.sharp(part.images[chosen], SAMPLE_SIZE)
     path = pathlib.Path(path)
-    part = path.with_name(f".part.{path.name}")
-    with files.whole(part, path):
-        np.savez_compressed(
-            part, images=images, names=np.array([drawn[row] for row in chosen])
-        )
+    _write(path, images=images, names=np.array([drawn[row] for row in chosen]))
     return path
+
+
+def _write(path, **arrays):
+    """Write a file of arrays whole; processes at once do not meet."""
+    part = path.with_name(f".part.{os.getpid()}.{path.name}")
+    with files.whole(part, path):
+        np.savez_compressed(part, **arrays)
 
 
 def emoji(folder=None, size=SIZE):
@@ -185,7 +188,8 @@ def emoji(folder=None, size=SIZE):
         size: pixels of a side.
 
     Raises:
-        DataError: where the file is missing, or of other packages.
+        DataError: where the file is missing, of other packages, or drawn by
+            another version of the renderer than the one that is installed.
     """
     path = _path(folder_of(folder), size)
     if not path.is_file():
@@ -203,9 +207,16 @@ def emoji(folder=None, size=SIZE):
         )
         tags = files.parse_json(str(file["tags"]))
         sources = str(file["sources"])
+        drawn_by = str(file["renderer"]) if "renderer" in file else None
     if sources != _sources():
         raise DataError(
             f"{path} was made of other packages; make it again with "
+            f"`{COMMAND}`."
+        )
+    if icons.renderer() not in (None, drawn_by):
+        raise DataError(
+            f"{path} was drawn by {drawn_by or 'a version it does not name'}, "
+            f"and {icons.renderer()} is installed; make it again with "
             f"`{COMMAND}`."
         )
     return split(images, styles, names, tags)

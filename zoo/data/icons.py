@@ -4,6 +4,7 @@ import collections
 import io
 import re
 import typing
+from importlib import metadata
 
 import numpy as np
 
@@ -147,6 +148,14 @@ def icons(package, path, names, has_words=True) -> list[Icon]:
     return found
 
 
+def renderer() -> str | None:
+    """The package that `render` draws with, and its version, or `None`."""
+    try:
+        return f"resvg-py {metadata.version('resvg-py')}"
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def render(icon: Icon, pixels: int) -> np.ndarray:
     """A drawing on white as uint8 (pixels,pixels,3), in the middle.
 
@@ -154,9 +163,12 @@ def render(icon: Icon, pixels: int) -> np.ndarray:
     """
     try:
         import resvg_py
-        from PIL import Image
     except ImportError as error:
         raise extras.missing("resvg-py", "zoo", "zoo.data.icons") from error
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise extras.missing("Pillow", "zoo", "zoo.data.icons") from error
     left, top, width, height = icon.box
     side = max(width, height)
     svg = SVG.format(

@@ -90,7 +90,12 @@ def compare(recipe, runs) -> dict:
 
 def curve(recipe, runs, seed) -> list:
     """The figure on validation data after each epoch of a run."""
-    path = pathlib.Path(runs) / recipe.name / f"seed-{seed}" / "history.json"
+    return figures(recipe, pathlib.Path(runs) / recipe.name / f"seed-{seed}")
+
+
+def figures(recipe, folder) -> list:
+    """The figure on validation data after each epoch of the run in a folder."""
+    path = folder / "history.json"
     task = task_of(recipe)
     history = files.read_json(path, list, finite=False)
     with files.decoding(path, HISTORY):

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_moe import planning
+from keras_moe.losses import contrastive_loss
 from keras_moe.models import CaptionTokenizer
 from keras_moe.models import MoETwoTower
 from keras_moe.models import MoETwoTowerBackbone
@@ -14,7 +15,6 @@ from keras_moe.models import MoETwoTowerPreprocessor
 from keras_moe.models import MoEViTBackbone
 from keras_moe.models import TextTransformerBackbone
 from keras_moe.models import image_converter
-from keras_moe.models.two_tower.losses import contrastive_loss
 from zoo.data import emoji
 from zoo.data.batches import SeededBatches
 from zoo.data.distortion import Distortion

@@ -48,6 +48,9 @@ class MoETwoTowerBackbone(loading.BackbonePresets, keras_hub.models.Backbone):
             `"map"` or `"pooled"`; by default `"pooled"` or `"last"`.
         initial_logit_scale: what exp(s) starts from.
         initial_logit_bias: what b starts from.
+        max_logit_scale: largest exp(s), or `None`: Keras' optimisers set s
+            back to its logarithm after a step beyond it. CLIP has 100, with
+            the softmax loss; vmoe and SigLIP have no bound.
         dtype: dtype or policy of poolings and projections; by default the
             image tower's.
 
@@ -98,6 +101,7 @@ class MoETwoTowerBackbone(loading.BackbonePresets, keras_hub.models.Backbone):
         text_pooling: str | None = None,
         initial_logit_scale: float = 10.0,
         initial_logit_bias: float = -10.0,
+        max_logit_scale: float | None = None,
         dtype=None,
         **kwargs,
     ):
@@ -116,6 +120,9 @@ class MoETwoTowerBackbone(loading.BackbonePresets, keras_hub.models.Backbone):
         )
         initial_logit_bias = checks.real(
             "initial_logit_bias", initial_logit_bias, minimum=-float("inf")
+        )
+        max_logit_scale = checks.optional_real(
+            "max_logit_scale", max_logit_scale, initial_logit_scale
         )
         if dtype is None:
             dtype = _default(image_tower.dtype_policy)
@@ -142,6 +149,7 @@ class MoETwoTowerBackbone(loading.BackbonePresets, keras_hub.models.Backbone):
         self.similarity = Similarity(
             initial_logit_scale,
             initial_logit_bias,
+            max_logit_scale,
             dtype="float32",
             name="similarity",
         )
@@ -188,6 +196,7 @@ class MoETwoTowerBackbone(loading.BackbonePresets, keras_hub.models.Backbone):
         self.text_pooling = text_pooling
         self.initial_logit_scale = initial_logit_scale
         self.initial_logit_bias = initial_logit_bias
+        self.max_logit_scale = max_logit_scale
 
     def logits(self, image_embeddings, text_embeddings):
         """(images, texts), exp(s) · z_image z_textᵀ + b, float32."""
@@ -234,6 +243,7 @@ class MoETwoTowerBackbone(loading.BackbonePresets, keras_hub.models.Backbone):
             text_pooling=self.text_pooling,
             initial_logit_scale=self.initial_logit_scale,
             initial_logit_bias=self.initial_logit_bias,
+            max_logit_scale=self.max_logit_scale,
         )
         return config
 

@@ -20,19 +20,25 @@ class Embeds:
         """Embeddings of images, by the image tower alone.
 
         Args:
-            images: (images, height, width, channels), a batch of any length.
+            images: (images, height, width, channels), at least one.
             batch_size: images of each call of the tower.
 
         Returns:
             float32 array (images, projection_dim), each row of length 1.
         """
-        task_inputs.check_pixels("images", images)
         checks.integer("batch_size", batch_size)
         images = np.asarray(images) if isinstance(images, list) else images
-        if len(images.shape) != 4:
+        shape = getattr(images, "shape", ())
+        if len(shape) in (1, 4) and not shape[0]:
+            raise ValueError(
+                "images must be a batch of at least one image, (images, "
+                f"height, width, channels); received shape {tuple(shape)}."
+            )
+        task_inputs.check_pixels("images", images)
+        if len(shape) != 4:
             raise ValueError(
                 "images must be a batch of images, (images, height, width, "
-                f"channels); received shape {tuple(images.shape)}."
+                f"channels); received shape {tuple(shape)}."
             )
 
         def prepare(batch):
@@ -47,8 +53,9 @@ class Embeds:
         """Embeddings of captions, by the text tower alone.
 
         Args:
-            captions: a string, a list of strings or, without a preprocessor,
-                a dictionary of token_ids and padding_mask.
+            captions: a string, a list, an array or a tensor of strings or,
+                without a preprocessor, a dictionary of token_ids and
+                padding_mask.
             batch_size: captions of each call of the tower.
 
         Returns:
@@ -66,12 +73,9 @@ class Embeds:
             return encoding.encode(
                 self.backbone.text_encoder, captions, batch_size, lambda x: x
             )
-        pairs.check_captions("captions", captions)
-        if isinstance(captions, str):
-            captions = [captions]
         return encoding.encode(
             self.backbone.text_encoder,
-            np.asarray(captions),
+            np.asarray(pairs.texts_of("captions", captions)),
             batch_size,
             lambda batch: self.preprocessor({"captions": batch.tolist()}),
         )
@@ -82,7 +86,7 @@ class Embeds:
         Args:
             images: a batch of images, or their embeddings (images,
                 projection_dim), which `encode_image` gave.
-            query: a text, or a list of texts.
+            query: a text, or a list or an array of texts.
             k: how many images are wanted of each text.
 
         Returns:
@@ -109,7 +113,7 @@ class Embeds:
         if not is_embedding:
             embeddings = self.encode_image(images)
         scores = texts @ embeddings.astype("float32").T  # (texts,images)
-        if isinstance(query, str):
+        if isinstance(query, str) or getattr(query, "shape", None) == ():
             scores = scores[0]
         return encoding.largest(scores, k)
 

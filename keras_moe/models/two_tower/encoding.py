@@ -23,13 +23,24 @@ class _Batches(keras.utils.PyDataset):
 
     def __getitem__(self, index):
         size = min(self.batch_size, self.count)
-        rows = index * size + np.arange(size)
-        if rows[-1] < self.count:
-            rows = slice(index * size, (index + 1) * size)
-        else:
-            rows = np.minimum(rows, self.count - 1)
-        batch = keras.tree.map_structure(lambda x: x[rows], self.examples)
+        rows = slice(index * size, (index + 1) * size)
+        missing = max(0, rows.stop - self.count)
+
+        def batch_of(array):
+            # Not all arrays take a list of places, as NumPy's do.
+            array = in_numpy(array[rows])
+            last = np.repeat(array[-1:], missing, axis=0)
+            return np.concatenate([array, last]) if missing else array
+
+        batch = keras.tree.map_structure(batch_of, self.examples)
         return (self.prepare(batch),)
+
+
+def in_numpy(array):
+    """A tensor of any of the backends, or what NumPy reads, as its array."""
+    if keras.ops.is_tensor(array):
+        return keras.ops.convert_to_numpy(array)
+    return np.asarray(array)
 
 
 def encode(encoder, examples, batch_size, prepare):
@@ -48,7 +59,17 @@ def encode(encoder, examples, batch_size, prepare):
 def largest(scores, k):
     """(indices, scores) of the k largest of each row, the best first.
 
-    Of equal ones, the first comes first.
+    Of equal ones, the first comes first; what is no number comes last.
     """
-    indices = np.argsort(-scores, axis=-1, kind="stable")[..., :k]
+    rows = scores.reshape(-1, scores.shape[-1])
+    indices = np.stack([_largest(row, k) for row in rows])
+    indices = indices.reshape(*scores.shape[:-1], k)
     return indices, np.take_along_axis(scores, indices, axis=-1)
+
+
+def _largest(row, k):
+    """Places (k,) of the largest numbers of a row (n,), k <= n."""
+    row = np.where(np.isnan(row), -np.inf, row)
+    least = np.partition(row, len(row) - k)[len(row) - k]
+    chosen = np.flatnonzero(row >= least)  # k of them, and equals of the last
+    return chosen[np.argsort(-row[chosen], kind="stable")[:k]]

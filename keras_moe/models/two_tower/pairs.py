@@ -1,9 +1,16 @@
 """Images and captions, in the forms in which they are given to a task."""
 
+import unicodedata
+from collections import abc
+
 import keras
 import numpy as np
 
 from keras_moe.models import task_inputs
+from keras_moe.models.two_tower import encoding
+
+# Categories of signs that show nothing: spaces, control, format.
+BLANK = ("Zs", "Zl", "Zp", "Cc", "Cf")
 
 
 def are_texts(value) -> bool:
@@ -68,11 +75,45 @@ def check_captions(name, captions) -> None:
     if not isinstance(captions, (list, tuple, np.ndarray)):
         return
     for index, caption in enumerate(np.ravel(captions).tolist()):
-        if not caption.strip():
+        if _is_blank(caption):
             raise ValueError(
                 f"{name} must not be empty; received {caption!r} at index "
                 f"{index}."
             )
+
+
+def _is_blank(caption) -> bool:
+    """Whether a text shows nothing: spaces, signs of control and format."""
+    if isinstance(caption, bytes):
+        caption = _decoded(caption)
+    return all(unicodedata.category(sign) in BLANK for sign in caption)
+
+
+def _decoded(text):
+    # As TensorFlow reads bytes that are no UTF-8.
+    return text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+
+
+def texts_of(name, captions) -> list[str]:
+    """Texts as a list of strings.
+
+    Args:
+        name: of the argument.
+        captions: a string, or a list, an array or a tensor of them.
+
+    Raises:
+        ValueError: for what is none, and for empty texts.
+    """
+    if getattr(captions, "dtype", None) is not None:
+        array = encoding.in_numpy(captions)
+        if array.ndim > 1:
+            raise ValueError(
+                f"{name} must be a text or a list of them; received shape "
+                f"{array.shape}."
+            )
+        captions = [_decoded(text) for text in np.ravel(array).tolist()]
+    check_captions(name, captions)
+    return [captions] if isinstance(captions, str) else list(captions)
 
 
 def check_numbers(images, captions) -> None:
@@ -89,11 +130,31 @@ def check_numbers(images, captions) -> None:
         )
 
 
-def is_dataset(x) -> bool:
-    """Tell whether `x` is a data set, and no array or structure of arrays."""
-    return not isinstance(x, (dict, tuple, list, str, bytes, type(None))) and (
-        not keras.ops.is_tensor(x) and not hasattr(x, "shape")
-    )
+def is_dataset(name, x) -> bool:
+    """Tell whether `x` is a data set, and no array or structure of arrays.
+
+    Args:
+        name: of the argument.
+        x: what came.
+
+    Raises:
+        ValueError: for a data set whose batches KerasHub cannot map, such as
+            a `keras.utils.PyDataset` or a generator.
+    """
+    made_of_arrays = (dict, tuple, list, str, bytes)
+    if isinstance(x, made_of_arrays) or getattr(x, "shape", None) is not None:
+        return False
+    packages = {kind.__module__.partition(".")[0] for kind in type(x).__mro__}
+    if packages & {"tensorflow", "grain"}:
+        return True
+    if isinstance(x, (keras.utils.PyDataset, abc.Iterable)):
+        raise ValueError(
+            f"{name} must be arrays, or a tf.data.Dataset or a data set of "
+            "grain with batches of them, which are made ready one by one; "
+            f"received a {type(x).__name__}. tf.data.Dataset.from_generator "
+            "makes a data set of it."
+        )
+    return False
 
 
 def both(x, captions=None) -> dict:

@@ -8,6 +8,16 @@ from keras import ops
 from keras_moe import routing
 
 
+class _AtMost(keras.constraints.Constraint):
+    """Keeps a weight from growing beyond a number."""
+
+    def __init__(self, largest):
+        self.largest = largest
+
+    def __call__(self, w):
+        return ops.minimum(w, ops.cast(self.largest, w.dtype))
+
+
 @keras.saving.register_keras_serializable(package="keras_moe")
 class Similarity(keras.layers.Layer):
     """Scales features to unit length; holds the scale and bias of logits.
@@ -18,12 +28,18 @@ class Similarity(keras.layers.Layer):
     Args:
         initial_logit_scale: what exp(s) starts from.
         initial_logit_bias: what b starts from.
+        max_logit_scale: what an optimiser keeps exp(s) below, or `None`.
     """
 
     def __init__(
-        self, initial_logit_scale=10.0, initial_logit_bias=-10.0, **kwargs
+        self,
+        initial_logit_scale=10.0,
+        initial_logit_bias=-10.0,
+        max_logit_scale=None,
+        **kwargs,
     ):
         super().__init__(**kwargs)
+        self.max_logit_scale = max_logit_scale
         self.initial_logit_scale = initial_logit_scale
         self.initial_logit_bias = initial_logit_bias
 
@@ -32,11 +48,16 @@ class Similarity(keras.layers.Layer):
             "log_scale": math.log(self.initial_logit_scale),
             "bias": self.initial_logit_bias,
         }
+        bound = None
+        if self.max_logit_scale is not None:
+            bound = _AtMost(math.log(self.max_logit_scale))
+        bounds = {"log_scale": bound, "bias": None}
         for name, value in starts.items():
             weight = self.add_weight(
                 name=name,
                 shape=(),
                 initializer=keras.initializers.Constant(value),
+                constraint=bounds[name],
                 dtype="float32",
                 autocast=False,
             )
@@ -73,5 +94,6 @@ class Similarity(keras.layers.Layer):
         config.update(
             initial_logit_scale=self.initial_logit_scale,
             initial_logit_bias=self.initial_logit_bias,
+            max_logit_scale=self.max_logit_scale,
         )
         return config

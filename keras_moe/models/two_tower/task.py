@@ -8,15 +8,15 @@ import numpy as np
 from keras import ops
 
 from keras_moe import checks
+from keras_moe.contrastive import KINDS
+from keras_moe.contrastive import SAME_CAPTIONS
+from keras_moe.contrastive import contrastive_loss
 from keras_moe.models import task_inputs
 from keras_moe.models.presets import configurations
 from keras_moe.models.presets import loading
 from keras_moe.models.two_tower import embedding
 from keras_moe.models.two_tower import pairs
 from keras_moe.models.two_tower.backbone import MoETwoTowerBackbone
-from keras_moe.models.two_tower.losses import KINDS
-from keras_moe.models.two_tower.losses import SAME_CAPTIONS
-from keras_moe.models.two_tower.losses import contrastive_loss
 from keras_moe.models.two_tower.preprocessing import MoETwoTowerPreprocessor
 from keras_moe.models.two_tower.preprocessing import check_fits
 
@@ -36,12 +36,15 @@ class MoETwoTower(embedding.Embeds, loading.TaskPresets, keras_hub.models.Task):
             caption its image; arXiv 2103.00020).
         same_caption: what the images of equal captions are to each other:
             `"positive"` pairs, `"ignore"` (not compared) or `"negative"`.
-            Captions are equal whose ids are, up to `sequence_length`.
+            Captions are equal whose ids are, up to `sequence_length`: the
+            text tower reads the same. All words that the tokenizer does not
+            know have one id, so two captions of such words alone are equal.
         loss_chunk_size: how many images are compared with the captions at a
             time, so that no (batch, batch) array is held; by default all.
 
     `fit` and `evaluate` take `(images, captions)`, `x=images, y=captions`, a
-    dictionary of `images` and `captions`, or a data set of batches of these.
+    dictionary of `images` and `captions`, or a data set of `tf.data` or grain
+    with batches of these; `validation_data` is one of them, too.
     `predict` takes the same, and gives `image_embeddings` and
     `text_embeddings`. Each batch has its own loss: it depends on `batch_size`.
     With a preprocessor, `fit` keeps the order of arrays: shuffle a
@@ -180,10 +183,25 @@ class MoETwoTower(embedding.Embeds, loading.TaskPresets, keras_hub.models.Task):
         return self.preprocessor(pairs.both(x, y))
 
     def fit(
-        self, x=None, y=None, batch_size=None, sample_weight=None, **kwargs
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        sample_weight=None,
+        validation_data=None,
+        **kwargs,
     ):
         x = self._pairs(x, y, sample_weight)
-        return super().fit(x, None, batch_size, **kwargs)
+        if validation_data is not None:
+            given = validation_data
+            if not pairs.is_dataset("validation_data", given):
+                given = self._pairs(
+                    *keras.utils.unpack_x_y_sample_weight(given)
+                )
+            validation_data = given
+        return super().fit(
+            x, None, batch_size, validation_data=validation_data, **kwargs
+        )
 
     def evaluate(
         self, x=None, y=None, batch_size=None, sample_weight=None, **kwargs
@@ -209,7 +227,7 @@ class MoETwoTower(embedding.Embeds, loading.TaskPresets, keras_hub.models.Task):
     def _pairs(self, x, y=None, sample_weight=None):
         """Arrays as a dictionary, checked; a data set as it is."""
         pairs.no_weights(sample_weight)
-        if pairs.is_dataset(x) and y is None:
+        if pairs.is_dataset("x", x) and y is None:
             return x
         if self.preprocessor is None:
             return pairs.ready(x, y)

@@ -60,6 +60,11 @@ class CaptionTokenizer(
     backbone_cls = MoETwoTowerBackbone
 
     def __init__(self, vocabulary=None, lowercase: bool = True, **kwargs):
+        if not kwargs.get("split", True):
+            raise ValueError(
+                "split must be True, as captions are split into words; "
+                f"received {kwargs['split']!r}."
+            )
         for token, name in ((PAD, "pad_token"), (END, "end_token")):
             self._add_special_token(token, name)
         super().__init__(

@@ -22,8 +22,10 @@ class ZeroShotClassifier(
 
     logits = exp(s) · z_image z_classesᵀ + b, a dense layer of float32 on the
     image encoder. `MoETwoTower.zero_shot_classifier` makes one. It shares the
-    image tower's weights with the model that made it, and saves a copy; it
-    has no text tower.
+    image tower with the model that made it, and saves a copy; it has no text
+    tower. So training, quantising or LoRA of one changes the image tower of
+    both. The head stays what the text tower gave: make a new classifier after
+    that, or take one from a file, which shares nothing.
 
     Args:
         backbone: the image encoder, a model from images to embeddings.

@@ -107,7 +107,7 @@ class NamedClasses:
         Args:
             images: as for `predict`.
             top_k: how many names are wanted of each image.
-            **kwargs: of `predict`, such as `batch_size`.
+            **kwargs: arguments of `predict`, such as `batch_size`.
 
         Returns:
             As `decode_predictions`.

@@ -10,8 +10,8 @@ import jax
 import keras
 import numpy as np
 
-from keras_moe.models.two_tower.losses import KINDS
-from keras_moe.models.two_tower.losses import contrastive_loss
+from keras_moe.contrastive import KINDS
+from keras_moe.losses import contrastive_loss
 from tests import exchanges
 
 PAIRS, FEATURES = 32, 4

@@ -1,4 +1,13 @@
-"""Contrastive losses over 8 devices: all of a batch's negatives count."""
+"""Contrastive losses over 8 devices: all of a batch's negatives count.
+
+On PyTorch, over the processes of a group.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -18,3 +27,25 @@ def test_as_on_one_device():
         np.testing.assert_allclose(found, value, **CLOSE, err_msg=name)
         for one, other in zip(others, grads):
             np.testing.assert_allclose(one, other, **CLOSE, err_msg=name)
+
+
+@pytest.mark.once
+def test_processes_of_pytorch_as_one():
+    """Losses are those of the joint batch, and so are all weights."""
+    finished = subprocess.run(
+        [sys.executable, "-m", "tests.models.two_tower.processes_program"],
+        env={**os.environ, "KERAS_BACKEND": "torch"},
+        cwd=pathlib.Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    facts = json.loads(finished.stdout.splitlines()[-1])
+    assert set(facts["alone"]) == {"sigmoid", "softmax"}
+    for kind, alone in facts["alone"].items():
+        both = facts["both"][kind]
+        np.testing.assert_allclose(both["losses"], alone["losses"], **CLOSE)
+        assert alone["losses"][1] < alone["losses"][0]
+        for path, weight in alone["weights"].items():
+            found = both["weights"][path]
+            np.testing.assert_allclose(found, weight, **CLOSE, err_msg=path)

@@ -1,5 +1,6 @@
 """Bad images and captions, refused; captions to ids."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -28,6 +29,21 @@ def dataset(*arrays):
     return tf.data.Dataset.from_tensor_slices(arrays).batch(2)
 
 
+class OwnBatches(keras.utils.PyDataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return PIXELS, CAPTIONS
+
+
+def made_ready(kind):
+    return (
+        "must be arrays, or a tf.data.Dataset or a data set of grain .* "
+        f"received a {kind}"
+    )
+
+
 PAIR = "must be given too: images and captions are a pair"
 EMPTY = "captions must not be empty; received '' at index 1"
 
@@ -49,6 +65,29 @@ EMPTY = "captions must not be empty; received '' at index 1"
             "must be as many; received 2 images and 4 captions",
         ),
         (lambda m: m.fit(PIXELS[:2], ["a cat", ""]), f"^{EMPTY}"),
+        (lambda m: m.fit(OwnBatches()), f"^x {made_ready('OwnBatches')}"),
+        (
+            lambda m: m.fit(PIXELS, CAPTIONS, validation_data=OwnBatches()),
+            f"^validation_data {made_ready('OwnBatches')}",
+        ),
+        (
+            lambda m: m.evaluate((PIXELS, CAPTIONS) for _ in range(2)),
+            f"^x {made_ready('generator')}",
+        ),
+        (
+            lambda m: m.fit(
+                PIXELS, CAPTIONS, validation_data=(PIXELS, CAPTIONS[:3])
+            ),
+            "must be as many; received 4 images and 3 captions",
+        ),
+        (
+            lambda m: m.fit(
+                PIXELS,
+                CAPTIONS,
+                validation_data=(PIXELS, CAPTIONS, np.ones(4)),
+            ),
+            "sample_weight must be None",
+        ),
         (lambda m: m.fit(PIXELS[:2], ["a", 3]), "captions must be a text or"),
         (
             lambda m: m.fit((PIXELS, CAPTIONS), CAPTIONS),
@@ -65,6 +104,19 @@ EMPTY = "captions must not be empty; received '' at index 1"
         ),
         (lambda m: m.fit("cat", CAPTIONS), "captions must be given once|image"),
         (lambda m: m.encode_text(["a", ""]), f"^{EMPTY}"),
+        (
+            lambda m: m.encode_text(np.array(["a", " \u200b\n"])),
+            "^captions must not be empty; received .* at index 1",
+        ),
+        (
+            lambda m: m.encode_text(np.array([["a"]])),
+            r"captions must be a text or a list of them; .* \(1, 1\)",
+        ),
+        (
+            lambda m: m.encode_image(PIXELS[:0]),
+            r"images must be a batch of at least one image, .* \(0, 12, 16",
+        ),
+        (lambda m: m.encode_image([]), "images must be a batch of at least on"),
         (lambda m: m.encode_text([]), "captions must be a text or a list"),
         (lambda m: m.encode_image(PIXELS[0]), "images must be a batch of imag"),
         (lambda m: m.encode_image(PIXELS, 0), "batch_size must be an integer"),
@@ -159,6 +211,10 @@ def test_what_does_not_fit_without_a_preprocessor(call, text):
         (
             lambda: models.CaptionTokenizer.from_captions(["a"], 3),
             "vocabulary_size must be an integer of at least 4",
+        ),
+        (
+            lambda: models.CaptionTokenizer.from_captions(["a"], split=False),
+            "split must be True, as captions are split into words",
         ),
         (
             lambda: models.ZeroShotClassifier(3, ["a"]),

@@ -15,6 +15,7 @@ from tests.models.two_tower.support import texts_of
 
 
 class KerasHubTest(TestCase):
+    @pytest.mark.once
     def test_backbone(self):
         self.run_backbone_test(
             cls=TextTransformerBackbone,

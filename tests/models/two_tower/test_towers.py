@@ -320,6 +320,11 @@ class Nothing(keras_hub.models.Backbone):
         ({"image_pooling": "pooled"}, "image_pooling 'pooled' needs a tower"),
         ({"initial_logit_scale": 0}, "initial_logit_scale must be a finite"),
         ({"initial_logit_bias": "b"}, "initial_logit_bias must be a finite"),
+        (
+            {"max_logit_scale": 9},
+            "max_logit_scale must be None or a finite number, at least 10.0; "
+            "received 9",
+        ),
         ({"dtype": "float3"}, "dtype must be a Keras dtype"),
         ({"width": 3}, "MoETwoTowerBackbone has no argument width"),
     ],

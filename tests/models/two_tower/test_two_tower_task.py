@@ -12,7 +12,6 @@ from keras_moe.models.presets import manifest as manifests
 from keras_moe.models.two_tower import encoding
 from tests.models.support import close
 from tests.models.support import images_of
-from tests.models.support import make_backbone as make_image_tower
 from tests.models.support import randomize
 from tests.models.two_tower.support import CAPTIONS
 from tests.models.two_tower.support import PIXELS
@@ -53,9 +52,9 @@ def logsumexp(logits, axis):
 @pytest.mark.parametrize(
     "loss, same_caption, chunk",
     [
-        ("sigmoid", "positive", None),
+        pytest.param("sigmoid", "positive", None, marks=pytest.mark.once),
         ("sigmoid", "ignore", 2),
-        ("softmax", "negative", None),
+        pytest.param("softmax", "negative", None, marks=pytest.mark.once),
     ],
 )
 def test_loss(model, loss, same_caption, chunk):
@@ -83,11 +82,21 @@ def test_loss(model, loss, same_caption, chunk):
     close(found, wanted, 1e-5)
 
 
+@pytest.mark.once
 def test_one_pair(model):
     found = model.evaluate(PIXELS[:1], CAPTIONS[:1], verbose=0)
     close(found, np.log1p(np.exp(-logits_of(model)[0, 0])), 1e-5)
     task = make_model(model.backbone, loss="softmax")
     close(task.evaluate(PIXELS[:1], CAPTIONS[:1], verbose=0), 0, 1e-6)
+
+
+@pytest.mark.once
+def test_words_that_are_not_known_are_one(model):
+    losses = [
+        model.evaluate(PIXELS[:2], captions, verbose=0)
+        for captions in (["zebra", "yak"], ["yak", "yak"], ["yak", "dog"])
+    ]
+    assert losses[0] == losses[1] != losses[2]
 
 
 def test_forms_of_pairs(model):
@@ -109,6 +118,28 @@ def test_forms_of_pairs(model):
         bare.evaluate(data.map(model.preprocessor), verbose=0),
     ]
     close(losses, np.full(len(losses), losses[0]), 1e-5)
+
+
+@pytest.mark.once
+def test_validation_data_in_all_forms(model):
+    import grain
+    import tensorflow as tf
+
+    rows = list(zip(PIXELS, CAPTIONS))
+    given = [
+        (PIXELS, CAPTIONS),
+        {"images": PIXELS, "captions": CAPTIONS},
+        tf.data.Dataset.from_tensor_slices((PIXELS, CAPTIONS)).batch(4),
+        grain.MapDataset.source(rows).batch(4),
+    ]
+    task = make_model(model.backbone)
+    task.compile(keras.optimizers.SGD(0.0))
+    wanted = task.evaluate(PIXELS, CAPTIONS, batch_size=4, verbose=0)
+    for data in given:
+        history = task.fit(
+            *given[0], batch_size=4, validation_data=data, verbose=0
+        ).history
+        close(history["val_loss"], [wanted], 1e-6)
 
 
 def test_training():
@@ -139,6 +170,25 @@ def values_of(model):
     }
 
 
+def test_the_scale_of_logits_stays_below_its_bound():
+    """The loss of pairs that fit falls with the scale, which would grow."""
+    backbone = make_backbone(initial_logit_scale=2.0, max_logit_scale=2.5)
+    similarity = backbone.similarity
+    again = type(backbone).from_config(backbone.get_config())
+    assert again.max_logit_scale == again.similarity.max_logit_scale == 2.5
+    scale = similarity.log_scale
+    optimizer = keras.optimizers.SGD(1.0)
+    optimizer.build([scale])
+    for gradient, wanted in (
+        (-1.0, 2.5),
+        (-1.0, 2.5),
+        (0.5, 2.5 * np.exp(-0.5)),
+    ):
+        optimizer.apply([keras.ops.convert_to_tensor(gradient)], [scale])
+        found = keras.ops.convert_to_numpy(similarity.logit_scale)
+        close(found, wanted, 1e-6)
+
+
 # === Embeddings, search, classes ===
 
 
@@ -147,6 +197,8 @@ def test_encoders_read_one_tower(model):
     close(model.encode_image(PIXELS, batch_size=3), image, 1e-5)
     close(model.encode_text(CAPTIONS), text, 1e-5)
     close(model.encode_text(CAPTIONS[1]), text[1:2], 1e-5)
+    for texts in (np.array(CAPTIONS[1]), np.array([b"two dog"])):
+        close(model.encode_text(texts), text[1:2], 1e-5)
     encoder = model.backbone.image_encoder
     tower = model.backbone.image_tower
     own = ("similarity/log_scale", "similarity/bias")
@@ -177,6 +229,14 @@ def test_search(model):
 def test_of_equal_scores_the_first_comes_first():
     indices, found = encoding.largest(np.array([0.5, 1.0, 0.5, 0.5]), 3)
     assert indices.tolist() == [1, 0, 2] and found.tolist() == [1.0, 0.5, 0.5]
+    scores = np.random.default_rng(0).integers(0, 9, (5, 40)).astype("f4")
+    scores[2, ::7] = np.nan
+    order = np.argsort(-scores, axis=1, kind="stable")
+    for k in (1, 6, 40):
+        indices, found = encoding.largest(scores, k)
+        assert indices.tolist() == order[:, :k].tolist()
+        wanted = np.take_along_axis(scores, order[:, :k], 1)
+        np.testing.assert_array_equal(found, wanted)
 
 
 def test_zero_shot_classifier(model, tmp_path):
@@ -291,10 +351,24 @@ def test_batches_of_any_size_are_one_shape(model):
     close(found, model.encode_image(PIXELS)[np.arange(9) % 4], 1e-5)
 
 
-def test_images_with_more_tokens_than_texts():
-    """Numbers of images and of texts may differ, for the backbone alone."""
-    backbone = make_backbone(make_image_tower("dense"))
-    inputs = pairs_of(images_of(3), [3, 4])
-    assert backbone.image_encoder(inputs["images"]).shape[0] == 3
-    texts = {n: inputs[n] for n in ("token_ids", "padding_mask")}
-    assert backbone.text_encoder(texts).shape[0] == 1
+@pytest.mark.once
+def test_tensors_are_embedded(model):
+    """Tensors of Keras' backend, and of TensorFlow behind another one."""
+    import tensorflow as tf
+
+    image, text = embeddings(model)
+    for tensor_of in (keras.ops.convert_to_tensor, tf.constant):
+        close(model.encode_image(tensor_of(PIXELS), batch_size=3), image, 1e-5)
+    texts = tf.constant(CAPTIONS)
+    close(model.encode_text(texts, batch_size=3), text, 1e-5)
+    close(model.encode_text(texts[1]), text[1:2], 1e-5)
+    one, _ = model.search(tf.constant(image), texts[1], k=2)
+    assert one.tolist() == np.argsort(-text[1] @ image.T)[:2].tolist()
+
+
+@pytest.mark.once
+def test_more_images_than_texts(model):
+    """Their numbers may differ, for the backbone alone."""
+    found = model.backbone(pairs_of(images_of(3), [3, 4]))
+    shapes = {name: tuple(array.shape) for name, array in found.items()}
+    assert shapes == {"image_embeddings": (3, 8), "text_embeddings": (1, 8)}

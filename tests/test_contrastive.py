@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_moe.models.two_tower.losses import KINDS
-from keras_moe.models.two_tower.losses import SAME_CAPTIONS
-from keras_moe.models.two_tower.losses import contrastive_loss
+from keras_moe.contrastive import KINDS
+from keras_moe.contrastive import SAME_CAPTIONS
+from keras_moe.losses import contrastive_loss
 from tests import support
 
 PAIRS, FEATURES = 7, 3

@@ -68,12 +68,13 @@ def contrastive_loss(
 
     On JAX, arrays under `keras.distribution` are global: each image of each
     device is compared with the texts of all devices, in chunks too. On PyTorch
-    each process of `DistributedDataParallel` compares its own batch alone.
+    each process of `DistributedDataParallel` compares what it is given:
+    `keras_moe.distribution.gather_batch` gathers the batches of all.
 
     Example:
 
     >>> import numpy as np
-    >>> from keras_moe.models.two_tower.losses import contrastive_loss
+    >>> from keras_moe.losses import contrastive_loss
     >>> images = texts = np.eye(3, dtype="float32")
     >>> loss = contrastive_loss(images, texts, 10.0, -5.0, kind="sigmoid")
     >>> print(f"{float(loss):.4f}")
