@@ -11,6 +11,7 @@ import keras
 from jax.experimental import multihost_utils
 
 from keras_moe import checks
+from keras_moe.processes import optimizer_of
 
 
 def in_parts(value) -> bool:
@@ -59,7 +60,7 @@ def whole(model):
 def _variables(model):
     """Those of a model and of its optimizer, which are in files too."""
     variables = list(model.variables)
-    optimizer = getattr(model, "optimizer", None)
+    optimizer = optimizer_of(model)
     if optimizer is not None:
         variables += optimizer.variables
     return variables
