@@ -40,15 +40,16 @@ def whole(model):
         )
     host = jax.local_devices(backend="cpu")[0]
     collected = []
-    for variable in _variables(model):
-        value = variable.value
-        if in_parts(value):
-            joined = multihost_utils.process_allgather(value, tiled=True)
-            variable._value = jax.device_put(joined, host)
-            collected.append((variable, value, variable._value))
     active = keras.distribution.distribution()
-    keras.distribution.set_distribution(None)
     try:
+        for variable in _variables(model):
+            value = variable.value
+            if in_parts(value):
+                joined = multihost_utils.process_allgather(value, tiled=True)
+                joined = jax.device_put(joined, host)
+                collected.append((variable, value, joined))
+                variable._value = joined
+        keras.distribution.set_distribution(None)
         yield model
     finally:
         keras.distribution.set_distribution(active)

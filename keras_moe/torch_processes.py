@@ -179,16 +179,18 @@ def whole(model):
             "model must be one whose experts spread_experts has spread; "
             f"received {model.name!r}."
         )
-    for layer in spread_layers:
-        for variable in layer.experts.variables:
-            _join(variable, layer.experts.exchange)
     exchanges = [layer.experts.exchange for layer in spread_layers]
-    for layer in spread_layers:
-        _set_exchange(layer, None)
+    joined = []
     try:
+        for layer, exchange in zip(spread_layers, exchanges):
+            for variable in layer.experts.variables:
+                _join(variable, exchange)
+                joined.append((variable, exchange))
+        for layer in spread_layers:
+            _set_exchange(layer, None)
         yield model
     finally:
         for layer, exchange in zip(spread_layers, exchanges):
             _set_exchange(layer, exchange)
-            for variable in layer.experts.variables:
-                _slice(variable, exchange)
+        for variable, exchange in joined:
+            _slice(variable, exchange)
