@@ -117,7 +117,7 @@ def record_slots(layer, inputs, outputs):
         return
     hidden = None
     # Experts that are spread over processes have hidden features elsewhere.
-    here = "processes" not in layer.experts.traits()
+    here = layer.experts.exchange is None
     if here and len(inputs.shape) == 4:
         hidden = layer.experts.hidden(inputs)
     for plans in collections:

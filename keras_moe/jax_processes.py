@@ -11,6 +11,7 @@ import keras
 from jax.experimental import multihost_utils
 
 from keras_moe import checks
+from keras_moe.processes import optimizer_of
 
 
 def in_parts(value) -> bool:
@@ -39,15 +40,16 @@ def whole(model):
         )
     host = jax.local_devices(backend="cpu")[0]
     collected = []
-    for variable in _variables(model):
-        value = variable.value
-        if in_parts(value):
-            joined = multihost_utils.process_allgather(value, tiled=True)
-            variable._value = jax.device_put(joined, host)
-            collected.append((variable, value, variable._value))
     active = keras.distribution.distribution()
-    keras.distribution.set_distribution(None)
     try:
+        for variable in _variables(model):
+            value = variable.value
+            if in_parts(value):
+                joined = multihost_utils.process_allgather(value, tiled=True)
+                joined = jax.device_put(joined, host)
+                collected.append((variable, value, joined))
+                variable._value = joined
+        keras.distribution.set_distribution(None)
         yield model
     finally:
         keras.distribution.set_distribution(active)
@@ -59,7 +61,7 @@ def whole(model):
 def _variables(model):
     """Those of a model and of its optimizer, which are in files too."""
     variables = list(model.variables)
-    optimizer = getattr(model, "optimizer", None)
+    optimizer = optimizer_of(model)
     if optimizer is not None:
         variables += optimizer.variables
     return variables

@@ -3,6 +3,13 @@
 import keras
 
 
+def optimizer_of(model):
+    """The optimizer of a compiled model; `None` of others, and of layers."""
+    if isinstance(model, keras.Model) and model.compiled:
+        return model.optimizer
+    return None
+
+
 def joint_batch(layer, *arrays):
     """Collect arrays (G,…) of all processes where a layer is to see them.
 
@@ -24,13 +31,18 @@ def spread_experts(model, group=None) -> list[str]:
     processes of their experts (an all-to-all), and the outputs come back. Each
     process must call the model with inputs of the same shape.
 
+    Dropless token choice sends each row to the process of its expert, and each
+    process multiplies the rows that come, however many. Numbers of rows are
+    exchanged first. The host reads them in each call, as sizes of arrays are
+    numbers of Python; on a GPU it waits for the router there. Where all routers
+    are dropless, without `balance_bias`, batches may have any lengths, 0 too.
+
     All other weights are for `DistributedDataParallel`, which averages their
     gradients and leaves experts alone: spread first, wrap after. Gradients of
     experts are those of the mean loss of the processes, too. A norm over all
     gradients is another one in each process: clip by none, or the copies of the
     other weights would differ.
 
-    Dropless token choice computes every expert for every token here.
     `thresholds` and `balance_bias` follow the joint batch of all processes, as
     by `synchronize_routers`.
 

@@ -1,11 +1,7 @@
 """Experts spread over the processes of a group, on PyTorch.
 
 Each of n processes holds E/n experts of every layer, and all other weights.
-The slots (G,E,S,D) of a process go to the processes of their experts:
-
-    (G,E,S,D) -> (n,G,E/n,S,D) -> all-to-all -> (n·G,E/n,S,D) -> experts
-
-and back the same way.
+What a call sends is in `torch_exchanges`.
 """
 
 import contextlib
@@ -19,88 +15,9 @@ from keras_moe import checks
 from keras_moe.layers.base import MoELayer
 from keras_moe.layers.experts import FeedForwardExperts
 from keras_moe.layers.mixture_of_depths import MixtureOfDepths
-
-
-class _AllToAll(torch.autograd.Function):
-    """Blocks (n,…): block j goes to process j. Its own transpose.
-
-    The gradient is multiplied by a factor.
-    """
-
-    @staticmethod
-    def forward(ctx, blocks, group, factor):
-        ctx.group, ctx.factor = group, factor
-        received = torch.empty_like(blocks)
-        distributed.all_to_all_single(received, blocks, group=group)
-        return received
-
-    @staticmethod
-    def backward(ctx, grad):
-        blocks = _AllToAll.apply(grad.contiguous(), ctx.group, 1.0)
-        return blocks * ctx.factor, None, None
-
-
-class Exchange:
-    """All-to-alls between the processes of a group.
-
-    Gradients are divided by n on the way to the experts, whose weights get
-    the sum over the processes, and multiplied by n on the way back to tokens.
-    So regularisers, which no exchange sees, count in full.
-
-    Args:
-        group: a `torch.distributed.ProcessGroup`.
-    """
-
-    def __init__(self, group):
-        self.group = group
-        self.processes = distributed.get_world_size(group)
-        self.rank = distributed.get_rank(group)
-
-    def __deepcopy__(self, memo):
-        return self  # a group of processes has no copies
-
-    def to_experts(self, slots):
-        """(G,E,S,D) of the process's tokens -> (n·G,E/n,S,D) of its experts."""
-        groups, experts, length, features = slots.shape
-        own = experts // self.processes
-        blocks = slots.reshape(groups, self.processes, own, length, features)
-        blocks = blocks.transpose(0, 1).contiguous()
-        blocks = _AllToAll.apply(blocks, self.group, float(self.processes))
-        return blocks.reshape(-1, own, length, features)
-
-    def to_tokens(self, slots):
-        """(n·G,E/n,S,D) -> (G,E,S,D)."""
-        _, own, length, features = slots.shape
-        blocks = slots.reshape(self.processes, -1, own, length, features)
-        blocks = _AllToAll.apply(
-            blocks.contiguous(), self.group, 1.0 / self.processes
-        )
-        blocks = blocks.transpose(0, 1)
-        return blocks.reshape(-1, own * self.processes, length, features)
-
-
-class Joint:
-    """The batches of all processes of a group, in the order of their ranks.
-
-    Args:
-        group: a `torch.distributed.ProcessGroup`.
-    """
-
-    def __init__(self, group):
-        self.group = group
-        self.processes = distributed.get_world_size(group)
-
-    def __deepcopy__(self, memo):
-        return self
-
-    def gather(self, array):
-        """(G,…) of each process -> (n·G,…) of all, without gradients."""
-        array = array.detach().contiguous()
-        # Not all libraries of communication send Boolean values.
-        sent = array.byte() if array.dtype == torch.bool else array
-        parts = [torch.empty_like(sent) for _ in range(self.processes)]
-        distributed.all_gather(parts, sent, group=self.group)
-        return torch.cat(parts).to(array.dtype)
+from keras_moe.processes import optimizer_of
+from keras_moe.torch_exchanges import Exchange
+from keras_moe.torch_exchanges import Joint
 
 
 class _AllGather(torch.autograd.Function):
@@ -158,19 +75,7 @@ def spread(model, group) -> list:
             f"model must have layers of experts; received {model.name!r}, "
             "which has none."
         )
-    optimizer = getattr(model, "optimizer", None)
-    if getattr(optimizer, "global_clipnorm", None) is not None:
-        raise ValueError(
-            "model must have an optimizer without global_clipnorm, as the norm "
-            "of a process has its own experts' gradients alone; received "
-            f"{optimizer.global_clipnorm}."
-        )
-    if optimizer is not None and optimizer.built:
-        raise ValueError(
-            "model must be spread before its optimizer is built, whose "
-            "moments have the shapes of all experts; received "
-            f"{model.name!r} with an optimizer that is built."
-        )
+    _check_optimizer(model)
     for layer in layers:
         _set_exchange(layer, exchange)
         for variable in layer.experts.variables:
@@ -229,6 +134,26 @@ def _check(layer, processes):
             )
 
 
+def _check_optimizer(model):
+    optimizer = optimizer_of(model)
+    if optimizer is None:
+        return
+    if optimizer.built:
+        raise ValueError(
+            "model must be spread before its optimizer is built, whose "
+            "moments have the shapes of all experts; received "
+            f"{model.name!r} with an optimizer that is built."
+        )
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        optimizer = optimizer.inner_optimizer
+    if optimizer.global_clipnorm is not None:
+        raise ValueError(
+            "model must have an optimizer without global_clipnorm, as the norm "
+            "of a process has its own experts' gradients alone; received "
+            f"{optimizer.global_clipnorm}."
+        )
+
+
 def _set_exchange(layer, exchange):
     layer.experts.exchange = exchange
     for projection in layer.experts.projections():
@@ -276,23 +201,25 @@ def whole(model):
     spread_layers = [
         layer
         for layer in _layers_of(model)
-        if getattr(layer.experts, "exchange", None) is not None
+        if layer.experts.exchange is not None
     ]
     if not spread_layers:
         raise ValueError(
             "model must be one whose experts spread_experts has spread; "
             f"received {model.name!r}."
         )
-    for layer in spread_layers:
-        for variable in layer.experts.variables:
-            _join(variable, layer.experts.exchange)
     exchanges = [layer.experts.exchange for layer in spread_layers]
-    for layer in spread_layers:
-        _set_exchange(layer, None)
+    joined = []
     try:
+        for layer, exchange in zip(spread_layers, exchanges):
+            for variable in layer.experts.variables:
+                _join(variable, exchange)
+                joined.append((variable, exchange))
+        for layer in spread_layers:
+            _set_exchange(layer, None)
         yield model
     finally:
         for layer, exchange in zip(spread_layers, exchanges):
             _set_exchange(layer, exchange)
-            for variable in layer.experts.variables:
-                _slice(variable, exchange)
+        for variable, exchange in joined:
+            _slice(variable, exchange)

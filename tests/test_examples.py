@@ -22,6 +22,7 @@ MODULES = sorted(
 )
 WITH_EXAMPLES = (
     "keras_moe.constraints",
+    "keras_moe.costs",
     "keras_moe.diagnostics",
     "keras_moe.distribution",
     "keras_moe.files",
@@ -51,7 +52,6 @@ WITH_EXAMPLES = (
     "keras_moe.models.language.tokenizer",
     "keras_moe.models.vision.backbone",
     "keras_moe.models.vision.classifier",
-    "keras_moe.planning",
     "keras_moe.processes",
     "keras_moe.samples",
     "keras_moe.upcycling.conversion",

@@ -23,7 +23,7 @@ class MoELayer(ConfiguredLayer):
 
     least_axes = 3  # of inputs; 2 where rows need no neighbours
     expert_dropout = 0.0  # above it, `_drop_experts` drops some
-    joint = None  # between processes: `torch_processes.Joint`
+    joint = None  # between processes: `torch_exchanges.Joint`
 
     # === The straight path ===
 

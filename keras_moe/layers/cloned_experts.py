@@ -15,6 +15,8 @@ class ClonedExperts(keras.layers.Layer):
     compute in the template's dtype.
     """
 
+    exchange = None  # between processes there is none
+
     def __init__(
         self, num_experts, template, output_dim=None, slot_shape=None, **kwargs
     ):

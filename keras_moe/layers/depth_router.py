@@ -18,7 +18,7 @@ class DepthRouter:
     """
 
     inference: str
-    joint = None  # between processes: `torch_processes.Joint`
+    joint = None  # between processes: `torch_exchanges.Joint`
 
     def batch_states(self) -> list:
         """List the variables that a call in training moves by its batch."""

@@ -27,6 +27,8 @@ class FeedForwardExperts(keras.layers.Layer):
     LoRA are Keras' own. Arguments as in the layers of this package.
     """
 
+    exchange = None  # between processes: `torch_exchanges.Exchange`
+
     def __init__(
         self,
         num_experts,
@@ -57,8 +59,6 @@ class FeedForwardExperts(keras.layers.Layer):
         self.kernel_constraint = kernel_constraint
         self.bias_constraint = bias_constraint
         self.gated = gated
-        # Between processes: `torch_processes.Exchange`.
-        self.exchange = None
         self.dropout = keras.layers.Dropout(
             dropout, dtype=self.dtype_policy, name="dropout"
         )
@@ -111,8 +111,12 @@ class FeedForwardExperts(keras.layers.Layer):
         drop = functools.partial(self.dropout, training=training)
         if self.spread and len(slots.shape) > 2:
             return self._mlp(slots, drop)
-        if self.exchange is not None:
-            slots = self.exchange.to_experts(slots)
+        if self.exchange is None:
+            return self._compute(slots, drop, steps)
+        slots, steps, back = self.exchange.there(slots, steps)
+        return back(self._compute(slots, drop, steps))
+
+    def _compute(self, slots, drop, steps):
         rows, restore = by_expert(slots)  # (E,N,D)
         weights = []
         for projection in self.projections():
@@ -128,18 +132,12 @@ class FeedForwardExperts(keras.layers.Layer):
             rows = experts_mlp(
                 rows, weights, self.activation, between=drop, steps=steps
             )
-        slots = restore(rows)
-        if self.exchange is not None:
-            slots = self.exchange.to_tokens(slots)
-        return slots
+        return restore(rows)
 
     def traits(self) -> set:
         """List the names in `ops.selection.TRAITS` that hold."""
         served = all(p.multiplies_rows for p in self.projections())
-        traits = set() if served else {"quantised_experts"}
-        if self.exchange is not None:
-            traits.add("processes")
-        return traits
+        return set() if served else {"quantised_experts"}
 
     def _mlp(self, rows, drop):
         """Compute the MLP by Keras' own layers, of four axes."""

@@ -34,6 +34,10 @@ class Recompute(keras.layers.Wrapper):
 
     Call arguments: those of the layer.
 
+    Outputs: tensors, plain values of Python (`None`, numbers, strings), arrays
+        of numpy, or structures of these. Plain values are those of the first
+        call.
+
     Input shape, output shape and dtype: those of the layer. A mask is passed
         to it, and its `compute_mask` has the mask of the outputs. Masks of
         several inputs must be given by name, as Keras passes one alone.
@@ -42,7 +46,8 @@ class Recompute(keras.layers.Wrapper):
 
     Raises:
         ValueError: for an argument that is no layer; in training, for a layer
-            whose call makes variables, or assigns those of others.
+            whose call makes variables, assigns those of others, or returns
+            objects of other kinds.
 
     Reference: [Training Deep Nets with Sublinear Memory Cost](
         https://arxiv.org/abs/1604.06174).

@@ -41,7 +41,6 @@ IMPLEMENTATIONS |= {
             {
                 "uneven",
                 "other_layout",
-                "processes",
                 "quantised_experts",
                 "cloned_experts",
             }

@@ -32,7 +32,6 @@ TRAITS = {
     "transformed": "a transform of torch.func is active",
     "uneven": "the devices cannot have equal numbers of tokens",
     "other_layout": "weights are spread by another layout than expert_parallel",
-    "processes": "experts are spread over processes",
     "quantised_experts": "its experts' quantisation has no sorted rows",
     "cloned_experts": "its experts are layers of their own (expert=…)",
 }

@@ -13,9 +13,14 @@ added and variables moved once, after the first run.
 import importlib
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_moe import diagnostics
+
+# What a layer may return besides tensors; the first run's is returned.
+PLAIN = (type(None), bool, int, float, complex, str, np.ndarray, np.generic)
+_TENSOR = object()  # stands for a tensor in the structure of a layer's outputs
 
 backend = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
 
@@ -36,8 +41,8 @@ def call(layer, function, *args, **kwargs):
         **kwargs: the same.
 
     Raises:
-        ValueError: where the function makes variables, or assigns others than
-            the layer's.
+        ValueError: where the function makes variables, assigns others than
+            the layer's, or returns objects that may hide tensors.
     """
     if diagnostics.open_blocks:
         return function(*args, **kwargs)
@@ -45,8 +50,10 @@ def call(layer, function, *args, **kwargs):
     leaves = keras.tree.flatten((args, kwargs))
     places = [i for i, leaf in enumerate(leaves) if ops.is_tensor(leaf)]
     tensors = [leaves[place] for place in places]
+    structure = None
 
     def compute(values, tensors):
+        nonlocal structure
         inputs = list(leaves)
         for place, tensor in zip(places, tensors):
             inputs[place] = tensor
@@ -75,15 +82,40 @@ def call(layer, function, *args, **kwargs):
             for index, (new, old) in enumerate(zip(current, values))
             if new is not old
         }
-        return outputs, list(scope.losses), moved
+        results = keras.tree.flatten(outputs)
+        # Without the tensors, which this function would keep for the second
+        # run.
+        structure = keras.tree.pack_sequence_as(
+            outputs, [_known(layer, leaf) for leaf in results]
+        )
+        arrays = [leaf for leaf in results if ops.is_tensor(leaf)]
+        return arrays, list(scope.losses), moved
 
     values = [variable.value for variable in variables]
-    outputs, losses, moved = backend.checkpoint(compute, values, tensors)
+    arrays, losses, moved = backend.checkpoint(compute, values, tensors)
     for loss in losses:
         layer.add_loss(loss)
     for index, value in moved.items():
         variables[index].assign(value)
-    return outputs
+    arrays = iter(arrays)
+    results = [
+        next(arrays) if leaf is _TENSOR else leaf
+        for leaf in keras.tree.flatten(structure)
+    ]
+    return keras.tree.pack_sequence_as(structure, results)
+
+
+def _known(layer, leaf):
+    """What is known of an output before the backend's function returns it."""
+    if ops.is_tensor(leaf):
+        return _TENSOR
+    if not isinstance(leaf, PLAIN):
+        raise ValueError(
+            "a layer that is recomputed must return tensors, plain values of "
+            "Python, arrays of numpy, or structures of these; received "
+            f"{layer.name!r}, whose call returned {type(leaf)}."
+        )
+    return leaf
 
 
 def _check_variables(layer, variables, before, scope):

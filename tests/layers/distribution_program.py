@@ -70,12 +70,39 @@ MOVING = {
 }
 
 
+def backbone(recompute=False):
+    return keras_moe.models.MoEViTBackbone(
+        image_shape=(2 * TOKENS, 2, FEATURES),
+        patch_size=2,
+        router="soft",
+        router_options={"num_experts": EXPERTS, "slots_per_expert": 1},
+        moe_layers=[0],
+        num_layers=1,
+        num_heads=1,
+        hidden_dim=FEATURES,
+        mlp_dim=16,
+        recompute=recompute,
+    )
+
+
+# Layers and models computed again for gradients, and what they compare with.
+AGAIN = {
+    "dropless": lambda: keras_moe.layers.Recompute(LAYERS["dropless"]()),
+    "backbone": lambda: backbone(recompute=True),
+}
+
+
 def build(make):
     keras.utils.set_random_seed(0)
-    tokens = keras.Input((TOKENS, FEATURES))
-    branch = make()(tokens)
-    pooled = keras.layers.Flatten()(keras.layers.Add()([tokens, branch]))
-    model = keras.Model(tokens, keras.layers.Dense(3)(pooled))
+    made = make()
+    if isinstance(made, keras.Model):
+        inputs = keras.Input(made.image_shape)
+        outputs = made(inputs)
+    else:
+        inputs = keras.Input((TOKENS, FEATURES))
+        outputs = keras.layers.Add()([inputs, made(inputs)])
+    outputs = keras.layers.Dense(3)(keras.layers.Flatten()(outputs))
+    model = keras.Model(inputs, outputs)
     model.compile(
         keras.optimizers.Adam(0.01, epsilon=1e-3),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -86,7 +113,9 @@ def build(make):
 
 def run(make, spread=None):
     """`measured` of a model with this layer."""
-    return measured(build(make), (X, Y), spread)
+    model = build(make)
+    x = np.resize(X, (BATCH, *model.input_shape[1:]))
+    return measured(model, (x, Y), spread)
 
 
 def measured(model, batch, spread=None):
@@ -140,7 +169,7 @@ def trained(spread):
 
 def main():
     facts = {"devices": len(jax.devices())}
-    layers = LAYERS | MOVING
+    layers = LAYERS | MOVING | {"backbone": backbone}
     facts["alone"] = {name: run(make) for name, make in layers.items()}
     for expert_devices in (8, 4):
         spread = expert_parallel(expert_devices)
@@ -156,6 +185,9 @@ def main():
             if expert_devices == 8:
                 for name, make in MOVING.items():
                     facts[mesh][name] = run(make, spread)
+                facts["again"] = {
+                    name: run(make, spread) for name, make in AGAIN.items()
+                }
     with keras.distribution.DataParallel().scope() as spread:
         facts["data"] = {
             "dropless": run(

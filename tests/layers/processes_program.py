@@ -21,6 +21,9 @@ from keras_moe import diagnostics
 from keras_moe import distribution
 
 EXPERTS, TOKENS, FEATURES, BATCH = 4, 6, 8, 4
+INPUTS = np.random.default_rng(0).normal(size=(BATCH, TOKENS, FEATURES))
+INPUTS = INPUTS.astype("float32")
+INPUTS[..., 0] = 1.0
 OPTIONS = {"intermediate_dim": 16, "kernel_initializer": "he_normal"}
 LAYERS = {
     "soft": lambda: keras_moe.layers.SoftMoE(EXPERTS, 2, **OPTIONS),
@@ -47,6 +50,72 @@ MOVING = {
     ),
 }
 STEPS = 3
+CROWDED = 2  # the expert that all tokens choose where one is to
+
+
+class Crowd(keras.initializers.Initializer):
+    """The router's kernel with which all tokens choose one expert."""
+
+    def __call__(self, shape, dtype=None):
+        kernel = np.zeros(shape)
+        kernel[0, CROWDED] = 20.0
+        return keras.ops.convert_to_tensor(kernel, dtype)
+
+
+# Dropless layers whose processes have parts of very different sizes: by case,
+# options, the sequences of each of two and of four processes, the masked ones.
+UNEVEN = {
+    "one_expert": (
+        {"top_k": 1, "router_initializer": Crowd()},
+        {2: (2, 2), 4: (1, 1, 1, 1)},
+        [],
+    ),
+    "no_tokens": ({"top_k": 2}, {2: (4, 0), 4: (0, 1, 3, 0)}, []),
+    "masked": ({"top_k": 2, "gated": True}, {2: (2, 2), 4: (1, 2, 1, 0)}, [0]),
+}
+
+
+def uneven(name, processes=1, rank=0):
+    """Outputs and gradients of a process's part, and its experts' rows."""
+    options, sizes, masked = UNEVEN[name]
+    keras.utils.set_random_seed(0)
+    rows = []
+
+    def activation(hidden):
+        rows.append(len(hidden))
+        return keras.ops.tanh(hidden)
+
+    layer = keras_moe.layers.TokenChoiceMoE(
+        EXPERTS,
+        capacity_factor=None,
+        activation=activation,
+        **OPTIONS,
+        **options,
+    )
+    layer.build((None, TOKENS, FEATURES))
+    if processes > 1:
+        distribution.spread_experts(layer)
+    ends = np.cumsum((0, *sizes.get(processes, (BATCH,))))
+    part = slice(ends[rank], ends[rank + 1])
+    mask = np.ones((BATCH, TOKENS), bool)
+    mask[masked] = False
+    mask[:, 1] = False
+    inputs = torch.tensor(INPUTS[part], requires_grad=True)
+    outputs = layer(inputs, mask=torch.tensor(mask[part]))
+    # Gradients of experts are those of the mean of the processes' losses.
+    (processes * outputs.square().sum()).backward()
+    router = layer.router_kernel.value.grad
+    if processes > 1:  # as DistributedDataParallel does
+        distributed.all_reduce(router)
+    arrays = {
+        "outputs": outputs.detach(),
+        "inputs": inputs.grad / processes,
+        "router": router / processes,
+        "rows": torch.tensor(rows),
+    }
+    for weight in layer.experts.trainable_weights:
+        arrays[weight.path.split("/", 1)[1]] = weight.value.grad
+    return {key: array.tolist() for key, array in arrays.items()}
 
 
 def build(make):
@@ -79,7 +148,7 @@ def moved(model, losses):
     return {"losses": torch.as_tensor(losses).tolist(), "moved": values}
 
 
-def process(rank, processes, folder, inputs):
+def process(rank, processes, folder):
     """One process of a group; the first writes what it found."""
     torch.set_num_threads(1)
     distributed.init_process_group(
@@ -88,7 +157,7 @@ def process(rank, processes, folder, inputs):
         rank=rank,
         world_size=processes,
     )
-    own = torch.tensor(np.split(inputs, processes)[rank])
+    own = torch.tensor(np.split(INPUTS, processes)[rank])
     facts = {}
     for name, make in LAYERS.items():
         model = build(make)
@@ -124,6 +193,11 @@ def process(rank, processes, folder, inputs):
         losses = torch.tensor(train(model, DistributedDataParallel(model), own))
         distributed.all_reduce(losses)
         facts[name] = moved(model, losses / processes)
+    for name in UNEVEN:
+        facts[name] = [None] * processes
+        distributed.all_gather_object(
+            facts[name], uneven(name, processes, rank)
+        )
     if rank == 0:
         with open(f"{folder}/facts.json", "w") as file:
             json.dump(facts, file)
@@ -131,34 +205,34 @@ def process(rank, processes, folder, inputs):
 
 
 def main():
-    inputs = np.random.default_rng(0).normal(size=(BATCH, TOKENS, FEATURES))
-    inputs = inputs.astype("float32")
-    facts = {"1": {}}
+    facts = {"1": {name: [uneven(name)] for name in UNEVEN}}
     for name, make in LAYERS.items():
         model = build(make)
-        losses = train(model, model, torch.tensor(inputs))
+        losses = train(model, model, torch.tensor(INPUTS))
         facts["1"][name] = {"losses": losses, "weights": weights(model)}
     for name, make in MOVING.items():
         model = build(make)
-        losses = train(model, model, torch.tensor(inputs))
+        losses = train(model, model, torch.tensor(INPUTS))
         facts["1"][name] = moved(model, losses)
     for processes in (2, 4):
-        facts[str(processes)] = found_by(process, processes, inputs)
+        facts[str(processes)] = found_by(process, processes)
     print(json.dumps(facts))
 
 
-def found_by(process, processes, inputs):
+def found_by(process, processes, *inputs):
     """What the first of some processes has written to `facts.json`.
 
     Args:
-        process: of (rank, processes, folder, inputs).
+        process: of (rank, processes, folder, *inputs).
         processes: how many.
-        inputs: for all.
+        *inputs: for all.
     """
     fork = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as folder:
         members = [
-            fork.Process(target=process, args=(rank, processes, folder, inputs))
+            fork.Process(
+                target=process, args=(rank, processes, folder, *inputs)
+            )
             for rank in range(processes)
         ]
         for member in members:

@@ -116,6 +116,22 @@ def test_slots_are_exchanged_and_nothing_is_gathered(facts, mesh, rows, layer):
 
 
 @pytest.mark.once
+@pytest.mark.parametrize("name, exchanges", [("dropless", 3), ("backbone", 2)])
+def test_what_is_computed_again_gathers_nothing(facts, name, exchanges):
+    """`Recompute` and `recompute=True` against one device without them."""
+    alone, again = facts["alone"][name], facts["again"][name]
+    assert_as_alone(again, alone)
+    for one, other in zip(alone["weights"], again["weights"], strict=True):
+        np.testing.assert_allclose(other, one, **CLOSE)
+    assert len(again["forward"]) == exchanges
+    kinds = [kind for kind, _ in again["step"]]
+    assert set(kinds) == {"all-to-all", "all-reduce"}
+    # There and back in each of both runs, and for the gradients.
+    again_and_back = kinds.count("all-to-all") - 2 * exchanges
+    assert 1 <= again_and_back <= 2
+
+
+@pytest.mark.once
 def test_dropless_tokens_stay_where_each_device_has_all_experts(facts):
     spread = facts["data"]["dropless"]
     assert_as_alone(spread, facts["alone"]["dropless"])

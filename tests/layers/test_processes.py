@@ -50,6 +50,32 @@ def test_as_in_one_process(facts, processes, layer):
     assert spread["hidden"] == [None, None]
 
 
+# Pairs of a token and an expert of it: of 20 tokens, 15 where a sequence is
+# masked.
+PAIRS = {"one_expert": 20, "no_tokens": 40, "masked": 30}
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("processes", ["2", "4"])
+@pytest.mark.parametrize("case", PAIRS)
+def test_dropless_parts_of_any_size(facts, processes, case):
+    """One expert that takes all tokens, parts without tokens, masked ones."""
+    (alone,), parts = facts["1"][case], facts[processes][case]
+    assert len(parts) == int(processes)
+    for key in set(alone) - {"rows", "router"}:
+        joint = np.concatenate(
+            [np.reshape(p[key], (-1, *np.shape(alone[key])[1:])) for p in parts]
+        )
+        np.testing.assert_allclose(joint, alone[key], **CLOSE)
+    for part in parts:
+        np.testing.assert_allclose(part["router"], alone["router"], **CLOSE)
+    # Processes multiply what comes, and no more.
+    rows = [part["rows"][0] for part in parts]
+    assert sum(rows) == PAIRS[case]
+    if case == "one_expert":
+        assert sorted(rows) == [*[0] * (int(processes) - 1), 20]
+
+
 @pytest.mark.once
 @pytest.mark.parametrize("processes", ["2", "4"])
 @pytest.mark.parametrize("layer", ["thresholds", "balance", "depths"])
@@ -136,8 +162,10 @@ def test_models_that_do_not_fit(group):
             whole.__enter__()
     tokens = keras.Input((3, 4))
     model = keras.Model(tokens, built(intermediate_dim=4)(tokens))
-    model.compile(keras.optimizers.SGD(global_clipnorm=1.0), "mse")
-    refused(model, "^model must have an optimizer without global_clipnorm")
+    clipped = keras.optimizers.SGD(global_clipnorm=1.0)
+    for optimizer in (clipped, keras.optimizers.LossScaleOptimizer(clipped)):
+        model.compile(optimizer, "mse")
+        refused(model, "^model must have an optimizer without global_clipnorm")
     model.compile("sgd", "mse")
     model.optimizer.build(model.trainable_variables)
     refused(model, "^model must be spread before its optimizer")

@@ -151,6 +151,43 @@ def test_a_layer_of_several_inputs():
     np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-6)
 
 
+class Several(keras.layers.Layer):
+    """Returns more than a tensor."""
+
+    def __init__(self, also):
+        super().__init__()
+        self.dense = keras.layers.Dense(D)
+        self.also = also
+
+    def build(self, input_shape):
+        self.dense.build(input_shape)
+        self.built = True
+
+    def call(self, inputs):
+        outputs = self.dense(inputs)
+        return {"tokens": outputs, "also": [*self.also, outputs + 1.0]}
+
+
+def test_outputs_that_are_no_tensors():
+    also = [None, 3, "name", True, np.arange(2)]
+    layer = layers.Recompute(Several(also))
+    layer.build(X.shape)
+    outputs = layer(X, training=True)
+    expected = layer(X, training=False)
+    assert outputs["also"][:4] == also[:4]
+    assert outputs["also"][4] is also[4]
+    for ours, theirs in (
+        (outputs["tokens"], expected["tokens"]),
+        (outputs["also"][-1], expected["tokens"] + 1.0),
+    ):
+        ours, theirs = map(keras.ops.convert_to_numpy, (ours, theirs))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    layer = layers.Recompute(Several([object()]))
+    layer.build(X.shape)
+    with pytest.raises(ValueError, match="must return tensors, .*'object'"):
+        layer(X, training=True)
+
+
 class Counted(layers.SoftMoE):
     """Counts the calls of its Python code."""
 

@@ -13,17 +13,10 @@ from keras_moe.models.presets import loading
 from keras_moe.models.vision import architectures
 from keras_moe.models.vision import arguments
 from keras_moe.models.vision.block import TransformerBlock
-from keras_moe.models.vision.positions import ClassToken
-from keras_moe.models.vision.positions import LearnedPositions
-from keras_moe.models.vision.positions import SinCos2DPositions
+from keras_moe.models.vision.positions import POSITIONS
+from keras_moe.models.vision.positions import placed
 from keras_moe.models.vision.positions import sincos2d
 from keras_moe.models.vision.stem import ConvolutionalStem
-
-POSITIONS = {
-    "learned": LearnedPositions,
-    "sincos2d": SinCos2DPositions,
-    "none": None,
-}
 
 
 @keras.saving.register_keras_serializable(package="keras_moe")
@@ -229,12 +222,7 @@ class MoEViTBackbone(loading.BackbonePresets, keras_hub.models.Backbone):
         tokens = keras.layers.Reshape(
             (grid[0] * grid[1], hidden_dim), dtype=dtype, name="tokens"
         )(tokens)
-        if class_token:
-            tokens = ClassToken(dtype=dtype, name="class_token")(tokens)
-        if POSITIONS[positions] is not None:
-            tokens = POSITIONS[positions](
-                grid, class_token, dtype=dtype, name="positions"
-            )(tokens)
+        tokens = placed(tokens, grid, positions, class_token, dtype)
         if dropout > 0:
             tokens = keras.layers.Dropout(
                 dropout, dtype=dtype, name="embedding_dropout"

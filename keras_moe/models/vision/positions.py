@@ -176,3 +176,20 @@ class SinCos2DPositions(keras.layers.Layer):
         config = super().get_config()
         config.update(grid=self.grid, class_token=self.class_token)
         return config
+
+
+POSITIONS = {
+    "learned": LearnedPositions,
+    "sincos2d": SinCos2DPositions,
+    "none": None,
+}
+
+
+def placed(tokens, grid, positions, class_token, dtype):
+    """Put a class token in front, if any, and add positions of this name."""
+    if class_token:
+        tokens = ClassToken(dtype=dtype, name="class_token")(tokens)
+    kind = POSITIONS[positions]
+    if kind is None:
+        return tokens
+    return kind(grid, class_token, dtype=dtype, name="positions")(tokens)

@@ -67,5 +67,9 @@ class GroupedDispatcher(Dispatcher):
         tokens = backend.combine(rows, gate, self.order, self.places)
         return ops.reshape(tokens, (groups, length, rows.shape[-1]))
 
+    def restore(self, rows):
+        """(P,D) -> (P,D): rows in the order of the pairs, where k is 1."""
+        return backend.spread(rows, self.places, self.order, 1)
+
     def _choices(self):
         return self.plan.gate.shape[2]
