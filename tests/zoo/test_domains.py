@@ -9,14 +9,17 @@ import pytest
 
 from tests.zoo import debs
 from tests.zoo.test_text import SMALL
+from zoo import recipe as recipes
 from zoo.data import archives
 from zoo.data import datasets
 from zoo.data import domains
 from zoo.data import fetching
 from zoo.data import roff
 from zoo.errors import DataError
+from zoo.measure import compare
 from zoo.measure import evaluate
 from zoo.measure import results
+from zoo.publish import languages
 from zoo.tasks.text import Batches
 from zoo.training import train
 
@@ -157,3 +160,40 @@ def test_trains_and_is_measured_by_domain(packages, tmp_path, monkeypatch):
     results.record(DOMAIN, run.parent)
     record = json.loads((tmp_path / "small.json").read_text())
     assert record["domains"] == {"0": found}
+
+
+def test_the_page_tells_figures_by_domain(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+
+    def markdown(head, rows):
+        return "\n".join(" | ".join(row) for row in (head, *rows))
+
+    assert languages.render(markdown) == ""
+    recipe = recipes.load(languages.RECIPE)
+    for name, figures in (recipe.name, (2.0, 3.0)), (recipe.twin, (2.5, 3.25)):
+        record = {
+            "seeds": {"0": 0, "1": 0},
+            "mean": sum(figures) / 2,
+            "domains": {
+                "0": dict(zip("ab", figures)),
+                "1": {"a": figures[0] + 0.5, "b": figures[1]},
+            },
+        }
+        results.path_of(name).write_text(json.dumps(record))
+    curves = {
+        recipe.name: {"0": [4.0, 2.0], "1": [4.5, 2.0]},
+        recipe.twin: {"0": [4.0, 2.5], "1": [4.0, 2.5]},
+    }
+    compared = {"step_time_ratio": 1.02, "validation": curves}
+    path = results.path_of(compare.name_of(recipe))
+    path.write_text(json.dumps(compared))
+    text = languages.render(markdown)
+    for line in (
+        "a | 2.2500 | 2.7500 | +0.5000",
+        "b | 3.0000 | 3.2500 | +0.2500",
+        "mean | 2.5000 | 2.8750 | +0.3750",
+        "100 | 4.2500 | 4.0000 | -0.2500",
+        "200 | 2.0000 | 2.5000 | +0.5000",
+    ):
+        assert f"\n{line}\n" in text, text
+    assert "means over 2 seeds" in text and "ratio\n1.02" in text

@@ -17,6 +17,7 @@ from zoo.measure import compare
 from zoo.measure import results
 from zoo.publish import card as cards
 from zoo.publish import drawings
+from zoo.publish import languages
 from zoo.publish import source_card
 from zoo.publish.sources import SOURCES
 from zoo.tasks import task_of
@@ -46,7 +47,7 @@ uploads card, picture and files in one commit and adds the repository to this
 page. `python -m zoo verify NAME --repo ORGANISATION/NAME` downloads the preset
 and compares it.
 
-{drawings}{comparisons}## From checkpoints of others
+{drawings}{languages}{comparisons}## From checkpoints of others
 
 {sources}
 
@@ -125,6 +126,7 @@ def render() -> str:
     ]
     return TEXT.format(
         drawings=drawings.render(_markdown),
+        languages=languages.render(_markdown),
         comparisons=_comparisons(),
         trained=_markdown((*HEAD, "preset"), trained),
         sources=_markdown(HEAD_OF_SOURCES, sources),

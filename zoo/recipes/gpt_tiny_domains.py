@@ -12,7 +12,7 @@ RECIPE = dataclasses.replace(
         "num_layers": 2,
         "num_heads": 4,
         "hidden_dim": 64,
-        "mlp_dim": 576,
+        "mlp_dim": 704,
         "router": None,
     },
     twin=None,
