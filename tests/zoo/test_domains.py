@@ -20,6 +20,7 @@ from zoo.measure import compare
 from zoo.measure import evaluate
 from zoo.measure import results
 from zoo.publish import languages
+from zoo.tasks.text import TEXT
 from zoo.tasks.text import Batches
 from zoo.training import train
 
@@ -142,6 +143,9 @@ def test_windows_are_of_all_domains_alike():
     shares = targets.mean(axis=1)
     assert set(shares) == {0.0, 1.0} and 0.4 < shares.mean() < 0.6
     assert (inputs["token_ids"].mean(axis=1) == shares).all()
+    part = {"a": np.zeros(33, "u1"), "b": np.ones(33, "u1")}
+    _, targets = TEXT.examples(part, SMALL)
+    assert targets[:, 0].tolist() == 4 * [0, 1]
 
 
 def test_trains_and_is_measured_by_domain(packages, tmp_path, monkeypatch):

@@ -93,11 +93,13 @@ class TextTask(Supervised):
 
         In that order, windows that a layer mixes with each other are not
         neighbours in the text: nobody is told by a batch-mate how it goes on.
+        Domains, which have texts of one length, take turns.
         """
         found = [
             self._windows(text, recipe) for text in by_domain(part).values()
         ]
-        return pairs(np.concatenate(found))
+        windows = np.stack(found, axis=1)
+        return pairs(windows.reshape(-1, windows.shape[-1]))
 
     def _windows(self, text, recipe):
         length = recipe.sequence_length
