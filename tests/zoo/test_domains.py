@@ -200,4 +200,4 @@ def test_the_page_tells_figures_by_domain(tmp_path, monkeypatch):
         "200 | 2.0000 | 2.5000 | +0.5000",
     ):
         assert f"\n{line}\n" in text, text
-    assert "means over 2 seeds" in text and "ratio\n1.02" in text
+    assert "means over 2 seeds" in text and "is 1.02 of its" in text
