@@ -19,7 +19,8 @@ Figures are bits per byte on test data, means over {seeds}.
 
 The next table has bits per byte on validation data after equal numbers of
 steps. The step time of token choice is {ratio:.2f} of its twin's. Both models
-read {read:.1f} MB of text in all, so it shows how the margin begins:
+read {read:.1f} MB of text in all and are far from trained. Both have the same
+learning rate, tuned for neither. How the margin goes on is not measured:
 `python -m zoo train {name} --epochs N` trains for longer.
 
 {curve}
