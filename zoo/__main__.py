@@ -146,6 +146,8 @@ def _evaluate(arguments):
         f"{task.metric_title} {result[task.metric]:.4f} on test data, "
         f"{result['parameters']:,} parameters"
     )
+    for domain, figure in result.get("domains", {}).items():
+        print(f"  {domain} {figure:.4f}")
     seeds = evaluate.summary(runs, task.metric)
     if not given and len(seeds) > 1:
         values = list(seeds.values())
@@ -227,7 +229,7 @@ def _selections(arguments):
     from zoo.training import selections
 
     recipe = recipes.load(arguments.name)
-    if recipe.data != "shakespeare":
+    if recipe.task != "text":
         raise recipes.RecipeError(
             f"NAME must be a language model; {recipe.name} is none."
         )

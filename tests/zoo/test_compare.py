@@ -97,3 +97,17 @@ def test_what_is_missing_is_said(runs, tmp_path):
         compare.compare(SOFT, tmp_path)
     with pytest.raises(recipes.RecipeError, match="vit_tiny.* has no twin"):
         compare.compare(recipes.load(SOFT.twin), runs)
+
+
+def test_better_is_by_more_than_twice_the_spread():
+    def found(margin, spread, twin_spread):
+        steps = {
+            "standard_deviation": spread,
+            "twin_standard_deviation": twin_spread,
+        }
+        time = {"margin": margin}
+        return compare.is_better({"equal_steps": steps, "equal_time": time})
+
+    assert found(0.05, 0.01, 0.02)
+    assert not found(0.03, 0.01, 0.02)
+    assert not found(0.05, None, None)

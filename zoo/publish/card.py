@@ -18,12 +18,19 @@ LIBRARY = "keras-hub"
 DATA_TITLES = {
     "fashion_mnist": "Fashion-MNIST",
     "shakespeare": "Shakespeare's plays",
+    "domains": "text of seven domains in five languages",
     "emoji": "emoji of four styles and their names",
 }
 PIPELINES = {
     "vision": "image-classification",
     "text": "text-generation",
     "pairs": "zero-shot-image-classification",
+}
+# Of the data; that of images needs none.
+LANGUAGES = {
+    "shakespeare": "en",
+    "emoji": "en",
+    "domains": ["en", "de", "fr", "es", "ja"],
 }
 UNITS = {"vision": "images", "text": "bytes", "pairs": "drawings"}
 EXAMPLES = {
@@ -43,7 +50,7 @@ LIMITS = {
         "{0}x{1} pixels that look like those of it.",
     ),
     "text": (
-        "It reads and writes bytes of plain English text, {0} at a time, and "
+        "It reads and writes bytes of plain text, {0} at a time, and "
         "writes in the manner of what it was trained on; nothing in it is "
         "true.",
     ),
@@ -105,7 +112,7 @@ def render(recipe, record, repo=None, mixing=None, twin=None) -> str:
         license=LICENCE,
         library_name=LIBRARY,
         pipeline_tag=pipeline,
-        language=None if recipe.task == "vision" else "en",
+        language=LANGUAGES.get(recipe.data),
         tags=["keras", "keras_moe", "mixture-of-experts"],
         datasets=[recipe.data],
         metrics=[task.metric],

@@ -1,6 +1,7 @@
 """Language models of bytes: how they are made, fed and measured."""
 
 import math
+import statistics
 
 import keras
 import numpy as np
@@ -26,21 +27,36 @@ def pairs(windows):
     return inputs, windows[:, 1:]
 
 
-class Batches(SeededBatches):
-    """Batches of windows from anywhere in the text."""
+def by_domain(part):
+    """A part of the data as {domain: text}; a lone text has no name."""
+    return part if isinstance(part, dict) else {None: part}
 
-    def __init__(self, text, recipe, seed, epochs, first_epoch=0):
-        self.text = text
+
+class Batches(SeededBatches):
+    """Batches of windows from anywhere in the text.
+
+    Of texts of several domains, each window is of any of them, alike.
+    """
+
+    def __init__(self, part, recipe, seed, epochs, first_epoch=0):
+        self.texts = list(by_domain(part).values())
         super().__init__(
             recipe, seed, epochs, recipe.steps_per_epoch, first_epoch
         )
 
     def make(self, epoch, step, rng):
-        length = self.recipe.sequence_length
-        starts = rng.integers(
-            0, len(self.text) - length, self.recipe.batch_size
-        )
-        return pairs(self.text[starts[:, None] + np.arange(length + 1)])
+        length, count = self.recipe.sequence_length, self.recipe.batch_size
+        lengths = np.array([len(text) for text in self.texts])
+        if len(lengths) == 1:
+            chosen = np.zeros(count, int)
+        else:
+            chosen = rng.integers(0, len(lengths), count)
+        starts = rng.integers(0, lengths[chosen] - length)
+        windows = [
+            self.texts[text][start : start + length + 1]
+            for text, start in zip(chosen, starts)
+        ]
+        return pairs(np.stack(windows))
 
 
 class TextTask(Supervised):
@@ -72,41 +88,62 @@ class TextTask(Supervised):
     def loss(self, recipe):
         return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
-    def examples(self, text, recipe):
-        """Windows that cover a text once, in a fixed random order.
+    def examples(self, part, recipe):
+        """Windows that cover texts once, in a fixed random order.
 
         In that order, windows that a layer mixes with each other are not
         neighbours in the text: nobody is told by a batch-mate how it goes on.
+        Domains, which have texts of one length, take turns.
         """
+        found = [
+            self._windows(text, recipe) for text in by_domain(part).values()
+        ]
+        windows = np.stack(found, axis=1)
+        return pairs(windows.reshape(-1, windows.shape[-1]))
+
+    def _windows(self, text, recipe):
         length = recipe.sequence_length
         count = (len(text) - 1) // length
         if count > self.evaluation_batch:  # so that all batches are alike
             count -= count % self.evaluation_batch
         starts = length * np.arange(count)
         starts = np.random.default_rng(ORDER_SEED).permutation(starts)
-        return pairs(text[starts[:, None] + np.arange(length + 1)])
+        return text[starts[:, None] + np.arange(length + 1)]
 
     def noise(self, recipe, rng):
         """A text of random bytes."""
         return rng.integers(0, 256, 100_000).astype("u1")
 
-    def evaluate(self, model, text, recipe):
-        """Bits that the model needs for a byte, knowing those before it."""
-        inputs, targets = self.examples(text, recipe)
+    def evaluate(self, model, part, recipe):
+        """Bits that the model needs for a byte, knowing those before it.
+
+        Of texts of several domains, the mean over these, and each of them.
+        """
         scorer = keras.Model(model.input, model.output)
         scorer.compile(loss=self.loss(recipe))
+        texts = by_domain(part)
+        count = {}
+        bits = {}
+        for domain, text in texts.items():
+            inputs, targets = self.examples(text, recipe)
+            count[domain] = targets.size
+            bits[domain] = self._bits(scorer, inputs, targets)
+        result = {
+            "bits_per_byte": statistics.mean(bits.values()),
+            "bytes": sum(count.values()),
+        }
+        return result if None in texts else {**result, "domains": bits}
+
+    def _bits(self, scorer, inputs, targets):
         total = 0.0
         for start in tqdm(
             range(0, len(targets), self.evaluation_batch), unit="batch"
         ):
             batch = slice(start, start + self.evaluation_batch)
-            part = {key: value[batch] for key, value in inputs.items()}
-            nats = scorer.test_on_batch(part, targets[batch])
+            some = {key: value[batch] for key, value in inputs.items()}
+            nats = scorer.test_on_batch(some, targets[batch])
             total += float(nats) * targets[batch].size
-        return {
-            "bits_per_byte": total / targets.size / math.log(2),
-            "bytes": int(targets.size),
-        }
+        return total / targets.size / math.log(2)
 
 
 TEXT = TextTask()

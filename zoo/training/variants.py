@@ -46,6 +46,22 @@ def mixture(num_experts, group_size, moe_layers=(0, 1), **options):
     }
 
 
+def chosen(num_experts, top_k):
+    """Arguments of a backbone; chosen experts cost what an MLP of 256 costs."""
+    return {
+        "router": "token_choice",
+        "moe_layers": (0, 1),
+        "router_options": {
+            "num_experts": num_experts,
+            "top_k": top_k,
+            "capacity_factor": None,
+            "normalize_gates": True,
+            "balance_bias_rate": 1e-3,
+            "intermediate_dim": 256 // top_k,
+        },
+    }
+
+
 VARIANTS = {
     "mot_tiny_shakespeare": {
         "dense": {"router": None},
@@ -55,6 +71,14 @@ VARIANTS = {
         "32 experts, groups of 8, temperatures learned from .3": mixture(
             32, 8, temperature=0.3, learn_temperature=True
         ),
+    },
+    # How the margin depends on experts, and which routers gain from more text.
+    "moe_lm_tiny_domains": {
+        "dense": {"router": None},
+        "2 of 8 experts": chosen(8, 2),
+        "2 of 32 experts": chosen(32, 2),
+        "4 of 64 experts": chosen(64, 4),
+        "Mixture of Tokens, 16 experts, groups of 4": mixture(16, 4),
     },
 }
 

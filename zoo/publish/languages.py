@@ -1,0 +1,83 @@
+"""Figures of the language models of several domains, as a text."""
+
+import statistics
+
+from zoo import recipe as recipes
+from zoo.measure import compare
+from zoo.measure import results
+
+RECIPE = "moe_lm_tiny_domains"
+TEXT = """\
+## Text of seven domains
+
+`python -m zoo data domains` reads plays, a dictionary, manual pages in four
+languages and Python's documentation from packages of Debian and PyPI. Whole
+documents are held out. A step reads {window:,} bytes, of all domains alike.
+Figures are bits per byte on test data, means over {seeds}.
+
+{domains}
+
+The next table has bits per byte on validation data after equal numbers of
+steps. The step time of token choice is {ratio:.2f} of its twin's. Both models
+read {read:.1f} MB of text in all and are far from trained. Both have the same
+learning rate, tuned for neither. How the margin goes on is not measured:
+`python -m zoo train {name} --epochs N` trains for longer.
+
+{curve}
+
+"""
+
+
+def render(markdown) -> str:
+    """The section of the zoo's page, empty where nothing is on record.
+
+    Args:
+        markdown: function of the head and the rows of a table.
+    """
+    recipe = recipes.load(RECIPE)
+    record, twin = results.load(RECIPE), results.load(recipe.twin)
+    compared = results.load(compare.name_of(recipe))
+    if record is None or twin is None or compared is None:
+        return ""
+    ours, theirs = (_means(one["domains"]) for one in (record, twin))
+    rows = [
+        (name, *_row(ours[name], theirs[name]))
+        for name in sorted(ours, key=lambda name: ours[name] - theirs[name])
+    ]
+    rows.append(("mean", *_row(record["mean"], twin["mean"])))
+    curves = [
+        [statistics.mean(values) for values in zip(*seeds.values())]
+        for seeds in compared["validation"].values()
+    ]
+    steps = recipe.steps_per_epoch
+    points = [
+        (f"{steps * number:,}", *_row(*pair))
+        for number, pair in enumerate(zip(*curves), 1)
+    ]
+    head = ("token choice", "dense twin", "margin")
+    count = len(record["seeds"])
+    return TEXT.format(
+        window=recipe.batch_size * recipe.sequence_length,
+        name=RECIPE,
+        read=recipe.batch_size
+        * recipe.sequence_length
+        * steps
+        * recipe.epochs
+        / 1e6,
+        seeds=f"{count} seeds" if count > 1 else "one seed",
+        ratio=compared["step_time_ratio"],
+        domains=markdown(("domain", *head), rows),
+        curve=markdown(("steps", *head), points),
+    )
+
+
+def _means(seeds):
+    """{domain: mean} of {seed: {domain: figure}}."""
+    found = list(seeds.values())
+    return {
+        name: statistics.mean(one[name] for one in found) for name in found[0]
+    }
+
+
+def _row(ours, theirs):
+    return f"{ours:.4f}", f"{theirs:.4f}", f"{theirs - ours:+.4f}"
