@@ -106,7 +106,7 @@ def call(layer, function, *args, **kwargs):
 
 
 def _known(layer, leaf):
-    """What is known of an output before the backend's function returns it."""
+    """An output of the first run without its tensor; an error for others."""
     if ops.is_tensor(leaf):
         return _TENSOR
     if not isinstance(leaf, PLAIN):

@@ -5,10 +5,14 @@ import multiprocessing
 import os
 import sys
 import tempfile
+from multiprocessing import connection
 
 
 def run(folder, *calls):
-    """Run functions, of arguments and a folder, in a process each."""
+    """Run functions, of arguments and a folder, in a process each.
+
+    Where one fails, the others, which may wait for it, are ended.
+    """
     fork = multiprocessing.get_context("fork")
     processes = [
         fork.Process(target=function, args=(*arguments, folder))
@@ -16,10 +20,14 @@ def run(folder, *calls):
     ]
     for process in processes:
         process.start()
-    for process in processes:
-        process.join()
-    if any(process.exitcode for process in processes):
-        sys.exit("a process failed")
+    running = list(processes)
+    while running:
+        connection.wait([process.sentinel for process in running])
+        running = [p for p in running if p.exitcode is None]
+        if any(process.exitcode for process in processes):
+            for process in running:
+                process.terminate()
+            sys.exit("a process failed")
 
 
 def save(facts, folder, name="alone"):

@@ -30,7 +30,7 @@ def said_by(program, backend):
 
 
 def assert_same(some, others):
-    assert len(some) == len(others) > 80  # weights, and two moments of most
+    assert len(some) == len(others) > 50  # weights, and their momenta
     for one, other in zip(some, others):
         np.testing.assert_allclose(one, other, **CLOSE)
 
@@ -49,9 +49,11 @@ def test_jax():
         assert_same(member["state"], alone["state"])
         # A file that one process wrote, read by both; and the other way round.
         assert member["read"] == alone["state"]
-        assert facts["read"]["read"] == first["state"]
-        # After the block each process has its own experts again.
+        assert alone["read"] == first["state"]
+        # After the block each process has its own experts again, also after
+        # one that fails.
         assert member["kept"]
+        assert member["failed"] == "OSError: the second exchange"
         experts = 0
         for path, (whole, here) in member["bytes"].items():
             if "experts" in path:
@@ -59,7 +61,7 @@ def test_jax():
                 experts += 1
             else:
                 assert here == 4 * whole, path
-        assert experts == 3 * 4 * 4  # weights, and two moments
+        assert experts == 2 * 4 * 4  # weights, and their momenta
         assert member["refused"] == (
             "ValueError: experts that are spread over processes must be saved "
             "within keras_moe.distribution.whole_experts; received "
