@@ -86,7 +86,8 @@ def expert_parallel(
 
     A layer's routing runs where the tokens are. The slots of a row's devices
     are exchanged (an all-to-all), so that each device has those of its own
-    experts, and exchanged back. No tokens and no weights are gathered.
+    experts, and exchanged back. No weights are gathered. Tokens are
+    gathered only in programs for TPUs, by routers with a capacity.
 
     Dropless token choice exchanges rows. A device has room for the case that
     all tokens of its row choose its experts: T · min(top_k, its experts) rows

@@ -1,5 +1,6 @@
 """Experts on many devices compute what they compute on one."""
 
+import csv
 import json
 import math
 import os
@@ -15,6 +16,7 @@ from keras_moe import distribution
 from tests.support import BACKEND
 
 PROGRAM = pathlib.Path(__file__).with_name("distribution_program.py")
+RESULTS = pathlib.Path(__file__).parents[1] / "benchmarks" / "results"
 
 
 def said_by(program):
@@ -194,3 +196,18 @@ def test_tokens_of_hard_plans_stay_with_their_group():
     facts = said_by("tests.layers.gather_program")
     assert facts["devices"] == 8
     assert facts["there_and_back"] == facts["gradients"] == []
+
+
+@pytest.mark.once
+def test_programs_for_tpus_gather_what_the_page_says():
+    """No weights; with a capacity, at most the tokens of the whole batch."""
+    (path,) = RESULTS.glob("expert_parallel_routers-*.csv")
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    tokens = 8 * 16 * 196 * 384 * 2 / 2**20  # in bfloat16
+    for row in rows:
+        assert row["data_x_expert"] in ("1x8", "2x4")
+        if row["router"] == "dropless":
+            assert row["all-gather"] == "0"
+        else:
+            assert float(row["largest_gather_mib"]) == round(tokens, 1)
+    assert len(rows) == 6
