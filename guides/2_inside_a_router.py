@@ -15,6 +15,8 @@ EXTRAS = "jax,models,viz"
 
 # %%
 # %matplotlib inline
+import os
+
 import keras
 import numpy as np
 
@@ -194,6 +196,8 @@ visualize.token_weights(
 
 
 # %%
+# Set to leave out most of the training.
+EPOCHS = 1 if "KERAS_MOE_GUIDE_SHORT" in os.environ else 8
 KINDS, TOKENS, FEATURES = 8, 32, 16
 rng = np.random.default_rng(0)
 marks = 2 * rng.normal(size=(KINDS, FEATURES))  # tell the kinds apart
@@ -254,7 +258,7 @@ def compare(noise):
         model = keras.Model(tokens, layer()(tokens))
         model.compile("adam", "mse", steps_per_execution=50)
         model.optimizer.learning_rate = 1e-2
-        model.fit(*training, batch_size=64, epochs=8, verbose=0)
+        model.fit(*training, batch_size=64, epochs=EPOCHS, verbose=0)
         error = model.evaluate(*validation, verbose=0) / validation[1].var()
         print(f"{name:<21} {cost:4} hidden features, error {error:.0%}")
 
