@@ -77,7 +77,7 @@ def test_flops_of_a_stem_by_hand():
 def test_stems_that_do_not_fit():
     with pytest.raises(ValueError, match=r"stem_dims must be so few .*\(4, 4,"):
         MoEViTBackbone(**TINY, stem_dims=(4, 4, 4))
-    with pytest.raises(ValueError, match="stem_dims must be integers; rec"):
+    with pytest.raises(ValueError, match="must be a sequence of integers; rec"):
         MoEViTBackbone(**TINY, stem_dims=4)
     with pytest.raises(ValueError, match="stem_dims must be a.*received 0"):
         MoEViTBackbone(**TINY, stem_dims=(0,))
