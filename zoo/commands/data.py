@@ -8,7 +8,12 @@ def add(commands) -> None:
     made = commands.add_parser(
         "data", help="Make the file of a data set from packages."
     )
-    made.add_argument("data_set", metavar="NAME", choices=("emoji", "domains"))
+    made.add_argument(
+        "data_set",
+        metavar="NAME",
+        choices=("emoji", "domains"),
+        help="Make this data set, emoji or domains.",
+    )
     made.add_argument(
         "--size",
         type=int,
