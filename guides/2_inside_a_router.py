@@ -256,7 +256,7 @@ def compare(noise):
         keras.utils.set_random_seed(0)
         tokens = keras.Input((TOKENS, FEATURES))
         model = keras.Model(tokens, layer()(tokens))
-        model.compile("adam", "mse", steps_per_execution=50)
+        model.compile("adam", "mse")
         model.optimizer.learning_rate = 1e-2
         model.fit(*training, batch_size=64, epochs=EPOCHS, verbose=0)
         error = model.evaluate(*validation, verbose=0) / validation[1].var()
