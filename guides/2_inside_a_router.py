@@ -275,14 +275,14 @@ compare(noise=2)
 # functions. With hard routers an expert learns the function of one kind. Token
 # choice computes as much as the narrow dense MLP and has a fraction of its
 # error. Soft MoE does worse than the dense MLP: its experts read weighted means
-# of tokens, and a mean of unrelated tokens says little about any of them.
+# of tokens, and a mean of unrelated tokens says little about each token.
 #
 # In the second task information is missing: one noisy token says little about
 # the vector. An expert of a hard router reads each token alone and cannot know
 # more. A slot of Soft MoE is a weighted mean of all tokens of an example, and
 # the mean over the tokens of one kind has less noise. Soft MoE is best here,
 # with a quarter of the narrow dense MLP's work. Patches of an image resemble
-# this task: many of them show nearly the same.
+# this task: many patches show nearly the same.
 
 # %% [markdown]
 # ## In your own model

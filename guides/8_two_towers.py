@@ -217,7 +217,7 @@ for title, some_images, some_names in (
 #
 # 1. Train with `loss="sigmoid"`: each pair of a drawing and a name is a yes or
 #    no. Which of the two learns faster with batches of 64?
-# 2. Replace names by parts of them, such as the last word, half of the times.
+# 2. Replace half of the names by one of their words, such as the last.
 #    Set `same_caption` of `MoETwoTower`: what should two drawings with the
 #    caption "face" be to each other?
 # 3. Make the image tower dense (`router=None`) and compare the recall on

@@ -54,7 +54,8 @@ class Part:
         name: name of the part.
         flops: FLOPs of a forward pass.
         kept: numbers that a backward pass reads, in the compute dtype.
-        kept_float32: those of them that are float32 in any case: the router's.
+        kept_float32: further numbers, of the router, which are float32 with
+            any compute dtype.
     """
 
     name: str

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from tests.kerashub import models
-from tests.layers.test_distribution import said_by
+from tests.programs import on_devices
 
 
 @pytest.fixture(scope="module")
 def facts():
-    facts = said_by("tests.kerashub.distribution_program")
+    facts = on_devices("tests.kerashub.distribution_program")
     assert facts["devices"] == 8
     return facts
 

@@ -5,10 +5,6 @@ copied (forked) for each process of a group. Prints one line of JSON.
 """
 
 import json
-import multiprocessing
-import os
-import sys
-import tempfile
 
 import keras
 import numpy as np
@@ -19,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 import keras_moe
 from keras_moe import diagnostics
 from keras_moe import distribution
+from tests.layers.groups import found_by
 
 EXPERTS, TOKENS, FEATURES, BATCH = 4, 6, 8, 4
 INPUTS = np.random.default_rng(0).normal(size=(BATCH, TOKENS, FEATURES))
@@ -149,14 +146,7 @@ def moved(model, losses):
 
 
 def process(rank, processes, folder):
-    """One process of a group; the first writes what it found."""
-    torch.set_num_threads(1)
-    distributed.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/meeting",
-        rank=rank,
-        world_size=processes,
-    )
+    """What one process of a group finds."""
     own = torch.tensor(np.split(INPUTS, processes)[rank])
     facts = {}
     for name, make in LAYERS.items():
@@ -198,10 +188,7 @@ def process(rank, processes, folder):
         distributed.all_gather_object(
             facts[name], uneven(name, processes, rank)
         )
-    if rank == 0:
-        with open(f"{folder}/facts.json", "w") as file:
-            json.dump(facts, file)
-    distributed.destroy_process_group()
+    return facts
 
 
 def main():
@@ -217,32 +204,6 @@ def main():
     for processes in (2, 4):
         facts[str(processes)] = found_by(process, processes)
     print(json.dumps(facts))
-
-
-def found_by(process, processes, *inputs):
-    """What the first of some processes has written to `facts.json`.
-
-    Args:
-        process: of (rank, processes, folder, *inputs).
-        processes: how many.
-        *inputs: for all.
-    """
-    fork = multiprocessing.get_context("fork")
-    with tempfile.TemporaryDirectory() as folder:
-        members = [
-            fork.Process(
-                target=process, args=(rank, processes, folder, *inputs)
-            )
-            for rank in range(processes)
-        ]
-        for member in members:
-            member.start()
-        for member in members:
-            member.join()
-        if any(member.exitcode for member in members):
-            sys.exit("a process failed")
-        with open(os.path.join(folder, "facts.json")) as file:
-            return json.load(file)
 
 
 if __name__ == "__main__":

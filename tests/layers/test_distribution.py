@@ -1,47 +1,23 @@
 """Experts on many devices compute what they compute on one."""
 
 import csv
-import json
 import math
-import os
 import pathlib
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 
 from keras_moe import distribution
+from tests.programs import on_devices
 from tests.support import BACKEND
 
-PROGRAM = pathlib.Path(__file__).with_name("distribution_program.py")
 RESULTS = pathlib.Path(__file__).parents[1] / "benchmarks" / "results"
-
-
-def said_by(program):
-    """What a program says of 8 virtual devices, with JAX."""
-    environment = {
-        **os.environ,
-        "KERAS_BACKEND": "jax",
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 "
-        "--xla_backend_optimization_level=0",
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", program],
-        env=environment,
-        cwd=PROGRAM.parents[2],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
 def facts():
-    facts = said_by("tests.layers.distribution_program")
+    facts = on_devices("tests.layers.distribution_program")
     assert facts["devices"] == 8
     return facts
 
@@ -193,7 +169,7 @@ def test_paths_of_weights():
 @pytest.mark.once
 def test_tokens_of_hard_plans_stay_with_their_group():
     """Where each device holds some groups, nothing is exchanged."""
-    facts = said_by("tests.layers.gather_program")
+    facts = on_devices("tests.layers.gather_program")
     assert facts["devices"] == 8
     assert facts["there_and_back"] == facts["gradients"] == []
 

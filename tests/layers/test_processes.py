@@ -1,11 +1,5 @@
 """Experts spread over processes of PyTorch compute what one process does."""
 
-import json
-import os
-import pathlib
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
@@ -14,21 +8,14 @@ from torch import distributed
 
 import keras_moe
 from keras_moe import distribution
+from tests.programs import said_by
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-6}
 
 
 @pytest.fixture(scope="module")
 def facts():
-    finished = subprocess.run(
-        [sys.executable, "-m", "tests.layers.processes_program"],
-        env={**os.environ, "KERAS_BACKEND": "torch"},
-        cwd=pathlib.Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(finished.stdout.splitlines()[-1])
+    return said_by("tests.layers.processes_program", "torch")
 
 
 @pytest.mark.once

@@ -1,32 +1,14 @@
 """Two processes of JAX or TensorFlow train as one does; files go both ways."""
 
-import json
-import os
-import pathlib
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
 from keras_moe import distribution
 from tests.layers import four_routers
+from tests.programs import said_by
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-6}
 LOSSES = {"loss", *(f"{name}_loss" for name in four_routers.LAYERS)}
-
-
-def said_by(program, backend):
-    """What a program says of its processes."""
-    finished = subprocess.run(
-        [sys.executable, "-m", f"tests.layers.{program}"],
-        env={**os.environ, "KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu"},
-        cwd=pathlib.Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(finished.stdout.splitlines()[-1])
 
 
 def assert_same(some, others):
@@ -37,7 +19,9 @@ def assert_same(some, others):
 
 @pytest.mark.once
 def test_jax():
-    facts = said_by("jax_processes_program", "jax")
+    facts = said_by(
+        "tests.layers.jax_processes_program", "jax", JAX_PLATFORMS="cpu"
+    )
     alone, first, second = (facts[name] for name in ("alone", "0", "1"))
     for member in (first, second):
         assert member["devices"] == [8, 4]
@@ -72,7 +56,7 @@ def test_jax():
 
 @pytest.mark.once
 def test_tensorflow():
-    facts = said_by("workers_program", "tensorflow")
+    facts = said_by("tests.layers.workers_program", "tensorflow")
     alone, first, second = (facts[name] for name in ("alone", "0", "1"))
     assert set(alone["losses"]) == LOSSES
     for name, losses in alone["losses"].items():

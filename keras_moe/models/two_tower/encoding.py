@@ -71,5 +71,5 @@ def _largest(row, k):
     """Places (k,) of the largest numbers of a row (n,), k <= n."""
     row = np.where(np.isnan(row), -np.inf, row)
     least = np.partition(row, len(row) - k)[len(row) - k]
-    chosen = np.flatnonzero(row >= least)  # k of them, and equals of the last
+    chosen = np.flatnonzero(row >= least)  # k, or more if some are equal
     return chosen[np.argsort(-row[chosen], kind="stable")[:k]]

@@ -99,7 +99,7 @@ def texts_of(name, captions) -> list[str]:
 
     Args:
         name: of the argument.
-        captions: a string, or a list, an array or a tensor of them.
+        captions: a string, or a list, an array or a tensor of strings.
 
     Raises:
         ValueError: for what is none, and for empty texts.

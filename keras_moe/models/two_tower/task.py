@@ -44,7 +44,7 @@ class MoETwoTower(embedding.Embeds, loading.TaskPresets, keras_hub.models.Task):
 
     `fit` and `evaluate` take `(images, captions)`, `x=images, y=captions`, a
     dictionary of `images` and `captions`, or a data set of `tf.data` or grain
-    with batches of these; `validation_data` is one of them, too.
+    whose batches have one of these forms. `validation_data` takes the same.
     `predict` takes the same, and gives `image_embeddings` and
     `text_embeddings`. Each batch has its own loss: it depends on `batch_size`.
     With a preprocessor, `fit` keeps the order of arrays: shuffle a

@@ -55,24 +55,29 @@ def _multiply(rows, kernels, bounds, turned):
 
 def _multiply_made(rows, kernels, bounds, turned):
     outputs = rows.new_empty((len(rows), kernels.shape[1 if turned else 2]))
-    multiply = _multiplier_of_parts(rows, kernels, turned)
+    multiplier = _multiplier_of_parts if kernels.parts else _multiplier_of_whole
+    multiply = multiplier(rows, kernels, turned)
     for expert, begin, end in _present(bounds):
-        if kernels.parts:
-            multiply(rows[begin:end], expert, outputs[begin:end])
-        else:
-            outputs[begin:end] = kernels.multiply(
-                rows[begin:end], expert, turned
-            )
+        multiply(rows[begin:end], expert, outputs[begin:end])
     outputs[bounds[-1] :] = 0
     return outputs
 
 
-def _multiplier_of_parts(rows, kernels, turned):
-    """`(rows, expert, outputs)` of kernels in parts, as `multiply` of them.
+def _multiplier_of_whole(rows, kernels, turned):
+    """A function that writes rows by an expert's kernel into `outputs`."""
 
-    Its own operations, as Keras' take longer to call than these to run.
+    def multiply(rows, expert, outputs):
+        outputs.copy_(kernels.multiply(rows, expert, turned))
+
+    return multiply
+
+
+def _multiplier_of_parts(rows, kernels, turned):
+    """The same for kernels in parts.
+
+    It uses PyTorch's operations: Keras' take longer to call than these to run.
     """
-    count = max(kernels.parts, 1)
+    count = kernels.parts
     _, features, columns = kernels.shape
     # Memory that each kernel would take anew comes from the system, slowly.
     kernel = rows.new_empty((features, columns // count))

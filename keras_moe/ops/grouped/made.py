@@ -66,7 +66,7 @@ class MadeKernels:
 
         Args:
             rows: as of `multiply`.
-            pieces: n of them, as `pieces` gives them.
+            pieces: n kernels (D,F/n), as `pieces` returns.
             turned: as of `multiply`.
             product: `(rows, piece, turned) -> outputs`; by default the matrix
                 product.
@@ -97,7 +97,7 @@ class MadeKernels:
     def _parts_of(self, expert):
         """Pairs of integers (D,F/n) and scales (G,F/n)."""
         values, scales = (array[expert] for array in self.arrays)
-        integers = (values,) if self.parts == 1 else halves(values)
+        integers = (values,) if self.parts == 1 else _halves(values)
         return [
             (part, scales[:, i :: self.parts])
             for i, part in enumerate(integers)
@@ -147,7 +147,7 @@ def _may_scale_after(dtype):
     return keras.backend.standardize_dtype(dtype) in ("float32", "float64")
 
 
-def halves(packed):
+def _halves(packed):
     """Pairs of int4 (D,F/2) -> the lower and the upper ones, int8.
 
     To put columns of kernels together takes a pass over wider numbers; products

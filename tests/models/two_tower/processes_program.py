@@ -9,12 +9,11 @@ import json
 import keras
 import numpy as np
 import torch
-from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from keras_moe.distribution import gather_batch
 from keras_moe.losses import contrastive_loss
-from tests.layers.processes_program import found_by
+from tests.layers.groups import found_by
 from tests.models.support import images_of
 from tests.models.two_tower.support import make_backbone
 from tests.models.two_tower.support import pairs_of
@@ -56,23 +55,12 @@ def train(inputs, kind, wrapped=lambda model: model, gathered=lambda *x: x):
 
 
 def process(rank, processes, folder, inputs):
-    """One process of a group; the first writes what it found."""
-    torch.set_num_threads(1)
-    distributed.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/meeting",
-        rank=rank,
-        world_size=processes,
-    )
+    """What one process of a group finds."""
     own = {name: np.split(x, processes)[rank] for name, x in inputs.items()}
-    facts = {
+    return {
         kind: train(own, kind, DistributedDataParallel, gather_batch)
         for kind in KINDS
     }
-    if rank == 0:
-        with open(f"{folder}/facts.json", "w") as file:
-            json.dump(facts, file)
-    distributed.destroy_process_group()
 
 
 def main():

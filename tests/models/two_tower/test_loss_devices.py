@@ -3,23 +3,18 @@
 On PyTorch, over the processes of a group.
 """
 
-import json
-import os
-import pathlib
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
-from tests.layers.test_distribution import said_by
+from tests.programs import on_devices
+from tests.programs import said_by
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-6}
 
 
 @pytest.mark.once
 def test_as_on_one_device():
-    facts = said_by("tests.models.two_tower.devices_program")
+    facts = on_devices("tests.models.two_tower.devices_program")
     assert facts["devices"] == 8
     assert len(facts["alone"]) == 6
     for name, (value, grads) in facts["alone"].items():
@@ -32,15 +27,7 @@ def test_as_on_one_device():
 @pytest.mark.once
 def test_processes_of_pytorch_as_one():
     """Losses are those of the joint batch, and so are all weights."""
-    finished = subprocess.run(
-        [sys.executable, "-m", "tests.models.two_tower.processes_program"],
-        env={**os.environ, "KERAS_BACKEND": "torch"},
-        cwd=pathlib.Path(__file__).parents[3],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    facts = json.loads(finished.stdout.splitlines()[-1])
+    facts = said_by("tests.models.two_tower.processes_program", "torch")
     assert set(facts["alone"]) == {"sigmoid", "softmax"}
     for kind, alone in facts["alone"].items():
         both = facts["both"][kind]
