@@ -86,8 +86,8 @@ def expert_parallel(
 
     A layer's routing runs where the tokens are. The slots of a row's devices
     are exchanged (an all-to-all), so that each device has those of its own
-    experts, and exchanged back. No weights are gathered. Tokens are
-    gathered only in programs for TPUs, by routers with a capacity.
+    experts, and exchanged back. Neither weights nor tokens are
+    gathered.
 
     Dropless token choice exchanges rows. A device has room for the case that
     all tokens of its row choose its experts: T · min(top_k, its experts) rows
@@ -215,6 +215,33 @@ def batch_shards() -> int:
     if isinstance(active, _ExpertParallel):
         return int(mesh.devices.size)
     return int(mesh.shape[mesh.axis_names.index(active.batch_dim_name)])
+
+
+def on_each_device(function, *arrays):
+    """Run a function of groups (G,…) on each device for its own groups. JAX.
+
+    Where nothing spreads the batch, or not evenly, it runs for all groups.
+    """
+    active = keras.distribution.distribution()
+    count = 1 if active is None else batch_shards()
+    groups = arrays[0].shape[0]
+    if count == 1 or not isinstance(groups, int) or groups % count:
+        return function(*arrays)
+    import jax
+
+    axes = (
+        tuple(active.device_mesh.axis_names)
+        if isinstance(active, _ExpertParallel)
+        else active.batch_dim_name
+    )
+    own = jax.sharding.PartitionSpec(axes)
+    return jax.shard_map(
+        function,
+        mesh=active.device_mesh.backend_mesh,
+        in_specs=own,
+        out_specs=own,
+        check_vma=False,
+    )(*arrays)
 
 
 def knows_layout() -> bool:

@@ -2,13 +2,18 @@
 
 Indices count inside their group. Numbered through over all groups they would
 reach 2^31 sooner, and a program for many devices that each hold some of the
-groups would have to gather all of them on each device.
+groups would have to gather all of them on each device. Where
+`keras.distribution` spreads the batch, each device is told to see to its own
+groups: the compiler for TPUs does not find out by itself.
 """
 
+import functools
 import math
 
 import keras
 from keras import ops
+
+from keras_moe import distribution
 
 
 def take(rows, index):
@@ -20,14 +25,7 @@ def take(rows, index):
     """
     backend = keras.backend.backend()
     if backend == "jax":
-        import jax
-
-        if _numbers_through(rows.shape[0], rows.shape[1]):
-            groups, number, features = rows.shape
-            flat = rows.reshape(-1, features)
-            taken = ops.take(flat, _numbered_on_jax(index, number), axis=0)
-            return taken.reshape(groups, index.shape[1], features)
-        return jax.vmap(_take)(rows, index)
+        return distribution.on_each_device(_take_on_jax, rows, index)
     if backend == "tensorflow":
         import tensorflow as tf
 
@@ -48,19 +46,8 @@ def add(rows, index, total):
     backend = keras.backend.backend()
     features = rows.shape[-1]
     if backend == "jax":
-        import jax
-
-        if _numbers_through(rows.shape[0], total):
-            groups = rows.shape[0]
-            flat = rows.reshape(-1, features)
-            numbered = _numbered_on_jax(index, total)
-            added = ops.segment_sum(flat, numbered, num_segments=groups * total)
-            return added.reshape(groups, total, features)
-
-        def add_group(rows, index):
-            return jax.ops.segment_sum(rows, index, num_segments=total)
-
-        return jax.vmap(add_group)(rows, index)
+        local = functools.partial(_add_on_jax, total=total)
+        return distribution.on_each_device(local, rows, index)
     if backend == "tensorflow":
         import tensorflow as tf
 
@@ -111,6 +98,31 @@ def inverse(order):
     places = ops.arange(0, order.shape[0], dtype="int32")
     index = ops.cast(order, "int64")
     return ops.zeros_like(order).scatter(0, index, places)
+
+
+def _take_on_jax(rows, index):
+    import jax
+
+    if not _numbers_through(rows.shape[0], rows.shape[1]):
+        return jax.vmap(_take)(rows, index)
+    groups, number, features = rows.shape
+    flat = rows.reshape(-1, features)
+    taken = ops.take(flat, _numbered_on_jax(index, number), axis=0)
+    return taken.reshape(groups, index.shape[1], features)
+
+
+def _add_on_jax(rows, index, total):
+    import jax
+
+    add = functools.partial(jax.ops.segment_sum, num_segments=total)
+    if not _numbers_through(rows.shape[0], total):
+        return jax.vmap(add)(rows, index)
+    groups, _, features = rows.shape
+    flat = rows.reshape(-1, features)
+    added = ops.segment_sum(
+        flat, _numbered_on_jax(index, total), num_segments=groups * total
+    )
+    return added.reshape(groups, total, features)
 
 
 def _numbers_through(groups, number):

@@ -162,7 +162,6 @@ def _exchanges(rows) -> str:
                 for head, name in columns.items()
             }
             | {kind: f"{row[kind]}, {row[kind + '_mib']} MiB" for kind in kinds}
-            | {"largest gather, MiB": row["largest_gather_mib"]}
             for row in rows
         ]
     )

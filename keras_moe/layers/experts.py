@@ -126,7 +126,7 @@ class FeedForwardExperts(keras.layers.Layer):
                 rows = self._mlp(rows[None], drop)[0]
                 break
             else:
-                kernel = _tensor(projection.kernel)
+                kernel = ops.convert_to_tensor(projection.kernel)
             weights.append((kernel, _tensor(projection.bias)))
         else:  # no projection is left to Keras
             rows = experts_mlp(

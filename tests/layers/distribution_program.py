@@ -188,11 +188,10 @@ def main():
                 facts["again"] = {
                     name: run(make, spread) for name, make in AGAIN.items()
                 }
-    with keras.distribution.DataParallel().scope() as spread:
+    with keras.distribution.DataParallel().scope():
+        spread = keras.distribution.distribution()
         facts["data"] = {
-            "dropless": run(
-                LAYERS["dropless"], keras.distribution.distribution()
-            )
+            name: run(LAYERS[name], spread) for name in ("capacity", "dropless")
         }
     try:
         expert_parallel(3)

@@ -25,9 +25,11 @@ RECIPE = TextRecipe(
         },
     },
     sequence_length=128,
-    steps_per_epoch=100,
-    epochs=4,
+    steps_per_epoch=400,
+    epochs=10,
     batch_size=16,
-    learning_rate=4e-3,
+    # Of 4, 8 and 16 thousandths, 1,000 steps of both models were tried: between
+    # the first two the dense one does not care, and the other is best at 8.
+    learning_rate=6e-3,
     twin="gpt_tiny_domains",
 )
