@@ -188,6 +188,8 @@ def test_the_page_tells_figures_by_domain(tmp_path, monkeypatch):
         recipe.name: {"0": [4.0, 2.0], "1": [4.5, 2.0]},
         recipe.twin: {"0": [4.0, 2.5], "1": [4.0, 2.5]},
     }
+    wide = {"mean": 2.75, "standard_deviation": 0.125}
+    results.path_of(languages.WIDE).write_text(json.dumps(wide))
     compared = {"step_time_ratio": 1.02, "validation": curves}
     path = results.path_of(compare.name_of(recipe))
     path.write_text(json.dumps(compared))
@@ -196,8 +198,10 @@ def test_the_page_tells_figures_by_domain(tmp_path, monkeypatch):
         "a | 2.2500 | 2.7500 | +0.5000",
         "b | 3.0000 | 3.2500 | +0.2500",
         "mean | 2.5000 | 2.8750 | +0.3750",
-        "100 | 4.2500 | 4.0000 | -0.2500",
-        "200 | 2.0000 | 2.5000 | +0.5000",
+        "400 | 4.2500 | 4.0000 | -0.2500",
+        "800 | 2.0000 | 2.5000 | +0.5000",
     ):
         assert f"\n{line}\n" in text, text
     assert "means over 2 seeds" in text and "is 1.02 of its" in text
+    assert "has 2.7500 ± 0.1250 on test data" in text
+    assert "better than it by 0.2500." in text

@@ -70,8 +70,8 @@ the mixture of experts is better.
 """
 REASONS = """\
 {winners} mixture of experts that was trained with several seeds is better than
-its twin by more than their spread. In these trainings more parameters do not
-help.
+its twin by more than their spread. More parameters do not help in those
+trainings.
 
 The image classifiers are trained for few steps: in its last epoch Soft MoE is
 as accurate on validation images as on training images (0.902 and 0.904, seed
