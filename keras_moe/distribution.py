@@ -30,6 +30,8 @@ Routers that group tokens over the batch (Mixture of Tokens; a `group_size`)
 see the batch of the whole mesh on JAX, and that of one device on the others.
 """
 
+import math
+
 import keras
 
 from keras_moe import checks
@@ -86,8 +88,7 @@ def expert_parallel(
 
     A layer's routing runs where the tokens are. The slots of a row's devices
     are exchanged (an all-to-all), so that each device has those of its own
-    experts, and exchanged back. Neither weights nor tokens are
-    gathered.
+    experts, and exchanged back. Neither weights nor tokens are gathered.
 
     Dropless token choice exchanges rows. A device has room for the case that
     all tokens of its row choose its experts: T · min(top_k, its experts) rows
@@ -199,28 +200,33 @@ class _ExpertParallel(keras.distribution.ModelParallel):
     """`ModelParallel` whose batch is cut along both axes of the mesh."""
 
     def get_data_layout(self, data_shape):
-        return JointLayout(
-            (tuple(self.device_mesh.axis_names),), self.device_mesh
-        )
+        return JointLayout((_batch_axes(self),), self.device_mesh)
 
     @property
     def num_model_replicas(self):
         return self.device_mesh.devices.size
 
 
+def _batch_axes(active) -> tuple:
+    """Name the axes of a distribution's mesh that cut the batch."""
+    if isinstance(active, _ExpertParallel):
+        return tuple(active.device_mesh.axis_names)
+    return (active.batch_dim_name,)
+
+
 def batch_shards() -> int:
     """On how many devices the active distribution cuts the batch."""
     active = keras.distribution.distribution()
     mesh = active.device_mesh
-    if isinstance(active, _ExpertParallel):
-        return int(mesh.devices.size)
-    return int(mesh.shape[mesh.axis_names.index(active.batch_dim_name)])
+    sizes = dict(zip(mesh.axis_names, mesh.shape))
+    return math.prod(int(sizes[name]) for name in _batch_axes(active))
 
 
-def on_each_device(function, *arrays):
-    """Run a function of groups (G,…) on each device for its own groups. JAX.
+def by_groups(function, *arrays):
+    """Run a function of groups (G,…) on each device for those it holds. JAX.
 
-    Where nothing spreads the batch, or not evenly, it runs for all groups.
+    Without a distribution, or where the groups do not divide evenly among its
+    devices, run the function once for all groups.
     """
     active = keras.distribution.distribution()
     count = 1 if active is None else batch_shards()
@@ -229,12 +235,7 @@ def on_each_device(function, *arrays):
         return function(*arrays)
     import jax
 
-    axes = (
-        tuple(active.device_mesh.axis_names)
-        if isinstance(active, _ExpertParallel)
-        else active.batch_dim_name
-    )
-    own = jax.sharding.PartitionSpec(axes)
+    own = jax.sharding.PartitionSpec(_batch_axes(active))
     return jax.shard_map(
         function,
         mesh=active.device_mesh.backend_mesh,

@@ -2,9 +2,11 @@
 
 Indices count inside their group. Numbered through over all groups they would
 reach 2^31 sooner, and a program for many devices that each hold some of the
-groups would have to gather all of them on each device. Where
-`keras.distribution` spreads the batch, each device is told to see to its own
-groups: the compiler for TPUs does not find out by itself.
+groups would have to gather all of them on each device.
+
+On JAX under `keras.distribution`, each device takes and adds up the rows of the
+groups that it holds (`shard_map`). Compiled for TPUs without it, XLA gathers
+the tokens of all groups.
 """
 
 import functools
@@ -25,7 +27,7 @@ def take(rows, index):
     """
     backend = keras.backend.backend()
     if backend == "jax":
-        return distribution.on_each_device(_take_on_jax, rows, index)
+        return distribution.by_groups(_take_on_jax, rows, index)
     if backend == "tensorflow":
         import tensorflow as tf
 
@@ -47,7 +49,7 @@ def add(rows, index, total):
     features = rows.shape[-1]
     if backend == "jax":
         local = functools.partial(_add_on_jax, total=total)
-        return distribution.on_each_device(local, rows, index)
+        return distribution.by_groups(local, rows, index)
     if backend == "tensorflow":
         import tensorflow as tf
 

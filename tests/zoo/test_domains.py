@@ -202,6 +202,6 @@ def test_the_page_tells_figures_by_domain(tmp_path, monkeypatch):
         "800 | 2.0000 | 2.5000 | +0.5000",
     ):
         assert f"\n{line}\n" in text, text
-    assert "means over 2 seeds" in text and "is 1.02 of its" in text
+    assert "means over 2 seeds" in text and "takes 1.02 of the" in text
     assert "has 2.7500 ± 0.1250 on test data" in text
-    assert "better than it by 0.2500." in text
+    assert "Token choice is better by 0.2500." in text

@@ -1,4 +1,4 @@
-"""A still wider twin of the language model of experts, slower on JAX."""
+"""A wider dense language model than gpt_tiny_domains."""
 
 import dataclasses
 
