@@ -21,9 +21,9 @@ Figures are bits per byte on test data, means over {seeds}.
 
 The next table has bits per byte on validation data after equal numbers of
 steps. A step of token choice takes {ratio:.2f} of the time of its twin's, with
-JAX on one core of a CPU. The models were trained so, too. A training reads
-{read:.1f} MB of text. The learning rate of all models, {rate:g}, was chosen in
-short trainings of token choice and of the wider dense model below.
+JAX on two cores of a CPU. A training reads {read:.1f} MB of text. The learning
+rate of all models, {rate:g}, was chosen in short trainings of token choice and
+of the wider dense model below.
 
 {curve}
 
