@@ -75,17 +75,36 @@ VARIANTS = {
     # How the margin depends on experts, and which routers gain from more text.
     "moe_lm_tiny_domains": {
         "dense": {"router": None},
+        "2 of 4 experts": chosen(4, 2),
         "2 of 8 experts": chosen(8, 2),
         "2 of 32 experts": chosen(32, 2),
         "4 of 64 experts": chosen(64, 4),
         "Mixture of Tokens, 16 experts, groups of 4": mixture(16, 4),
+        "Mixture of Tokens, 32 experts, groups of 8": mixture(
+            32, 8, temperature=0.3, learn_temperature=True
+        ),
+        "Expert Choice by thresholds, 16 experts": {
+            "router": "expert_choice",
+            "moe_layers": (0, 1),
+            "router_options": {
+                "num_experts": 16,
+                "capacity_factor": 2.0,
+                "selection": "threshold",
+                "intermediate_dim": 128,
+            },
+        },
     },
 }
+# Of which the variants keep the length of the training.
+AS_LONG = ("moe_lm_tiny_domains",)
 
 
 def small(recipe, variant):
     """The recipe of a variant."""
-    return small_text(recipe, VARIANTS[recipe.name][variant])
+    one = small_text(recipe, VARIANTS[recipe.name][variant])
+    if recipe.name in AS_LONG:
+        one = dataclasses.replace(recipe, backbone=one.backbone)
+    return one
 
 
 def small_text(recipe, options):
