@@ -227,6 +227,19 @@ def test_which_router_fits_which_toy_task():
 
 
 @pytest.mark.once
+def test_figures_in_texts_of_guides_are_those_of_the_zoo():
+    zoo = (GUIDES.parent / "zoo" / "README.md").read_text(encoding="utf-8")
+    found = [
+        figure
+        for source in build.sources()
+        for line in source.read_text(encoding="utf-8").splitlines()
+        if line.startswith("# ")
+        for figure in re.findall(r"\d\.\d{4}\b", line)
+    ]
+    assert found and all(figure in zoo for figure in found)
+
+
+@pytest.mark.once
 def test_readme_leads_to_every_notebook():
     readme = (GUIDES.parent / "README.md").read_text(encoding="utf-8")
     linked = re.findall(r"\(guides/(\w+)\.ipynb\)", readme)

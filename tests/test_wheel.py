@@ -11,6 +11,7 @@ import keras_moe
 
 ROOT = pathlib.Path(__file__).parent.parent
 PRESETS = (
+    "moe_lm_tiny_domains",
     "mot_tiny_shakespeare",
     "soft_moe_two_tower_tiny_emoji",
     "soft_moe_vit_tiny_fashion_mnist",

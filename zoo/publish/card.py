@@ -58,9 +58,15 @@ LIMITS = {
         "It knows drawings like emoji, in {0}x{1} pixels on white, and the "
         "words of their names and tags. It does not know photographs, and "
         "reads a caption as its words with hardly any grammar.",
-        "The drawings that it was trained on are under several licences, one "
-        "of them CC BY-SA 4.0.",
     ),
+}
+# What is to be known of the data, beside it.
+DATA_LIMITS = {
+    "emoji": "The drawings that it was trained on are under several licences, "
+    "one of them CC BY-SA 4.0.",
+    "domains": "The texts that it was trained on are under several licences. "
+    "The dictionary and most manual pages are under the GNU GPL. It can repeat "
+    "phrases of them.",
 }
 BATCH_MATES = (
     "**An example's output depends on its batch-mates** where "
@@ -133,6 +139,8 @@ def render(recipe, record, repo=None, mixing=None, twin=None) -> str:
         getattr(recipe, "sequence_length", None),
     )
     limits = [limit.format(*sizes) for limit in LIMITS[recipe.task]]
+    if recipe.data in DATA_LIMITS:
+        limits.append(DATA_LIMITS[recipe.data])
     if router == "mixture_of_tokens":
         limits.append(BATCH_MATES)
     card = ModelCard.from_template(
@@ -158,7 +166,7 @@ def render(recipe, record, repo=None, mixing=None, twin=None) -> str:
         settings=_settings(recipe, record, preset),
         limits=limits,
         picture=picture.NAME,
-        caption=picture.CAPTIONS[recipe.task] if router else None,
+        caption=picture.caption_of(recipe),
         mixing=mixing,
         licence=LICENCE,
         data_licence=datasets.LICENCES[recipe.data],

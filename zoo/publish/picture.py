@@ -20,12 +20,24 @@ CAPTIONS = {
     "largest dispatch weights of the most used slots of the last mixture.",
     "text": "The expert with the largest router weight for each letter, in "
     "each layer with a mixture. The six experts with most letters in a layer "
-    'have a colour each. `inference_mixing="argmax"` routes so; `"group"` '
-    "mixes with the same weights.",
+    "have a colour each.",
     "pairs": "Drawings of the style that was held out and, in red, the patches "
     "with the largest dispatch weights of the most used slots of the last "
     "mixture.",
 }
+MIXING = (
+    ' `inference_mixing="argmax"` routes so; `"group"` mixes with the same '
+    "weights."
+)
+
+
+def caption_of(recipe) -> str | None:
+    """What the picture shows, `None` for a model without routers."""
+    router = recipe.backbone.get("router")
+    if router is None:
+        return None
+    more = MIXING if router == "mixture_of_tokens" else ""
+    return CAPTIONS[recipe.task] + more
 
 
 def draw(recipe, preset) -> bytes | None:
@@ -71,17 +83,19 @@ def _letters(model):
     """The expert of each letter of a line, for each layer with a mixture."""
     from matplotlib.figure import Figure
 
-    model.inference_mixing = "argmax"
+    if model.backbone.router == "mixture_of_tokens":
+        model.inference_mixing = "argmax"
     ids = np.asarray([list(LINE.encode())], "int32")
     ready = {"token_ids": ids, "padding_mask": ids * 0 + 1}
     plans = _plans(model.backbone, ready)
     experts = []
     for plan in plans.values():
-        read, _ = plan.weights()  # (tokens,1,E,1), as each stands alone
-        read = keras.ops.convert_to_numpy(read)
-        experts.append(read.reshape(len(LINE), -1).argmax(-1))
+        # (tokens,1,E,1) where each token stands alone, else (1,tokens,E,·)
+        _, received = plan.weights()
+        received = keras.ops.convert_to_numpy(received).sum(-1)
+        count = received.shape[-1]
+        experts.append(received.reshape(-1, count).argmax(-1))
     experts = np.stack(experts)  # (layers,tokens)
-    count = read.shape[2]
     # (layers,tokens,3); the busiest experts of each layer have a colour.
     colours = [expert_colours(row, count)[0][row] for row in experts]
     figure = Figure(figsize=(0.24 * len(LINE) + 1, 0.5 * len(experts) + 0.8))

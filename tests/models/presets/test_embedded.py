@@ -16,11 +16,16 @@ from keras_moe.models.presets import catalogue
 from keras_moe.models.presets import manifest
 from tests.support import BACKEND
 from tests.test_guides import load
+from zoo import recipe as recipes
 from zoo.measure import results
+from zoo.publish import card as cards
 from zoo.publish import pack
+from zoo.publish import picture
 
 VISION, TEXT = "soft_moe_vit_tiny_fashion_mnist", "mot_tiny_shakespeare"
 PAIRS = "soft_moe_two_tower_tiny_emoji"
+DOMAINS = "moe_lm_tiny_domains"
+EMBEDDED = {VISION, TEXT, PAIRS, DOMAINS}
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +39,12 @@ def language_model():
 
 
 def test_together_they_are_small():
-    assert set(catalogue.embedded()) >= {VISION, TEXT, PAIRS}
+    assert set(catalogue.embedded()) >= EMBEDDED
     assert set(list_presets()) >= set(catalogue.embedded())
-    assert pack.size_of(catalogue.FOLDER) < pack.LIMIT
+    assert pack.compressed(catalogue.FOLDER) < pack.LIMIT
 
 
-@pytest.mark.parametrize("name", [VISION, TEXT, PAIRS])
+@pytest.mark.parametrize("name", sorted(EMBEDDED))
 def test_they_are_what_was_measured(name):
     manifest.check_manifest(catalogue.FOLDER / name)
     recorded = results.load(name)["preset"]
@@ -116,6 +121,44 @@ def test_exported_classifier_says_the_same(classifier, export, tmp_path):
         loaded = tf.saved_model.load(path)  # its function does not hold it
         found = loaded.serve(ready).numpy()
     np.testing.assert_array_equal(found.argmax(-1), wanted.argmax(-1))
+
+
+# Of the domains, none of them texts that it was trained on.
+SENTENCES = (
+    "The function returns a list of the names in the module.",
+    "Le fichier est ouvert en lecture et ses droits sont lus.",
+    "El fichero se abre para lectura y se leen sus permisos.",
+    "Die Datei wird zum Lesen geöffnet, falls sie vorhanden ist.",
+    "このコマンドはファイルを表示する。",
+)
+
+
+def test_model_of_domains_knows_their_languages():
+    model = MoTCausalLM.from_preset(DOMAINS)
+    assert model.compute_dtype == "float32"
+    bits = []
+    for sentence in SENTENCES:
+        ids = np.array([[*sentence.encode()]], "int32")
+        inputs = {"token_ids": ids, "padding_mask": np.ones_like(ids)}
+        logits = model(inputs, training=False)[:, :-1]
+        loss = keras.ops.sparse_categorical_crossentropy(
+            ids[:, 1:], logits, from_logits=True
+        )
+        bits.append(keras.ops.convert_to_numpy(loss).mean() / np.log(2))
+    recorded = results.load(DOMAINS)["preset"]["bits_per_byte"]
+    # Sentences are short and begin without context; 8 bits tell nothing.
+    assert max(bits) < 2 * recorded
+    assert np.mean(bits) == pytest.approx(recorded, abs=0.6)
+
+
+@pytest.mark.once
+def test_card_of_the_model_of_domains():
+    recipe = recipes.load(DOMAINS)
+    text = cards.of(recipe)
+    assert "GNU GPL" in text and "of 16 experts" in text
+    # Of Mixture of Tokens alone.
+    assert "inference_mixing" not in text and "batch-mates" not in text
+    assert picture.draw(recipe, DOMAINS).startswith(b"\x89PNG")
 
 
 @pytest.mark.once
