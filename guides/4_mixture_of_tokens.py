@@ -165,9 +165,9 @@ print(model.generate("Beautiful is better", max_length=60))
 # %% [markdown]
 # ## Token choice, where experts win
 #
-# On Shakespeare's plays alone, Mixture of Tokens is no better than a dense model
-# of equal step time. Experts bring parameters, and the model needs texts that
-# take more parameters to learn. The next preset, `moe_lm_tiny_domains`, learned
+# On Shakespeare's plays alone, Mixture of Tokens is no better than a dense
+# model of equal step time. Experts bring parameters, so they help where texts
+# take many parameters to learn. The next preset, `moe_lm_tiny_domains`, learned
 # from plays, a dictionary, manual pages in four languages and Python's
 # documentation. Its router is token choice without drops: each byte chooses 2
 # of 16 experts of a block. No byte depends on other texts.
