@@ -437,6 +437,28 @@ def test_recomputing_takes_less_memory_on_each_backend():
         assert less < 0.75 * more, path.name
 
 
+def test_two_towers_page_says_what_the_records_say():
+    page = (ROOT / "guides/site/pages/two_towers.md").read_text()
+    text = " ".join(page.split())
+    (row,) = {key[0] for key in ratios("embedding", "/image tower")} - {
+        "image tower"
+    }
+    found = ratios("embedding", "/image tower")
+    said = "takes {} (JAX), {} (TensorFlow) or {} (PyTorch) times"
+    backends = ("jax", "tensorflow", "torch")
+    assert said.format(*(f"{found[row, b][0]:.2f}" for b in backends)) in text
+    for kind, said in (
+        ("sigmoid", "{} (JAX), {} (TensorFlow) or {} (PyTorch) of the plain"),
+        ("softmax", "{}, {} or {} of it"),
+    ):
+        found = ratios("contrastive_loss", "/plain", kind=kind)
+        one = [f"{found['chunked', b][0]:.2f}" for b in backends]
+        assert said.format(*one) in text
+        memory = ratios("contrastive_loss", "peak_extra_mib", kind=kind)
+        for b in backends:
+            assert memory["chunked", b][0] <= memory["plain", b][0] / 4
+
+
 def test_benchmarks_page_gives_ratios_of_the_records():
     text = " ".join((PAGES / "benchmarks.md").read_text().split())
 

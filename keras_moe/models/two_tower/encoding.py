@@ -1,39 +1,9 @@
 """Embeddings of many images or texts, in batches of one size."""
 
+import functools
+
 import keras
 import numpy as np
-
-
-class _Batches(keras.utils.PyDataset):
-    """Batches of examples, which `prepare` makes ready one by one.
-
-    Of more examples than one batch, the last batch is filled up with copies
-    of the last example, so that a compiled model sees one shape.
-    """
-
-    def __init__(self, examples, batch_size, prepare):
-        super().__init__()
-        self.examples = examples
-        self.batch_size = batch_size
-        self.prepare = prepare
-        self.count = len(keras.tree.flatten(examples)[0])
-
-    def __len__(self):
-        return -(-self.count // self.batch_size)
-
-    def __getitem__(self, index):
-        size = min(self.batch_size, self.count)
-        rows = slice(index * size, (index + 1) * size)
-        missing = max(0, rows.stop - self.count)
-
-        def batch_of(array):
-            # Not all arrays take a list of places, as NumPy's do.
-            array = in_numpy(array[rows])
-            last = np.repeat(array[-1:], missing, axis=0)
-            return np.concatenate([array, last]) if missing else array
-
-        batch = keras.tree.map_structure(batch_of, self.examples)
-        return (self.prepare(batch),)
 
 
 def in_numpy(array):
@@ -46,14 +16,39 @@ def in_numpy(array):
 def encode(encoder, examples, batch_size, prepare):
     """Embeddings (examples, width), float32, as a NumPy array.
 
+    Of more examples than one batch, the last batch is filled up with copies
+    of the last example, so that a compiled model sees one shape.
+
     Args:
         encoder: a model.
         examples: an array, or a structure of arrays.
         batch_size: examples of each call.
         prepare: from a batch of examples to the encoder's inputs.
     """
-    batches = _Batches(examples, batch_size, prepare)
-    return encoder.predict(batches, verbose=0)[: batches.count]
+    count = len(keras.tree.flatten(examples)[0])
+    size = min(batch_size, count)
+
+    def batch_of(start, array):
+        # Not all arrays take a list of places, as NumPy's do.
+        array = in_numpy(array[start : start + size])
+        if len(array) == size:
+            return array
+        last = np.repeat(array[-1:], size - len(array), axis=0)
+        return np.concatenate([array, last])
+
+    # Batch by batch: `predict` on a data set takes longer to make batches
+    # ready than small towers take to embed them.
+    found = [
+        encoder.predict_on_batch(
+            prepare(
+                keras.tree.map_structure(
+                    functools.partial(batch_of, start), examples
+                )
+            )
+        )
+        for start in range(0, count, size)
+    ]
+    return np.concatenate(found)[:count]
 
 
 def largest(scores, k):
