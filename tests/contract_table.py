@@ -1,7 +1,8 @@
 """The layers that the contract tests hold to one contract, in one table.
 
 Each row is a class and its arguments, every feature of the layers somewhere in
-the table. Capacities and group sizes suit the shapes below.
+the table but `capacity_factor` of `SoftMoE`, which needs a known number of
+tokens (test_soft_options.py). Capacities and group sizes suit the shapes below.
 """
 
 import functools
@@ -41,6 +42,12 @@ def _dense(dtype="float32"):
     )
 
 
+def _convolution(dtype="float32"):
+    return keras.layers.Conv2D(
+        FEATURES, 3, padding="same", name="template", dtype=dtype
+    )
+
+
 def _sequential(dtype="float32"):
     stack = [
         keras.layers.Dense(HIDDEN, activation="relu", dtype=dtype),
@@ -71,6 +78,13 @@ LAYERS = {
         activation="relu",
     ),
     "soft_dense": _row(layers.SoftMoE, 2, expert=_dense()),
+    "soft_grid": _row(
+        layers.SoftMoE,
+        4,
+        slot_shape=(2, 2),
+        output_dim=FEATURES,
+        expert=_convolution(),
+    ),
     "choice": _row(layers.ExpertChoiceMoE, 2.0, activation="silu"),
     "choice_grouped": _row(
         layers.ExpertChoiceMoE,
@@ -187,6 +201,7 @@ WRAPPERS = {
 EVERYTHING = {**LAYERS, **WRAPPERS}
 TEMPLATES = {
     "soft_dense": ("expert", _dense),
+    "soft_grid": ("expert", _convolution),
     "choice_sequential": ("expert", _sequential),
     "depths": ("layer", _dense),
     "depths_threshold": ("layer", _dense),

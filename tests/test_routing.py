@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from keras import ops
 
 from keras_moe import capacity as capacities
+from keras_moe import diagnostics
 from keras_moe import layers
 from keras_moe import routing
 from keras_moe import sorting
@@ -136,6 +137,29 @@ def test_few_tokens_have_one_slot(known):
     for e, t in enumerate(gates.argmax(0)):
         expected[t] += gates[t, e] * made[e]
     np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_cap_leaves_slots_of_short_inputs_empty(known):
+    """2 tokens of 2 experts each cannot fill 8 slots, nor 6 of them 16."""
+    layer = layers.ExpertChoiceMoE(8, 2.0, max_experts_per_token=2, **SMALL)
+    layer.build((None, None, 5))
+    call = layer if known else of_unknown_sizes(layer)
+    rng = np.random.default_rng(0)
+    for length in (1, 2, 6, 8):
+        tokens = rng.normal(size=(1, length, 5)).astype("float32")
+        with diagnostics.capture() as plans:
+            layer(tokens)
+        dispatch, _ = plans[layer.path].weights()
+        dispatch = ops.convert_to_numpy(dispatch)[0]
+        taken = dispatch.sum((1, 2))
+        np.testing.assert_array_equal(taken, np.full(length, 2))
+        assert dispatch.sum(0).max() <= 1
+        np.testing.assert_allclose(
+            *(ops.convert_to_numpy(f(tokens)) for f in (call, layer)),
+            rtol=1e-5,
+            atol=1e-6,
+        )
 
 
 @pytest.mark.parametrize("cls", ["expert", "token"])

@@ -44,9 +44,10 @@ class ExpertChoiceMoE(ExpertRouter):
             batch's tokens; masked zeros complete the last one. `None` makes
             each sequence a group.
         max_experts_per_token: the most experts that may take one token
-            (section 3.3 of the paper), or `None`. By thresholds, a token has
-            those of its largest gates; it also bounds the arrays, whose rows
-            are this, or E, times the tokens.
+            (section 3.3 of the paper), or `None`. Where a short input cannot
+            fill all slots, some stay empty. By thresholds, a token has the
+            experts of its largest gates; this also bounds the arrays, whose
+            rows are this, or E, times the tokens.
         noise_std: noise on the logits in training; its standard deviation is
             `noise_std / num_experts`.
         capacity_multiple_of: S is raised to a multiple of this.

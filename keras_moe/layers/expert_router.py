@@ -130,7 +130,11 @@ class ExpertRouter(MoELayer):
         if not isinstance(num_tokens, int):
             return capacity
         cap = self.max_experts_per_token
-        if cap is not None and cap * num_tokens < capacity * self.num_experts:
+        # A cap of `capacity_factor` or more fits all inputs but short ones,
+        # for which S was rounded up; then some slots stay empty.
+        if cap is None or cap >= self.capacity_factor:
+            return capacity
+        if cap * num_tokens < capacity * self.num_experts:
             raise ValueError(
                 "max_experts_per_token must leave enough tokens to fill the "
                 f"experts; received max_experts_per_token={cap}, and "
