@@ -57,6 +57,11 @@ class Family(NamedTuple):
         """The layer that has the experts' weights."""
         return sublayer(layer, self.bank)
 
+    def has_weights(self, layer) -> bool:
+        """Whether the experts of a layer of this family are built."""
+        bank = getattr(layer, self.bank, None)
+        return bank is not None and bank.built
+
     def check(self, layer) -> None:
         """Raise an error unless KerasHub computes this layer as is known."""
         for name, known in self.formulas.items():

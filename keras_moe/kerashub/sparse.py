@@ -172,13 +172,14 @@ def found(model):
         for family in FAMILIES
         if family.covers(layer)
     ]
-    if not found:
+    if not found or not all(f.has_weights(layer) for f, layer in found):
         known = ", ".join(family.name for family in FAMILIES)
         gemma = f"{GEMMA4.layer} with enable_moe_block=True"
         raise ValueError(
             "model must be built and have KerasHub's mixture-of-experts blocks "
             f"of a family that keras_moe knows, {known} (a {gemma}); received "
-            f"{model.name!r}, a {type(model).__name__} without them."
+            f"{model.name!r}, a {type(model).__name__} that is not or has "
+            "none."
         )
     return found
 

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from keras_hub.src.models.gpt_oss.gpt_oss_decoder import GptOssSparseMoeBlock
 from keras_hub.src.models.mixtral.mixtral_decoder import MixtralSparseMoeBlock
 
 import keras_moe
@@ -157,6 +158,10 @@ def test_errors_leave_everything_as_it_was(monkeypatch):
         use(keras.layers.Dense(2, name="dense"))
     with pytest.raises(ValueError, match="must be built"):
         keras_moe.use_dense_experts(keras.layers.Dense(2))
+    with pytest.raises(ValueError, match="must be built"):
+        use(MixtralSparseMoeBlock(models.FEATURES, 4, 4))
+    with pytest.raises(ValueError, match="must be built"):
+        use(GptOssSparseMoeBlock(models.FEATURES, 4, 4))
     with pytest.raises(ValueError, match="model must be a Keras model"):
         use("mixtral_8_7b_en")
     # A call of another's own, and code of another version.
