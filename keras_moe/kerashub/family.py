@@ -85,6 +85,9 @@ class Family(NamedTuple):
     def balance_loss(self, layer, logits, mask):
         """KerasHub's own auxiliary loss, without its coefficient."""
         module = importlib.import_module(MODELS + self.module)
+        if keras.backend.backend() == "tensorflow":
+            # KerasHub multiplies logits in 16 bits by float32, which raises.
+            logits = keras.ops.cast(logits, "float32")
         return module.compute_load_balancing_loss(
             router_logits=logits,
             num_experts=layer.num_experts,

@@ -56,6 +56,26 @@ def test_block_in_mixed_bfloat16(family):
     models.same(actual, expected, 2e-2)
 
 
+def test_auxiliary_loss_in_mixed_bfloat16():
+    """KerasHub 0.32 raises an error on TensorFlow."""
+    tokens = models.normal(2, 6, models.FEATURES)
+    mask = np.ones((2, 6), bool)
+    mask[0, :2] = False
+    losses = []
+    for dtype in ("float32", "mixed_bfloat16"):
+        layer = models.block("Qwen3.5-MoE", dtype)
+        keras_moe.use_sparse_experts(layer)
+        layer(
+            keras.ops.cast(tokens, layer.compute_dtype),
+            attention_mask=mask,
+            training=True,
+        )
+        (loss,) = layer.losses
+        losses.append(float(numpy(keras.ops.cast(loss, "float32"))))
+    assert losses[0] > 0
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+
+
 @families
 def test_experts_that_no_token_chose_are_not_computed(family):
     layer = models.block(family)
