@@ -57,6 +57,11 @@ class Family(NamedTuple):
         """The layer that has the experts' weights."""
         return sublayer(layer, self.bank)
 
+    def has_weights(self, layer) -> bool:
+        """Whether the experts of a layer of this family are built."""
+        bank = getattr(layer, self.bank, None)
+        return bank is not None and bank.built
+
     def check(self, layer) -> None:
         """Raise an error unless KerasHub computes this layer as is known."""
         for name, known in self.formulas.items():
@@ -80,6 +85,9 @@ class Family(NamedTuple):
     def balance_loss(self, layer, logits, mask):
         """KerasHub's own auxiliary loss, without its coefficient."""
         module = importlib.import_module(MODELS + self.module)
+        if keras.backend.backend() == "tensorflow":
+            # KerasHub multiplies logits in 16 bits by float32, which raises.
+            logits = keras.ops.cast(logits, "float32")
         return module.compute_load_balancing_loss(
             router_logits=logits,
             num_experts=layer.num_experts,

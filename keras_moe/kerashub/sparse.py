@@ -158,26 +158,44 @@ def use_dense_experts(model: keras.Layer) -> list[SparseBlock]:
 
 
 def found(model):
-    """Pairs of a family and a layer of it in the model, at least one."""
+    """Pairs of a family and a layer of it in the model, at least one.
+
+    In the model's order, by which files of adapters name them.
+    """
     if not isinstance(model, keras.Layer):
         raise ValueError(
             f"model must be a Keras model or layer; {checks.received(model)}."
         )
     found = [
         (family, layer)
-        for layer in model._flatten_layers()
+        for layer in _in_order(model, set())
         for family in FAMILIES
         if family.covers(layer)
     ]
-    if not found:
+    if not found or not all(f.has_weights(layer) for f, layer in found):
         known = ", ".join(family.name for family in FAMILIES)
         gemma = f"{GEMMA4.layer} with enable_moe_block=True"
         raise ValueError(
             "model must be built and have KerasHub's mixture-of-experts blocks "
             f"of a family that keras_moe knows, {known} (a {gemma}); received "
-            f"{model.name!r}, a {type(model).__name__} without them."
+            f"{model.name!r}, a {type(model).__name__} that is not or has "
+            "none."
         )
     return found
+
+
+def _in_order(layer, seen):
+    """A layer and those in it, from the first to the last, each once.
+
+    `_flatten_layers` turns the order around with each level of nesting: that
+    of a task is not that of its backbone.
+    """
+    if id(layer) in seen:
+        return
+    seen.add(id(layer))
+    yield layer
+    for one in layer._flatten_layers(include_self=False, recursive=False):
+        yield from _in_order(one, seen)
 
 
 class _Origin(NamedTuple):

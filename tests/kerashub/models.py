@@ -67,18 +67,18 @@ OWN = {
 }
 
 
-def backbone(family, seed=0):
+def backbone(family, seed=0, dtype=None):
     """A backbone whose weights are all random, biases and scales too."""
     made = getattr(keras_hub.models, FAMILIES[family] + "Backbone")
-    made = made(**SHARED, **OWN[family])
+    made = made(**SHARED, **OWN[family], dtype=dtype)
     randomize(made, seed)
     return made
 
 
-def task(family, seed=0):
+def task(family, seed=0, dtype=None):
     """A causal language model of token indices, without preprocessor."""
     made = getattr(keras_hub.models, FAMILIES[family] + "CausalLM")
-    return made(backbone=backbone(family, seed), preprocessor=None)
+    return made(backbone=backbone(family, seed, dtype), preprocessor=None)
 
 
 def randomize(layer, seed=0):

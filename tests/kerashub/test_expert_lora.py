@@ -2,6 +2,7 @@
 
 import h5py
 import keras
+import keras_hub
 import numpy as np
 import pytest
 
@@ -133,6 +134,32 @@ def test_fit_merge_and_files(mode, tmp_path):
         again.save_weights(tmp_path / "merged.weights.h5")
         plain.load_weights(tmp_path / "merged.weights.h5")
         models.close(numpy(plain(inputs)), expected)
+
+
+@pytest.mark.once
+def test_adapters_of_a_task_load_into_its_backbone(tmp_path):
+    """Blocks have one order in both, whatever they are nested in."""
+    options = models.SHARED | models.OWN["Qwen3-MoE"] | {"num_layers": 3}
+    backbone = keras_hub.models.Qwen3MoeBackbone(**options)
+    task = keras_hub.models.Qwen3MoeCausalLM(backbone, preprocessor=None)
+    inputs = models.inputs("Qwen3-MoE")
+    changed = keras_moe.enable_expert_lora(task, RANK)
+    assert [block.path.split("/")[0] for block in changed] == [
+        f"transformer_layer_{index}" for index in range(3)
+    ]
+    draw(task)
+    expected = numpy(backbone(inputs))
+    keras_moe.save_expert_lora(task, tmp_path / "task.lora.h5")
+    again = keras_hub.models.Qwen3MoeBackbone(**options)
+    for weight, other in zip(again.weights, weights_without(backbone)):
+        weight.assign(other)
+    keras_moe.load_expert_lora(again, tmp_path / "task.lora.h5")
+    np.testing.assert_array_equal(numpy(again(inputs)), expected)
+
+
+def weights_without(model):
+    """All but adapters."""
+    return [w for w in model.weights if not w.name.startswith("lora_")]
 
 
 @pytest.mark.once

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from keras_hub.src.models.gpt_oss.gpt_oss_decoder import GptOssSparseMoeBlock
 from keras_hub.src.models.mixtral.mixtral_decoder import MixtralSparseMoeBlock
 
 import keras_moe
@@ -53,6 +54,26 @@ def test_block_in_mixed_bfloat16(family):
     assert len(keras_moe.use_sparse_experts(layer)) == 1
     actual = models.derivatives(layer, call, cotangent)
     models.same(actual, expected, 2e-2)
+
+
+def test_auxiliary_loss_in_mixed_bfloat16():
+    """KerasHub 0.32 raises an error on TensorFlow."""
+    tokens = models.normal(2, 6, models.FEATURES)
+    mask = np.ones((2, 6), bool)
+    mask[0, :2] = False
+    losses = []
+    for dtype in ("float32", "mixed_bfloat16"):
+        layer = models.block("Qwen3.5-MoE", dtype)
+        keras_moe.use_sparse_experts(layer)
+        layer(
+            keras.ops.cast(tokens, layer.compute_dtype),
+            attention_mask=mask,
+            training=True,
+        )
+        (loss,) = layer.losses
+        losses.append(float(numpy(keras.ops.cast(loss, "float32"))))
+    assert losses[0] > 0
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
 
 
 @families
@@ -157,6 +178,10 @@ def test_errors_leave_everything_as_it_was(monkeypatch):
         use(keras.layers.Dense(2, name="dense"))
     with pytest.raises(ValueError, match="must be built"):
         keras_moe.use_dense_experts(keras.layers.Dense(2))
+    with pytest.raises(ValueError, match="must be built"):
+        use(MixtralSparseMoeBlock(models.FEATURES, 4, 4))
+    with pytest.raises(ValueError, match="must be built"):
+        use(GptOssSparseMoeBlock(models.FEATURES, 4, 4))
     with pytest.raises(ValueError, match="model must be a Keras model"):
         use("mixtral_8_7b_en")
     # A call of another's own, and code of another version.

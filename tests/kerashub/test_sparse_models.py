@@ -82,6 +82,27 @@ def test_generates_the_same_tokens(family, applied):
     assert (generated[0][:, 3:] != inputs["token_ids"][:, 3:]).any()
 
 
+@pytest.mark.once
+@families
+def test_logits_and_generation_in_mixed_bfloat16(family):
+    """Cached generation takes the best tokens of KerasHub's own logits."""
+    model = models.task(family, dtype="mixed_bfloat16")
+    model.compile(sampler="greedy")
+    inputs = models.inputs(family, length=8)
+    expected = model.predict(inputs, verbose=0)
+    keras_moe.use_sparse_experts(model)
+    models.close(model.predict(inputs, verbose=0), expected, 2e-2)
+    given = inputs | {"padding_mask": np.tile(np.arange(8) < 3, (2, 1))}
+    made = numpy(model.generate(given, stop_token_ids=None)["token_ids"])
+    keras_moe.use_dense_experts(model)
+    mask = np.ones((2, 8), "int32")
+    logits = model.predict(
+        inputs | {"token_ids": made, "padding_mask": mask}, verbose=0
+    )
+    taken = np.take_along_axis(logits[:, 2:-1], made[:, 3:, None], axis=-1)
+    models.close(taken[..., 0], logits[:, 2:-1].max(-1), 5e-2)
+
+
 @some_families
 def test_fit(family):
     inputs = models.inputs(family)
