@@ -271,7 +271,7 @@ def rows():
 
 
 def long():
-    return in_processes("long", ("Qwen3-MoE",))
+    return in_processes("long", SIZES)
 
 
 def quantised():
