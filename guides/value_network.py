@@ -27,6 +27,7 @@ import numpy as np  # noqa: E402
 from keras import ops  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
+from keras_moe import commands  # noqa: E402
 from keras_moe import layers  # noqa: E402
 
 RECORD = pathlib.Path(__file__).with_suffix(".json")
@@ -154,14 +155,14 @@ def parse(arguments):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
         "--steps",
-        type=int,
+        type=commands.positive,
         default=16_000,
         metavar="N",
         help="Play this many steps with each agent (default: %(default)s).",
     )
     parser.add_argument(
         "--seeds",
-        type=int,
+        type=commands.positive,
         default=3,
         metavar="N",
         help="Train this many agents of each kind (default: %(default)s).",

@@ -46,7 +46,7 @@ def enable_expert_lora(
     Args:
         model: as of `use_sparse_experts`.
         rank: r.
-        alpha: as in the equation; by default `rank`.
+        alpha: as in the equation, greater than 0; by default `rank`.
 
     Returns:
         A list of `SparseBlock`, the path and the family of each block whose
@@ -70,7 +70,9 @@ def enable_expert_lora(
     1
     """
     rank = checks.integer("rank", rank)
-    alpha = rank if alpha is None else checks.real("alpha", alpha)
+    alpha = (
+        rank if alpha is None else checks.real("alpha", alpha, exclusive=True)
+    )
     layers = sparse.found(model)
     for family, layer in layers:
         if _adapted(family, layer):

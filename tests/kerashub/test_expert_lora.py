@@ -186,6 +186,8 @@ def test_errors(tmp_path):
             function(model)
     with pytest.raises(ValueError, match="^rank must be an integer"):
         keras_moe.enable_expert_lora(model, 0)
+    with pytest.raises(ValueError, match="^alpha must be a finite number, gr"):
+        keras_moe.enable_expert_lora(model, RANK, 0.0)
     assert keras_moe.use_dense_experts(model) == []
     keras_moe.enable_expert_lora(model, RANK)
     with pytest.raises(ValueError, match="^model must have experts without ad"):
