@@ -20,9 +20,11 @@ from zoo.measure import compare
 from zoo.measure import evaluate
 from zoo.measure import results
 from zoo.publish import languages
+from zoo.publish import table
 from zoo.tasks.text import TEXT
 from zoo.tasks.text import Batches
 from zoo.training import train
+from zoo.training import variants
 
 pytestmark = pytest.mark.once
 GERMAN = domains.SOURCES["german"]
@@ -205,3 +207,31 @@ def test_the_page_tells_figures_by_domain(tmp_path, monkeypatch):
     assert "means over 2 seeds" in text and "takes 1.02 of the" in text
     assert "has 2.7500 ± 0.1250 on test data" in text
     assert "Token choice is better by 0.2500." in text
+    assert "more experts" not in text  # until others are on record
+
+
+def test_text_about_other_routers_says_what_is_on_record():
+    recipe = recipes.load(languages.RECIPE)
+    found = results.load(variants.name_of(recipe))
+    assert list(found) == list(variants.VARIANTS[recipe.name])
+    last = {name: one["validation"][-1] for name, one in found.items()}
+    compared = results.load(compare.name_of(recipe))
+    own = [curve[-1] for curve in compared["validation"][recipe.name].values()]
+    # "gains from more experts, up to 32"
+    names = ("dense", "2 of 4 experts", "2 of 8 experts")
+    curve = [*(last[name] for name in names), max(own)]
+    assert curve == sorted(curve, reverse=True)
+    assert last["2 of 32 experts"] < min(own)
+    assert last["4 of 64 experts"] > last["2 of 32 experts"]
+    # "about equally"
+    for one in found.values():
+        assert abs(one["training"][-1] - one["validation"][-1]) < 0.03
+    # "as good as token choice"
+    thresholds = last["Expert Choice by thresholds, 16 experts"]
+    assert min(own) < thresholds < max(own)
+    # "gains little"
+    tokens = [last[name] for name in last if name.startswith("Mixture of T")]
+    assert 0 < last["dense"] - min(tokens) < 0.04
+    text = languages.others(recipe, compared, table._markdown)
+    assert f"has {min(own):.4f} to {max(own):.4f} on validation data" in text
+    assert all(f"| {figure:.4f} |" in text for figure in last.values())

@@ -1,5 +1,6 @@
 """Variants differ in their router alone, are trained and put on record."""
 
+import dataclasses
 import json
 
 import pytest
@@ -36,10 +37,17 @@ def test_variants_cost_what_the_dense_model_costs():
         multiplied = options["num_experts"] * options["intermediate_dim"]
         assert multiplied == one.backbone["mlp_dim"] * options["group_size"]
         assert one.batch_size % options["group_size"] == 0
-    for options in variants.VARIANTS["moe_lm_tiny_domains"].values():
-        if options["router"] == "token_choice":
-            one = options["router_options"]
-            assert one["top_k"] * one["intermediate_dim"] == 256
+    domains = recipes.load("moe_lm_tiny_domains")
+    for name, options in variants.VARIANTS[domains.name].items():
+        small = variants.small(domains, name)  # as long as the recipe
+        assert dataclasses.replace(small, backbone=domains.backbone) == domains
+        one = options.get("router_options", {})
+        chosen = {
+            "token_choice": one.get("top_k"),
+            "expert_choice": one.get("capacity_factor"),
+        }.get(options["router"])
+        if chosen is not None:
+            assert chosen * one["intermediate_dim"] == 256
 
 
 def test_they_are_trained_once_and_recorded(plays, tmp_path, monkeypatch):

@@ -97,12 +97,6 @@ Better than its twin at equal time, by more than twice the spread of the seeds:
 {names}.
 
 No other"""
-HEAD_OF_VARIANTS = (
-    "router",
-    "parameters",
-    "bits per byte, training",
-    "validation",
-)
 HEAD_OF_COMPARISONS = (
     "name",
     "step time",
@@ -260,19 +254,10 @@ def reasons() -> str:
     tried = results.load(variants.name_of(recipes.load("mot_tiny_shakespeare")))
     if soft is None or tried is None:
         return ""
-    rows = [
-        (
-            name,
-            f"{one['parameters']:,}",
-            f"{one['training'][-1]:.4f}",
-            f"{one['validation'][-1]:.4f}",
-        )
-        for name, one in tried.items()
-    ]
     return REASONS.format(
         winners=_winners(compare.winners()),
         further=f"{soft['preset']['accuracy']:.4f}",
-        variants=_markdown(HEAD_OF_VARIANTS, rows),
+        variants=_markdown(variants.HEAD, variants.rows(tried)),
     )
 
 

@@ -95,6 +95,8 @@ VARIANTS = {
         },
     },
 }
+# Of a table, with `rows`.
+HEAD = ("router", "parameters", "bits per byte, training", "validation")
 # Of which the variants keep the length of the training.
 AS_LONG = ("moe_lm_tiny_domains",)
 
@@ -158,3 +160,16 @@ def curves(folder) -> dict:
 
 def _bits(nats):
     return round(nats / math.log(2), 4)
+
+
+def rows(found) -> list[tuple[str, ...]]:
+    """A row of each variant on record: name, parameters, last figures."""
+    return [
+        (
+            name,
+            f"{one['parameters']:,}",
+            f"{one['training'][-1]:.4f}",
+            f"{one['validation'][-1]:.4f}",
+        )
+        for name, one in found.items()
+    ]
