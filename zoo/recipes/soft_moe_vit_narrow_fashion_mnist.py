@@ -21,6 +21,6 @@ RECIPE = dataclasses.replace(
         "router_options": {"num_experts": 16, "slots_per_expert": 1},
     },
     epochs=4,
-    learning_rate=4e-3,
+    learning_rate=8e-3,
     twin="vit_narrow_fashion_mnist",
 )
