@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import pathlib
 import shutil
 
 import numpy as np
 import pytest
 
+import zoo
 from tests.zoo import debs
 from tests.zoo.test_text import SMALL
 from zoo import recipe as recipes
@@ -27,6 +29,7 @@ from zoo.training import train
 from zoo.training import variants
 
 pytestmark = pytest.mark.once
+ROUTERS = pathlib.Path(zoo.__file__).parents[1] / "guides/site/pages/routers.md"
 GERMAN = domains.SOURCES["german"]
 DOMAIN = dataclasses.replace(
     SMALL,
@@ -235,3 +238,7 @@ def test_text_about_other_routers_says_what_is_on_record():
     text = languages.others(recipe, compared, table._markdown)
     assert f"has {min(own):.4f} to {max(own):.4f} on validation data" in text
     assert all(f"| {figure:.4f} |" in text for figure in last.values())
+    page = " ".join(ROUTERS.read_text(encoding="utf-8").split())
+    assert f"by thresholds come to {thresholds:.4f} bits per byte" in page
+    assert f"to {min(own):.4f} to {max(own):.4f} (three seeds)" in page
+    assert f"as many numbers has {last['dense']:.4f} (" in page
