@@ -214,6 +214,10 @@ figure.colorbar(image, label="share of bytes")
 plt.show()
 
 # %% [markdown]
+# Nobody told the router of languages. Still, most bytes of the German text
+# choose one expert, and most of the Japanese text another.
+
+# %% [markdown]
 # ## Exercises
 #
 # 1. Generate one text alone in `"group"` mode. What else is in its group? (See

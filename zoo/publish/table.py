@@ -78,9 +78,10 @@ training images (0.902 and 0.904, seed 2). So more parameters have nothing more
 to fit yet. Six further epochs bring the preset to {further}. The narrow ones
 have vectors of 24. They lack parameters, and experts make them better.
 
-The language models of plays have little text to learn from. Smaller models with other
-routers were trained for 3,000 steps of 32 texts, with experts that cost what
-the dense MLPs cost (`python -m zoo variants mot_tiny_shakespeare`, one seed):
+The language models of plays have little text to learn from. Smaller models with
+other routers were trained for 3,000 steps of 32 texts, with experts that cost
+what the dense MLPs cost (`python -m zoo variants mot_tiny_shakespeare`, one
+seed):
 
 {variants}
 
