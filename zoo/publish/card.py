@@ -57,8 +57,9 @@ LIMITS = {
     "pairs": (
         "It knows drawings like emoji, in {0}x{1} pixels on white, and the "
         "words of their names and tags. It does not know photographs, and "
-        "reads a caption as its words with hardly any grammar. Its captions had "
-        'hardly any articles: search for "red fruit", not for "a red fruit".',
+        "reads a caption as its words with hardly any grammar. Its captions "
+        'had hardly any articles: search for "red fruit", not for "a red '
+        'fruit".',
     ),
 }
 # What is to be known of the data, beside it.
