@@ -60,12 +60,13 @@ SAID = {
         r"dense +held-out loss 0\.\d+, then 0\.\d+\nupcycled +held-out loss",
     ),
     "4_mixture_of_tokens": (
-        1,
+        2,
         r"2,700,928 parameters",
         r"group +logits differ by up to [1-9]\d*\.",
         r"self +logits differ by up to 0\.000\d\d",
         r"argmax +logits differ by up to 0\.000\d\d",
         r"To be, or not to be..",
+        r"591,072 parameters\n'The function .*\n.Le fichier ",
     ),
     "5_convert_and_publish": (
         0,
