@@ -147,8 +147,8 @@ for name, curve in (("dense", dense_curve), ("upcycled", sparse_curve)):
 # %% [markdown]
 # The upcycled model starts near the dense one. Do not expect a lower loss from
 # it here: its experts have more weights than 1,347 images can train. Experts
-# help a model that lacks parameters and has enough data, as the models at the
-# end of guides 1 and 4 do. `guides/upcycling.py` in the repository trains
+# help a model that lacks parameters and has enough data; guides 1 and 4 have
+# figures of two such models. `guides/upcycling.py` in the repository trains
 # longer, with every router and with mixtures from scratch; the site's page on
 # upcycling shows its results.
 

@@ -16,6 +16,7 @@ import pytest
 
 from keras_moe import layers
 from tests.support import numpy
+from zoo.measure import compare
 
 ROOT = pathlib.Path(__file__).parent.parent
 SITE = ROOT / "guides" / "site"
@@ -314,6 +315,13 @@ def test_readme_figures_are_those_of_the_records():
     zoo = (ROOT / "zoo" / "README.md").read_text()
     for figure in re.findall(r"\d\.\d{4}", results):
         assert figure in zoo
+    names = re.findall(r"^\| `(\w+)`, ", results, re.M)
+    assert len(names) == 5 and set(compare.winners()) < set(names)
+    assert len(compare.winners()) == 2
+    said = "of the five small models [below](#results), two gain"
+    assert said in " ".join(readme.split())
+    page = " ".join((PAGES / "routers.md").read_text().split())
+    assert "two are better than their dense twins at equal time" in page
     for name, pattern in (
         ("gather", "hard_plans-*.csv"),
         ("shared_exp", "soft_routing-*.csv"),

@@ -64,7 +64,7 @@ def parser():
     )
     variants = commands.add_parser(
         "variants",
-        help="Train small variants of a recipe and record their results.",
+        help="Train variants of a recipe and record their results.",
     )
     selections = commands.add_parser(
         "selections",

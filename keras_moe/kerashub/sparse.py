@@ -178,8 +178,8 @@ def found(model):
         raise ValueError(
             "model must be built and have KerasHub's mixture-of-experts blocks "
             f"of a family that keras_moe knows, {known} (a {gemma}); received "
-            f"{model.name!r}, a {type(model).__name__} that is not or has "
-            "none."
+            f"{model.name!r}, a {type(model).__name__} that is not built or "
+            "has no such block."
         )
     return found
 

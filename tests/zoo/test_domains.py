@@ -225,7 +225,12 @@ def test_text_about_other_routers_says_what_is_on_record():
     curve = [*(last[name] for name in names), max(own)]
     assert curve == sorted(curve, reverse=True)
     assert last["2 of 32 experts"] < min(own)
+    # "about as many parameters, are no better"
     assert last["4 of 64 experts"] > last["2 of 32 experts"]
+    most, other = (
+        found[f"{n} experts"]["parameters"] for n in ("2 of 32", "4 of 64")
+    )
+    assert other == pytest.approx(most, rel=0.01)
     # "about equally"
     for one in found.values():
         assert abs(one["training"][-1] - one["validation"][-1]) < 0.03

@@ -7,6 +7,7 @@ import pytest
 
 from tests.zoo.test_text import plays as plays
 from zoo import recipe as recipes
+from zoo.measure import compare
 from zoo.measure import results
 from zoo.publish import table
 from zoo.training import train
@@ -73,6 +74,21 @@ def test_they_are_trained_once_and_recorded(plays, tmp_path, monkeypatch):
     path.write_text(json.dumps(soft))
     last = found["4 experts"]["validation"][-1]
     assert f"{last:.4f} |\n" in table.reasons()
+
+
+def test_text_about_narrow_models_says_what_is_on_record():
+    name = "{}_vit_narrow_fashion_mnist"
+    soft, choice = (
+        results.load(compare.name_of(recipes.load(name.format(router))))
+        for router in ("soft_moe", "expert_choice")
+    )
+    assert "There Soft MoE is better than the\ndense twin." in table.reasons()
+    assert compare.is_better(soft)
+    assert "less than twice the spread" in table.reasons()
+    steps = choice["equal_steps"]
+    spread = max(steps["standard_deviation"], steps["twin_standard_deviation"])
+    for equal in ("equal_steps", "equal_time"):
+        assert 0 < choice[equal]["margin"] < 2 * spread
 
 
 def test_recipes_without_variants_are_refused(tmp_path):

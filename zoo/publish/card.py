@@ -41,7 +41,7 @@ EXAMPLES = {
     "text": 'print(model.generate("To be, or ", max_length=64))',
     "pairs": (
         "# images (batch, {0}, {1}, {2}), pixels from 0 to 255\n"
-        'indices, scores = model.search(images, "a red fruit", k=5)'
+        'indices, scores = model.search(images, "red fruit", k=5)'
     ),
 }
 LIMITS = {

@@ -42,6 +42,7 @@ on average:
 
 The recipe, 2 of 16 experts, has {least:.4f} to {most:.4f} on validation data
 ({count} seeds). So a model of these texts gains from more experts, up to 32.
+64 experts of half the size, about as many parameters, are no better.
 The models fit training and validation texts about equally: parameters are what
 they lack. Expert Choice by thresholds is as good as token choice with as many
 experts. Mixture of Tokens gains little: more text alone does not make its

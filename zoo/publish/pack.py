@@ -91,12 +91,12 @@ def _further(run):
     return files.read_json(run / FURTHER / "training.json")
 
 
-def size_of(folder):
+def size_of(folder: pathlib.Path) -> int:
     """Bytes of all files of a folder."""
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
 
 
-def compressed(folder):
+def compressed(folder: pathlib.Path) -> int:
     """Bytes that all files of a folder take in a wheel."""
     return sum(
         len(zlib.compress(p.read_bytes()))

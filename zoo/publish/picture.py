@@ -32,7 +32,7 @@ MIXING = (
 
 
 def caption_of(recipe) -> str | None:
-    """What the picture shows, `None` for a model without routers."""
+    """The caption of the picture, `None` for a model without routers."""
     router = recipe.backbone.get("router")
     if router is None:
         return None

@@ -1,6 +1,7 @@
-"""Variants of a recipe, small and trained shortly, to see what helps.
+"""Variants of a recipe, small, to see what helps.
 
-One seed each, all alike but for the router; what is written down is the
+Those of `AS_LONG` are trained as long as the recipe, the others shortly. One
+seed each, all alike but for the router; what is written down is the
 training and validation loss of each epoch, so that what learns too little and
 what only fits its training text can be told apart.
 """

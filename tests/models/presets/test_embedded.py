@@ -162,6 +162,13 @@ def test_card_of_the_model_of_domains():
 
 
 @pytest.mark.once
+def test_card_of_two_towers_searches_as_it_says():
+    text = cards.of(recipes.load(PAIRS))
+    assert 'model.search(images, "red fruit", k=5)' in text
+    assert 'search for "red fruit", not for "a red fruit"' in text
+
+
+@pytest.mark.once
 def test_generate_command(capsys):
     command.main(["presets"])
     listed = capsys.readouterr().out
