@@ -21,6 +21,8 @@ RECIPE = dataclasses.replace(
         "router_options": {"num_experts": 16, "slots_per_expert": 1},
     },
     epochs=4,
+    # In trainings of one seed better than .004 for Soft MoE. The dense model is
+    # about as good at either.
     learning_rate=8e-3,
     twin="vit_narrow_fashion_mnist",
 )
