@@ -68,12 +68,16 @@ def test_errors_of_logits():
         assert max(max(own) for own in errors.values()) <= goal
 
 
-def meeting(backend, op, goal, batch="1"):
+def records(table, backend):
+    (path,) = RESULTS.glob(f"{table}-{backend}-*.csv")
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def meeting(backend, op, goal, batch="1", table="kerashub_models"):
     """The families that are faster by this share of E/k."""
-    (path,) = RESULTS.glob(f"kerashub_models-{backend}-*.csv")
     return {
         row["family"]
-        for row in csv.DictReader(path.read_text().splitlines())
+        for row in records(table, backend)
         if row["of"] == "sparse"
         and row["op"].startswith(op)
         and row["batch"] == batch
@@ -108,6 +112,27 @@ def test_goals_of_sparse_experts():
         )
         found = meeting(backend, "training", 0.6)
         assert found == ({"Mixtral"} if backend == "tensorflow" else set())
+
+
+@pytest.mark.once
+def test_goals_of_long_models():
+    assert (
+        "All families were measured on JAX, Mixtral and gpt-oss on "
+        "TensorFlow, and Qwen3-MoE on PyTorch."
+    ) in TEXT
+    everyone, long = set(models.FAMILIES), "kerashub_long"
+    for backend, measured in (
+        ("jax", everyone),
+        ("tensorflow", {"Mixtral", "gpt-oss"}),
+        ("torch", {"Qwen3-MoE"}),
+    ):
+        assert {r["family"] for r in records(long, backend)} == measured
+    assert "one sequence meets the goal for all six families, and" in TEXT
+    assert meeting("jax", "generate", 0.7, table=long) == everyone
+    assert meeting("jax", "generate", 0.7, "8", long) == {"Mixtral"}
+    assert "Prefill and a training step miss it for all." in TEXT
+    assert not meeting("jax", "prefill", 0.8, table=long)
+    assert not meeting("jax", "training", 0.6, table=long)
 
 
 @pytest.mark.once

@@ -69,6 +69,11 @@ def test_the_text_says_what_is_on_record():
         assert abs(one["flops"] / flops - 1) < 0.01
         assert f"| {one['recall_at_1']:.4f} |" in text
     page = " ".join(PAGE.read_text().split())
-    four = found[pair_variants.title(4)]
-    assert f"a style held out is {four['recall_at_1']:.4f} (one seed)" in page
+    one, two, four, eight = (
+        f"{figures['recall_at_1']:.4f}" for figures in found.values()
+    )
+    assert (
+        f"held out is {one} with 1 expert, {two} with 2, {four} with 4 and "
+        f"{eight} with 8 (one seed each)."
+    ) in page
     assert f"it is {cards.spread(record)} (three seeds)" in page

@@ -39,6 +39,8 @@ the experts multiply as many numbers (one seed each, by
 A model with fewer experts is no worse: all figures of recall@1 lie within two
 standard deviations of the mean of the recipe's seeds. So the towers do not gain
 from the parameters of more experts at equal cost, in a training of this length.
+More than 16 experts were not trained: an expert has one slot at least, so they
+cost more.
 
 """
 HEAD_OF_NUMBERS = (
