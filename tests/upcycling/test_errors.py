@@ -61,7 +61,11 @@ def over_the_batch():
         (deit, {}, "model must be a ViTImageClassifier, ViTBackbone, GPT2Caus"),
         (unpooled, {}, "model must have pooling='token' or 'gap'; received 'n"),
         (quantised, {}, "model must have the weights of its class, neither qu"),
-        (lambda: "nowhere", {}, "preset must be one of '.*mot_tiny_shakespeare'"),
+        (
+            lambda: "nowhere",
+            {},
+            "preset must be one of '.*mot_tiny_shakespeare'",
+        ),
         (dense, {"router": "mixture_of_tokens"}, "router must be one of 'soft"),
         (gpt, {"router": "soft"}, "router must be one of 'mixture_of_tokens'"),
         (gpt, {"router": "batch_expert_choice"}, "router must be one of 'mix"),
