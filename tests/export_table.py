@@ -38,7 +38,7 @@ SUPPORTED = {
             "fixed": ["token_losses"],
         },
         "openvino": {
-            "any length": ["soft", "choice", "token", "mixture"],
+            "any length": ["soft", "choice", "token", "mixture", "dropless"],
             "fixed": ["token_losses"],
         },
     },
@@ -101,11 +101,6 @@ UNSUPPORTED = {
         ["choice_capped"],
         "would write down",
         "the rounds of capped choice would be written down one by one",
-    ),
-    ("tensorflow", "openvino", "any batch"): (
-        ["dropless"],
-        "VariadicSplit",
-        "OpenVINO miscounts the rows of the experts",
     ),
     ("torch", "openvino", "fixed"): (
         ["dropless"],

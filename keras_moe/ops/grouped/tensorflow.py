@@ -19,12 +19,14 @@ from keras_moe.ops.grouped.made import MadeKernels
 def prepare(plan):
     """Find the pair of each row, the row of each pair, the experts' product."""
     order, bounds = plan.by_expert()
-    rows, experts = ops.shape(order)[0], plan.num_experts
+    experts = plan.num_experts
     if _in_xla():
-        multiply = tiles.prepare(bounds, rows, experts)
+        multiply = tiles.prepare(bounds, ops.shape(order)[0], experts)
     else:
+        # OpenVINO replaces the shape of `order` by a wrong constant.
+        rows = tf.reduce_sum(tf.ones_like(order))
         # The rows of no expert are the last part.
-        counts = tf.concat([bounds, tf.cast(rows, bounds.dtype)[None]], 0)
+        counts = tf.concat([bounds, rows[None]], 0)
         counts = counts[1:] - counts[:-1]
         multiply = functools.partial(product, counts=counts, experts=experts)
     return order, indexing.inverse(order), multiply
