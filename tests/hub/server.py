@@ -135,7 +135,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return self.create(json.loads(sent))
         api = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(.+))?", path)
         file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
-        name = (api or file)[1]
+        name = (api or file)[1] if api or file else None
         if name not in self.server.repos:
             return self.missing("RepoNotFound")
         if file:
