@@ -215,8 +215,10 @@ def _batch_axes(active) -> tuple:
 
 
 def batch_shards() -> int:
-    """On how many devices the active distribution cuts the batch."""
+    """On how many devices the active distribution cuts the batch, or 1."""
     active = keras.distribution.distribution()
+    if active is None:
+        return 1
     mesh = active.device_mesh
     sizes = dict(zip(mesh.axis_names, mesh.shape))
     return math.prod(int(sizes[name]) for name in _batch_axes(active))
@@ -229,7 +231,7 @@ def by_groups(function, *arrays):
     devices, run the function once for all groups.
     """
     active = keras.distribution.distribution()
-    count = 1 if active is None else batch_shards()
+    count = batch_shards()
     groups = arrays[0].shape[0]
     if count == 1 or not isinstance(groups, int) or groups % count:
         return function(*arrays)

@@ -1,8 +1,8 @@
 """Take rows by index and add rows up by index, each group by itself.
 
 Indices count inside their group. Numbered through over all groups they would
-reach 2^31 sooner, and a program for many devices that each hold some of the
-groups would have to gather all of them on each device.
+reach 2^31 sooner, and where each device holds some of the groups, XLA would
+gather all groups on each device.
 
 On JAX under `keras.distribution`, each device takes and adds up the rows of the
 groups that it holds (`shard_map`). Compiled for TPUs without it, XLA gathers

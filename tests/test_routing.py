@@ -141,7 +141,7 @@ def test_few_tokens_have_one_slot(known):
 
 @pytest.mark.parametrize("known", [True, False])
 def test_a_cap_leaves_slots_of_short_inputs_empty(known):
-    """2 tokens of 2 experts each cannot fill 8 slots, nor 6 of them 16."""
+    """A token has 2 experts at most, so 2 tokens leave 4 of 8 slots empty."""
     layer = layers.ExpertChoiceMoE(8, 2.0, max_experts_per_token=2, **SMALL)
     layer.build((None, None, 5))
     call = layer if known else of_unknown_sizes(layer)

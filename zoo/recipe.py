@@ -133,6 +133,23 @@ def dense_twin(recipe: Recipe, name: str, title: str, mlp_dim: int) -> Recipe:
     )
 
 
+def expert_choice(recipe: Recipe, name: str, title: str) -> Recipe:
+    """The recipe of a Soft MoE with Expert Choice, a slot for each token."""
+    experts = recipe.backbone["router_options"]["num_experts"]
+    return dataclasses.replace(
+        recipe,
+        name=name,
+        title=title,
+        backbone={
+            **recipe.backbone,
+            "router": "expert_choice",
+            # round(tokens / experts) capacity slots for each expert.
+            "router_options": {"num_experts": experts, "capacity_factor": 1.0},
+        },
+        initial_scale=1.0,  # there is no scale to start
+    )
+
+
 def names() -> list[str]:
     """Names of all recipes."""
     found = pkgutil.iter_modules(recipes.__path__)

@@ -64,7 +64,7 @@ def over_the_batch():
         (
             lambda: "nowhere",
             {},
-            "preset must be one of '.*mot_tiny_shakespeare'",
+            "preset must be one of 'moe_lm_tiny_domains', 'mot_tiny_shake",
         ),
         (dense, {"router": "mixture_of_tokens"}, "router must be one of 'soft"),
         (gpt, {"router": "soft"}, "router must be one of 'mixture_of_tokens'"),

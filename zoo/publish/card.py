@@ -64,11 +64,11 @@ LIMITS = {
 }
 # What is to be known of the data, beside it.
 DATA_LIMITS = {
-    "emoji": "The drawings that it was trained on are under several licences, "
-    "one of them CC BY-SA 4.0.",
+    "emoji": "The drawings that it was trained on are under several licences; "
+    "those of OpenMoji are under CC BY-SA 4.0.",
     "domains": "The texts that it was trained on are under several licences. "
-    "The dictionary and most manual pages are under the GNU GPL. It can repeat "
-    "phrases of them.",
+    "The dictionary and most manual pages are under the GNU GPL. The model can "
+    "repeat phrases from these texts.",
 }
 BATCH_MATES = (
     "**An example's output depends on its batch-mates** where "

@@ -93,13 +93,13 @@ def _further(run):
 
 def size_of(folder: pathlib.Path) -> int:
     """Bytes of all files of a folder."""
-    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    return sum(path.stat().st_size for path in _files(folder))
 
 
 def compressed(folder: pathlib.Path) -> int:
     """Bytes that all files of a folder take in a wheel."""
-    return sum(
-        len(zlib.compress(p.read_bytes()))
-        for p in folder.rglob("*")
-        if p.is_file()
-    )
+    return sum(len(zlib.compress(path.read_bytes())) for path in _files(folder))
+
+
+def _files(folder):
+    return (path for path in folder.rglob("*") if path.is_file())

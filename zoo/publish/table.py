@@ -72,13 +72,13 @@ REASONS = """\
 {winners} mixture of experts that was trained with several seeds is better than
 its twin at equal time by more than their spread.
 
-The tiny image classifiers have vectors of 64 numbers, and are trained for few
-steps: in its last epoch Soft MoE is as accurate on validation images as on
+The tiny image classifiers have a hidden dimension of 64, and are trained for
+few steps: in its last epoch Soft MoE is as accurate on validation images as on
 training images (0.902 and 0.904, seed 2). So more parameters have nothing more
 to fit yet. Six further epochs bring the preset to {further}. The narrow ones
-have vectors of 24, so they lack parameters. There Soft MoE is better than the
-dense twin. The margins of Expert Choice, at equal steps and at equal time, are
-less than twice the spread of the seeds.
+have a hidden dimension of 24 and lack parameters. There Soft MoE is better than
+the dense twin. The margins of Expert Choice, at equal steps and at equal time,
+are less than twice the spread of the seeds.
 
 The language models of plays have little text to learn from. Smaller models with
 other routers were trained for 3,000 steps of 32 texts, with experts that cost

@@ -1,6 +1,6 @@
 """Soft MoE in the last two of three narrow blocks, 16 slots for 16 tokens.
 
-Vectors of 24 numbers leave the dense model short of parameters.
+With a hidden dimension of 24 the dense model is short of parameters.
 """
 
 import dataclasses

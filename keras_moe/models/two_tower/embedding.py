@@ -70,6 +70,11 @@ class Embeds:
                     "padding_mask where the model has no preprocessor; "
                     f"{task_inputs.received(captions)}."
                 )
+            if not len(captions["token_ids"]):
+                raise ValueError(
+                    "captions must have at least one row of token_ids; "
+                    f"received shape {tuple(captions['token_ids'].shape)}."
+                )
             return encoding.encode(
                 self.backbone.text_encoder, captions, batch_size, lambda x: x
             )

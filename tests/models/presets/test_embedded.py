@@ -123,7 +123,7 @@ def test_exported_classifier_says_the_same(classifier, export, tmp_path):
     np.testing.assert_array_equal(found.argmax(-1), wanted.argmax(-1))
 
 
-# Of the domains, none of them texts that it was trained on.
+# Made up for this test, in the languages of the domains.
 SENTENCES = (
     "The function returns a list of the names in the module.",
     "Le fichier est ouvert en lecture et ses droits sont lus.",

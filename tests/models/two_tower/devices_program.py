@@ -1,7 +1,8 @@
-"""Contrastive losses of a batch spread over 8 virtual devices of a CPU.
+"""Contrastive losses and embeddings, spread over 8 virtual devices of a CPU.
 
 Run by `test_loss_devices.py` in a process of its own; prints one line of JSON:
-losses and gradients on one device and on all, and what devices exchange.
+losses, gradients and embeddings on one device and on all, and what devices
+exchange.
 """
 
 import json
@@ -13,6 +14,8 @@ import numpy as np
 from keras_moe.contrastive import KINDS
 from keras_moe.losses import contrastive_loss
 from tests import exchanges
+from tests.models.two_tower.support import PIXELS
+from tests.models.two_tower.support import make_model
 
 PAIRS, FEATURES = 32, 4
 CHUNKS = {"whole": None, "chunks": 16, "uneven": 5}
@@ -57,7 +60,33 @@ def main():
                 )
                 facts[where][f"{kind} {form}"] = found
             facts[f"{kind} {form}"] = exchanges.found(compiled.as_text())
+    facts["encoded"], facts["encoded on"] = encoded(spread)
     print(json.dumps(facts))
+
+
+def encoded(spread):
+    """Embeddings of 9 images without and with devices; how many took part."""
+    images = np.random.default_rng(0).random((9, *PIXELS.shape[1:]), "float32")
+    model = make_model()
+    found = [model.encode_image(images).tolist()]
+    weights = model.get_weights()
+    keras.distribution.set_distribution(spread)
+    model = make_model()
+    model.set_weights(weights)
+    encoder, seen = model.backbone.image_encoder, set()
+    call = encoder.call
+
+    def watched(*arguments, **options):
+        output = call(*arguments, **options)
+        jax.debug.inspect_array_sharding(
+            output, callback=lambda found: seen.add(len(found.device_set))
+        )
+        return output
+
+    encoder.call = watched
+    found.append(model.encode_image(images, batch_size=4).tolist())
+    (number,) = seen
+    return found, number
 
 
 if __name__ == "__main__":

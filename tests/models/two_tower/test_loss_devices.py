@@ -15,13 +15,16 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-6}
 @pytest.mark.once
 def test_as_on_one_device():
     facts = on_devices("tests.models.two_tower.devices_program")
-    assert facts["devices"] == 8
+    assert facts["devices"] == facts["encoded on"] == 8
     assert len(facts["alone"]) == 6
     for name, (value, grads) in facts["alone"].items():
         found, others = facts["spread"][name]
         np.testing.assert_allclose(found, value, **CLOSE, err_msg=name)
         for one, other in zip(others, grads):
             np.testing.assert_allclose(one, other, **CLOSE, err_msg=name)
+    alone, spread = facts["encoded"]
+    assert np.shape(alone)[0] == 9
+    np.testing.assert_allclose(spread, alone, **CLOSE)
 
 
 @pytest.mark.once

@@ -15,6 +15,8 @@ from tests.models.two_tower.support import make_preprocessor
 from tests.models.two_tower.support import make_text_tower
 from tests.models.two_tower.support import make_tokenizer
 
+READY = ("token_ids", "padding_mask")
+
 pytestmark = pytest.mark.once
 
 
@@ -152,6 +154,10 @@ def test_what_does_not_fit(model, call, text):
         (lambda m: m.fit(PIXELS, CAPTIONS), "x must be a dictionary of images"),
         (lambda m: m.fit({"images": PIXELS}), "received one with images"),
         (lambda m: m.encode_text("cat"), "captions must be a dictionary of to"),
+        (
+            lambda m: m.encode_text(dict.fromkeys(READY, np.ones((0, 4)))),
+            r"at least one row of token_ids; received shape \(0, 4\)\.",
+        ),
     ],
 )
 def test_what_does_not_fit_without_a_preprocessor(call, text):
