@@ -26,6 +26,7 @@ class Recipe:
         warmup: the share of the steps that warms up.
         weight_decay: of AdamW.
         twin: name of the recipe this one is compared with.
+        further: arguments that `python -m zoo further` replaces.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Recipe:
     warmup: float = 0.05
     weight_decay: float = 0.05
     twin: str | None = None
+    further: dict = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,6 +99,8 @@ class PairRecipe(Recipe):
         steps_per_epoch: each step reads drawings from anywhere in the data.
         tagged: share of the captions that have tags of their drawing, beside
             its name or in its place.
+        phrased: share of the captions that begin with words such as "a picture
+            of a".
         shift: most pixels that a drawing is moved by, each way.
         turn: most degrees that it is turned by.
         zoom: how much larger or smaller it becomes at most, as a share.
@@ -113,6 +117,7 @@ class PairRecipe(Recipe):
     vocabulary_size: int = 8192
     steps_per_epoch: int
     tagged: float = 0.3
+    phrased: float = 0.0
     shift: float = 2.0
     turn: float = 8.0
     zoom: float = 0.1

@@ -1,5 +1,6 @@
 """What ships is what was trained, in half precision, and is on record."""
 
+import dataclasses
 import json
 
 import h5py
@@ -60,7 +61,15 @@ def test_train_further_and_pack(data_folder, tmp_path, monkeypatch):
         transition.further(SMALL, run, 2, 1e-3)
     train.train(SMALL, run, 1, data_folder, epochs=1)
     first = MoEViTImageClassifier.from_preset(str(run / "preset"))
-    preset = transition.further(SMALL, run, 2, 1e-3, 1, data_folder)
+    on = dataclasses.replace(SMALL, further={"erase": 0.5})
+    seen = []
+    monkeypatch.setattr(
+        transition,
+        "train",
+        lambda recipe, *rest: seen.append(recipe) or train.train(recipe, *rest),
+    )
+    preset = transition.further(on, run, 2, 1e-3, 1, data_folder)
+    assert [(one.erase, one.learning_rate) for one in seen] == [(0.5, 1e-3)]
     assert preset == run / "further" / "preset"
     history = json.loads((run / "further" / "history.json").read_text())
     assert len(history) == 2
@@ -83,8 +92,9 @@ def test_train_further_and_pack(data_folder, tmp_path, monkeypatch):
         SMALL, run / "preset", data_folder, run / "evaluation.json"
     )
     record = results.record(SMALL, run.parent, packed)
-    text = card.render(SMALL, record)
+    text = card.render(on, record)
     assert "this preset, in half precision, trained further" in text
+    assert "| their erase | 0.5 |" in text
     command = f"zoo further {SMALL.name} --seed 1 --epochs 2 --learning-rate"
     assert f"python -m {command} 0.001" in text
     assert "| further epochs | 2 |" in text

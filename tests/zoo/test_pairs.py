@@ -1,5 +1,6 @@
 """Two towers of drawings and names: batches, training, recall."""
 
+import dataclasses
 import json
 
 import keras
@@ -114,6 +115,20 @@ def test_batches_follow_from_the_seed_and_hold_tags(folder):
     assert 0.1 < tagged < 0.5  # a share of 0.3 is wanted
     words = batches.preprocessor.tokenizer.detokenize([i for i, _ in texts])
     assert any("red" in text and "warm" in text for text in words)
+
+
+@pytest.mark.once
+def test_phrases_begin_captions(folder):
+    rng = np.random.default_rng(0)
+    found = {pairs.phrased(word, rng) for word in ("cat", "ant") * 50}
+    assert {"a cat", "an ant", "the cat", "a picture of an ant"} < found
+    assert not found & {"cat", "an cat", "a ant", "an emoji of a ant"}
+    part = emoji.emoji(folder)["train"]
+    one = dataclasses.replace(SMALL, tagged=0.0, phrased=0.5)
+    batches = PAIRS.batches(part, one, 1, 2)
+    lengths = [batches[n][0]["padding_mask"].sum(-1) for n in range(12)]
+    name = batches.names["padding_mask"][0].sum()
+    assert 0.3 < np.mean(np.array(lengths) > name) < 0.7
 
 
 @pytest.mark.once

@@ -259,6 +259,8 @@ def _settings(recipe, record, preset):
     if further := preset.get("further"):
         yield "further epochs", further["epochs"]
         yield "their learning rate", further["learning_rate"]
+        for name, value in recipe.further.items():
+            yield f"their {name.replace('_', ' ')}", value
         seconds += further["seconds"]
     yield "time", f"{seconds / 60:.0f} minutes"
     yield "backend", training["backend"]

@@ -35,4 +35,5 @@ RECIPE = PairRecipe(
     zoom=0.12,
     colour=0.15,
     twin="two_tower_tiny_emoji",
+    further={"phrased": 0.5},
 )

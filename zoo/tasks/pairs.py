@@ -23,6 +23,15 @@ from zoo.tasks.task import Task
 from zoo.tasks.vision import ready
 
 TAGS = 2  # most of them in a caption
+# Before a name, as in a query or a template of a class.
+PHRASES = (
+    "a",
+    "the",
+    "some",
+    "a picture of a",
+    "a photo of a",
+    "an emoji of a",
+)
 BATCH = 256  # drawings or names that are encoded together
 
 
@@ -40,6 +49,13 @@ def caption(name, tags, rng):
     if rng.random() < 0.5:
         words.insert(rng.integers(0, len(words) + 1), name)
     return " ".join(words)
+
+
+def phrased(text, rng):
+    """A text after one of the phrases that people put before it."""
+    phrase = PHRASES[rng.integers(len(PHRASES))]
+    vowel = phrase.split()[-1] == "a" and text[0] in "aeiou"
+    return f"{phrase}{'n' * vowel} {text}"
 
 
 class Batches(SeededBatches):
@@ -70,24 +86,30 @@ class Batches(SeededBatches):
         index = rng.choice(len(part.labels), recipe.batch_size, replace=False)
         labels = part.labels[index]
         texts = {key: value[labels] for key, value in self.names.items()}
-        self._tag(texts, labels, rng)
+        self._write(texts, labels, rng)
         images = ready(self.distortion(index, rng))
         return {"images": images, **texts}, labels
 
-    def _tag(self, texts, labels, rng):
-        """Put captions with tags in the place of some names."""
-        part = self.part
-        chosen = np.flatnonzero(rng.random(len(labels)) < self.recipe.tagged)
-        chosen = [row for row in chosen if part.tags[labels[row]]]
-        if chosen:
-            tagged = self.preprocessor(
-                [
-                    caption(part.names[label], part.tags[label], rng)
-                    for label in labels[chosen]
-                ]
-            )
-            for key, value in tagged.items():
-                texts[key][chosen] = keras.ops.convert_to_numpy(value)
+    def _write(self, texts, labels, rng):
+        """Put captions with tags or phrases in the place of some names."""
+        names, tags = (
+            [values[label] for label in labels]
+            for values in (self.part.names, self.part.tags)
+        )
+        rows = np.flatnonzero(rng.random(len(labels)) < self.recipe.tagged)
+        captions = {
+            row: caption(names[row], tags[row], rng)
+            for row in rows
+            if tags[row]
+        }
+        if self.recipe.phrased:
+            drawn = rng.random(len(labels)) < self.recipe.phrased
+            for row in np.flatnonzero(drawn):
+                captions[row] = phrased(captions.get(row, names[row]), rng)
+        if captions:
+            written = self.preprocessor(list(captions.values()))
+            for key, value in written.items():
+                texts[key][[*captions]] = keras.ops.convert_to_numpy(value)
 
 
 def preprocessor(recipe, part):

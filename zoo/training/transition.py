@@ -108,7 +108,9 @@ def further(
     if start is None:
         start = preset_of(recipe, run)
     train(
-        dataclasses.replace(recipe, learning_rate=learning_rate),
+        dataclasses.replace(
+            recipe, **recipe.further, learning_rate=learning_rate
+        ),
         folder,
         TUNING + seed,
         data_folder,
