@@ -71,6 +71,27 @@ def check(folder) -> None:
                 _check_object(content)
 
 
+def check_model(folder, model) -> None:
+    """Raise an error for a preset of another model than a class reads.
+
+    Args:
+        folder: of a preset, whose configurations were checked.
+        model: class of a backbone, or of a task with a `backbone_cls`.
+    """
+    path = pathlib.Path(folder) / CONFIG
+    if not path.is_file():
+        return
+    name = files.read_json(path, finite=False).get("registered_name")
+    there = keras.saving.get_registered_object(name)
+    wanted = getattr(model, "backbone_cls", None) or model
+    if there is None or issubclass(there, wanted):
+        return
+    raise ValueError(
+        f"preset must be one of {wanted.__name__} for {model.__name__}; "
+        f"received one of {there.__name__}, {folder}."
+    )
+
+
 def _check_object(content):
     """Raise an error for what Keras, describing an object, does not write.
 

@@ -62,6 +62,7 @@ class _Presets(torch_parameters.TorchParameters):
     @classmethod
     def from_preset(cls, preset, load_weights=True, **kwargs):
         folder = find(preset)
+        configurations.check_model(folder, cls)
         with configurations.naming(folder, cls._configurations, kwargs):
             bounds.check_bounds(folder, "num_classes" in kwargs)
             if load_weights:
