@@ -37,7 +37,9 @@ SHORT = "KERAS_MOE_GUIDE_SHORT" in os.environ
 #
 # The package has 412 drawings of emoji in the style of Twemoji. The model was
 # trained on drawings of the same things in four other styles, with their names
-# and words that describe them. It has not seen any of these drawings.
+# and words that describe them. It has not seen any of these drawings. Half of
+# the captions in the last part of its training began with a phrase such as "a
+# picture of a", so queries may, too.
 
 # %%
 images, _, names = samples.emoji()
@@ -66,7 +68,7 @@ def show(queries, k=5):
     figure.tight_layout()
 
 
-show(["red fruit", "crying", "broken heart", "vegetable"])
+show(["a red fruit", "a crying face", "a broken heart", "a vegetable"])
 
 # %% [markdown]
 # How often is the drawing of a name the best of all 412, and how often among
@@ -87,8 +89,8 @@ for k in (1, 5):
 # ## Classes by name
 #
 # `zero_shot_classifier` makes a classifier of class names: its kernel holds the
-# embeddings of the names. The true class here is the word that the name of a
-# drawing contains.
+# embeddings of the names, each put into a template. The true class here is the
+# word that the name of a drawing contains.
 
 # %%
 classes = ["face", "heart", "cat", "monkey", "moon"]
@@ -98,7 +100,7 @@ labels = [
     next(c for c, word in enumerate(classes) if word in words[i])
     for i in chosen
 ]
-classifier = model.zero_shot_classifier(classes)
+classifier = model.zero_shot_classifier(classes, ["a picture of a {}"])
 guesses = classifier.predict(images[chosen], verbose=0).argmax(-1)
 right = guesses == labels
 print(f"{right.mean():.0%} of {len(chosen)} drawings are in the right class")

@@ -28,7 +28,7 @@ from keras_moe.models import MoEViTImageClassifier  # noqa: E402
 
 PRESET = "soft_moe_vit_tiny_fashion_mnist"
 SEARCH_PRESET = "soft_moe_two_tower_tiny_emoji"
-QUERIES = ("red fruit", "crying", "vegetable", "heart", "insect")
+QUERIES = ("a red fruit", "a crying face", "a vegetable", "a heart", "a flower")
 FOUND = 5  # drawings of each query
 
 
@@ -64,7 +64,7 @@ def search(model, path):
     figure = Figure((1.3 * FOUND + 1.5, 1.3 * len(QUERIES)))
     axes = figure.subplots(len(QUERIES), FOUND)
     for query, rows, row in zip(QUERIES, found, axes):
-        print(f"  {query:<12} {', '.join(names[index] for index in rows)}")
+        print(f"  {query:<14} {', '.join(names[index] for index in rows)}")
         row[0].set_ylabel(query, rotation=0, ha="right", va="center")
         for index, axis in zip(rows, row):
             axis.imshow(images[index])

@@ -309,6 +309,15 @@ def test_normalised_gates_compute_what_mixtral_computes():
     assert abs(numpy(plain(tokens)) - numpy(expected)).max() > 1e-2
 
 
+@pytest.mark.parametrize("name", ["README.md", "zoo/README.md"])
+def test_links_of_a_readme_lead_somewhere(name):
+    path = ROOT / name
+    links = re.findall(r"\]\(([^)#\s]+)", path.read_text())
+    own = [link for link in links if "://" not in link]
+    assert len(own) > 3
+    assert [link for link in own if not (path.parent / link).exists()] == []
+
+
 def test_readme_figures_are_those_of_the_records():
     readme = (ROOT / "README.md").read_text()
     results = readme[readme.index("## Results") : readme.index("## What each")]

@@ -176,7 +176,7 @@ def _pack(arguments):
         preset=preset,
         mixing=arguments.inference_mixing,
     )
-    results.record(recipe, runs, packed)
+    results.record_preset(recipe, runs, packed)
     table.write()
     print(f"{recipe.name}: {packed['bytes'] / 1e6:.1f} MB in the package")
 

@@ -37,6 +37,13 @@ def test_pack_and_record(data_folder, tmp_path, monkeypatch):
         "1": pytest.approx(packed["accuracy"], abs=0.1)
     }
     assert results.record(SMALL, runs)["preset"] == packed  # is kept
+    # Another preset of a seed on record leaves the seeds, whatever `runs` has.
+    other = packed | {"bytes": 1}
+    again = results.record_preset(SMALL, tmp_path / "nowhere", other)
+    assert again == results.load(SMALL.name) == recorded | {"preset": other}
+    with pytest.raises(results.ResultError, match="no evaluated run"):
+        unknown = packed | {"seed": 77}
+        results.record_preset(SMALL, tmp_path / "nowhere", unknown)
 
     folder = target / SMALL.name
     assert [p.name for p in target.iterdir()] == [SMALL.name]

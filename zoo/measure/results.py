@@ -44,6 +44,28 @@ def deviation(values) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
 
 
+def record_preset(recipe, runs, preset):
+    """Write what was measured of the preset that ships.
+
+    The figures of all seeds stay as they are recorded, though `runs` may lack
+    some of them, if the preset's seed is among them.
+
+    Args:
+        recipe: what was trained.
+        runs: folder of its runs.
+        preset: what `zoo.publish.pack.pack` returns.
+
+    Returns:
+        The record.
+    """
+    before = load(recipe.name)
+    if not before or str(preset["seed"]) not in before["seeds"]:
+        return record(recipe, runs, preset)
+    result = before | {"preset": preset}
+    manifest.write_json(path_of(recipe.name), result)
+    return result
+
+
 def record(recipe, runs, preset=None):
     """Gather what the runs of a recipe measured into one file.
 

@@ -41,7 +41,7 @@ EXAMPLES = {
     "text": 'print(model.generate("To be, or ", max_length=64))',
     "pairs": (
         "# images (batch, {0}, {1}, {2}), pixels from 0 to 255\n"
-        'indices, scores = model.search(images, "red fruit", k=5)'
+        'indices, scores = model.search(images, "a red fruit", k=5)'
     ),
 }
 LIMITS = {
@@ -57,9 +57,8 @@ LIMITS = {
     "pairs": (
         "It knows drawings like emoji, in {0}x{1} pixels on white, and the "
         "words of their names and tags. It does not know photographs, and "
-        "reads a caption as its words with hardly any grammar. Its captions "
-        'had hardly any articles: search for "red fruit", not for "a red '
-        'fruit".',
+        "reads a caption as its words with hardly any grammar. Phrases such "
+        'as "a picture of a" may stand before them.',
     ),
 }
 # What is to be known of the data, beside it.

@@ -61,11 +61,12 @@ def test_classifier_is_as_good_as_recorded(classifier):
     assert accuracy == pytest.approx(recorded, abs=0.05)
 
 
-def test_two_towers_find_drawings_of_a_style_they_never_saw():
+@pytest.mark.parametrize("phrase", ["", "a ", "a picture of a "])
+def test_two_towers_find_drawings_of_a_style_they_never_saw(phrase):
     model = MoETwoTower.from_preset(PAIRS)
     assert model.compute_dtype == "float32"
     images, labels, names = samples.emoji()
-    found, _ = model.search(images, list(names), k=5)
+    found, _ = model.search(images, [phrase + name for name in names], k=5)
     first, among_five = (found[:, :k] == labels[:, None] for k in (1, 5))
     # Among 412 drawings rather than all those of the record.
     assert first.any(1).mean() > 0.5
@@ -81,7 +82,7 @@ def test_demo(classifier, tmp_path, capsys):
     )
     said = capsys.readouterr().out
     assert f"accuracy {accuracy:.1%} on 300" in said
-    assert re.search(r"red fruit +.*red apple", said)
+    assert re.search(r"a red fruit +.*red apple", said)
     assert min(p.stat().st_size for p in (picture, found)) > 10_000
 
 
@@ -164,8 +165,8 @@ def test_card_of_the_model_of_domains():
 @pytest.mark.once
 def test_card_of_two_towers_searches_as_it_says():
     text = cards.of(recipes.load(PAIRS))
-    assert 'model.search(images, "red fruit", k=5)' in text
-    assert 'search for "red fruit", not for "a red fruit"' in text
+    assert 'model.search(images, "a red fruit", k=5)' in text
+    assert 'Phrases such as "a picture of a" may stand before them.' in text
 
 
 @pytest.mark.once
