@@ -59,6 +59,8 @@ def test_evaluate_before_any_run(tmp_path, capsys):
     "command, words",
     [
         (["record", RECIPE], ["train", "evaluate"]),
+        (["record", RECIPE, "--further"], ["further", "evaluate"]),
+        (["evaluate", RECIPE, "--further"], ["further"]),
         (["further", RECIPE], ["train"]),
         (["tune", "mot_tiny_shakespeare"], ["train"]),
         (["pack", RECIPE], ["train"]),

@@ -25,10 +25,16 @@ def parser():
     evaluate = commands.add_parser(
         "evaluate", help="Measure a trained preset on test data."
     )
-    evaluate.add_argument(
+    which = evaluate.add_mutually_exclusive_group()
+    which.add_argument(
         "--preset",
         metavar="NAME_OR_FOLDER",
         help="Measure this preset instead of the one of the run.",
+    )
+    which.add_argument(
+        "--further",
+        action="store_true",
+        help="Measure the preset of the run that `further` trained.",
     )
     pack = commands.add_parser(
         "pack",
@@ -53,6 +59,11 @@ def parser():
     )
     record = commands.add_parser(
         "record", help="Write the measurements of the runs to zoo/results."
+    )
+    record.add_argument(
+        "--further",
+        action="store_true",
+        help="Write those of the presets that `further` trained, beside them.",
     )
     step_time = commands.add_parser(
         "step-time",
@@ -130,17 +141,18 @@ def _evaluate(arguments):
 
     from zoo.measure import evaluate
     from zoo.tasks import task_of
-    from zoo.training.runs import preset_of
+    from zoo.training import runs as places
 
     recipe, runs = _folders(arguments)
-    folder = shared.run_of(arguments)
+    run = shared.run_of(arguments)
+    part = places.FURTHER if arguments.further else "."
     task = task_of(recipe)
     given = arguments.preset
     result = evaluate.evaluate(
         recipe,
-        given or preset_of(recipe, folder),
+        given or places.preset_of(recipe, run, f"{part}/{places.PRESET}"),
         arguments.data,
-        None if given else folder / "evaluation.json",
+        None if given else run / part / "evaluation.json",
     )
     print(
         f"{task.metric_title} {result[task.metric]:.4f} on test data, "
@@ -148,7 +160,7 @@ def _evaluate(arguments):
     )
     for domain, figure in result.get("domains", {}).items():
         print(f"  {domain} {figure:.4f}")
-    seeds = evaluate.summary(runs, task.metric)
+    seeds = evaluate.summary(runs, task.metric, part)
     if not given and len(seeds) > 1:
         values = list(seeds.values())
         print(
@@ -186,7 +198,10 @@ def _record(arguments):
     from zoo.publish import table
 
     recipe, runs = _folders(arguments)
-    result = results.record(recipe, runs)
+    if arguments.further:
+        result = results.record_further(recipe, runs)["further"]
+    else:
+        result = results.record(recipe, runs)
     table.write()
     print(f"{results.path_of(recipe.name)}: {len(result['seeds'])} seeds")
 

@@ -98,7 +98,20 @@ def test_train_further_and_pack(data_folder, tmp_path, monkeypatch):
     evaluate.evaluate(
         SMALL, run / "preset", data_folder, run / "evaluation.json"
     )
+    with pytest.raises(results.ResultError, match="further .*evaluate .*--fur"):
+        results.record_further(SMALL, run.parent)
+    evaluate.evaluate(
+        SMALL, preset, data_folder, run / "further" / "evaluation.json"
+    )
+    with pytest.raises(results.ResultError, match="nothing is recorded of"):
+        results.record_further(SMALL, run.parent)
     record = results.record(SMALL, run.parent, packed)
+    both = results.record_further(SMALL, run.parent)
+    further = both["further"]
+    assert both == record | {"further": further} == results.load(SMALL.name)
+    assert results.record(SMALL, run.parent) == both  # is kept
+    assert further["training"]["1"] == packed["further"]
+    assert further["mean"] == pytest.approx(packed["accuracy"], abs=0.1)
     text = card.render(on, record)
     assert "this preset, in half precision, trained further" in text
     assert "| their erase | 0.5 |" in text

@@ -54,6 +54,28 @@ def test_they_are_trained_once_and_recorded(folder, tmp_path, monkeypatch):
     assert pair_variants.run(SMALL, tmp_path / "runs", folder) == found
 
 
+@pytest.mark.parametrize("mean, relation", [(0.4, "less"), (0.5, "more")])
+def test_the_text_compares_further_training(mean, relation, monkeypatch):
+    def record(*seeds):
+        return {
+            "seeds": {str(n): value for n, value in enumerate(seeds)},
+            "mean": sum(seeds) / len(seeds),
+            "standard_deviation": 0.02,
+            "more": {str(n): {"recall_at_5": v} for n, v in enumerate(seeds)},
+            "training": {"0": {"steps": 5000}},
+        }
+
+    twin = {"further": record(0.37, 0.39)}
+    monkeypatch.setattr(results, "load", lambda name: twin)
+    ours = {"further": record(mean - 0.01, mean + 0.01)}
+    text = drawings.longer(ours, table._markdown)
+    assert "5,000 further steps" in text
+    assert f"in recall@1 is {mean - 0.38:+.4f}" in text
+    assert f"That is\n{relation} than twice" in text
+    assert f"{mean:.4f} ± 0.0200 | {mean:.4f} ± 0.0141 | 2 |" in text
+    assert drawings.longer({}, table._markdown) == ""
+
+
 def test_the_text_says_what_is_on_record():
     found = results.load(variants.name_of(RECIPE))
     numbers = pair_variants.NUMBERS[RECIPE.name]

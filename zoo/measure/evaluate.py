@@ -42,15 +42,23 @@ def evaluate(recipe, preset, data_folder=None, record=None, mixing=None):
     return result
 
 
-def evaluations(folder):
-    """{seed: what `evaluate` recorded} of the runs below `folder`."""
+def evaluations(folder, part="."):
+    """{seed: what `evaluate` recorded} of the runs below `folder`.
+
+    Args:
+        folder: of the runs of a recipe.
+        part: folder in that of each run.
+    """
     found = {}
-    for path in pathlib.Path(folder).glob("seed-*/evaluation.json"):
-        seed = int(path.parent.name.removeprefix("seed-"))
-        found[seed] = files.read_json(path, finite=False)
+    for run in pathlib.Path(folder).glob("seed-*"):
+        path = run / part / "evaluation.json"
+        if path.is_file():
+            seed = int(run.name.removeprefix("seed-"))
+            found[seed] = files.read_json(path, finite=False)
     return dict(sorted(found.items()))
 
 
-def summary(folder, metric):
+def summary(folder, metric, part="."):
     """{seed: figure} of the evaluated runs below `folder`."""
-    return {seed: one[metric] for seed, one in evaluations(folder).items()}
+    found = evaluations(folder, part)
+    return {seed: one[metric] for seed, one in found.items()}

@@ -24,17 +24,23 @@ def load(name):
     return files.read_json(path, finite=False) if path.is_file() else None
 
 
-def evaluated(recipe, runs) -> dict:
+def evaluated(recipe, runs, part=".") -> dict:
     """{seed: what was measured} of a recipe's runs in their folder.
+
+    Args:
+        recipe: what was trained.
+        runs: folder of its runs.
+        part: folder in that of each run.
 
     Raises:
         ResultError: if there is none.
     """
-    found = evaluate.evaluations(runs)
+    found = evaluate.evaluations(runs, part)
     if not found:
+        further = part == folders.FURTHER
         raise ResultError(
             f"no evaluated run of {recipe.name} lies in {runs}; run "
-            f"{folders.evaluation_of(recipe, runs)} first."
+            f"{folders.evaluation_of(recipe, runs, further)} first."
         )
     return found
 
@@ -78,31 +84,66 @@ def record(recipe, runs, preset=None):
     Returns:
         The record.
     """
-    task = task_of(recipe)
     measured = evaluated(recipe, runs)
-    seeds = {str(seed): one[task.metric] for seed, one in measured.items()}
-    values = list(seeds.values())
-    trained = {}
-    for seed in measured:
-        path = pathlib.Path(runs) / f"seed-{seed}" / "training.json"
-        trained[str(seed)] = files.read_json(path)
     one = next(iter(measured.values()))
     before = load(recipe.name) or {}
     result = {
         "recipe": recipe.name,
         "data": recipe.data,
-        "metric": task.metric,
+        "metric": task_of(recipe).metric,
         "test_examples": one.get("images", one.get("bytes")),
         "parameters": one["parameters"],
+        **_of_seeds(recipe, runs, measured),
+        "preset": preset or before.get("preset"),
+    }
+    if "further" in before:
+        result["further"] = before["further"]
+    manifest.write_json(path_of(recipe.name), result)
+    return result
+
+
+def record_further(recipe, runs):
+    """Add what `further` made of the runs to the record of a recipe.
+
+    Args:
+        recipe: what was trained.
+        runs: folder of its runs, with `seed-…/further/evaluation.json`.
+
+    Returns:
+        The record.
+
+    Raises:
+        ResultError: where there are no such runs, or the recipe itself has no
+            record.
+    """
+    measured = evaluated(recipe, runs, folders.FURTHER)
+    result = load(recipe.name)
+    if result is None:
+        raise ResultError(
+            f"nothing is recorded of {recipe.name}; run `python -m zoo record "
+            f"{recipe.name}` first."
+        )
+    result["further"] = _of_seeds(recipe, runs, measured, folders.FURTHER)
+    manifest.write_json(path_of(recipe.name), result)
+    return result
+
+
+def _of_seeds(recipe, runs, measured, part="."):
+    """Figures and training of each seed, their mean and their spread."""
+    task = task_of(recipe)
+    seeds = {str(seed): one[task.metric] for seed, one in measured.items()}
+    values = list(seeds.values())
+    trained = {}
+    for seed in measured:
+        run = pathlib.Path(runs) / f"seed-{seed}" / part
+        trained[str(seed)] = files.read_json(run / "training.json")
+    return {
         "seeds": seeds,
         "mean": statistics.mean(values),
         "standard_deviation": deviation(values),
         **_more(task, measured),
         "training": trained,
-        "preset": preset or before.get("preset"),
     }
-    manifest.write_json(path_of(recipe.name), result)
-    return result
 
 
 def _more(task, measured):

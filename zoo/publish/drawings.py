@@ -29,6 +29,17 @@ recipe the towers are worse at the first guess than that: {recall:.4f}. After
 {further:,} further steps, the preset is better.
 
 """
+LONGER = """\
+The towers and their dense twin were also trained for {steps:,} further steps by
+`python -m zoo further`. There half of the captions begin with a phrase such as
+"a picture of a":
+
+{table}
+
+At equal steps, the margin of Soft MoE in recall@1 is {margin:+.4f}. That is
+{relation} than twice the spread of the seeds.
+
+"""
 NUMBERS = """\
 Fewer experts were trained like the recipe, with {slots} slots in all, so that
 the experts multiply as many numbers (one seed each, by
@@ -82,7 +93,40 @@ def render(markdown) -> str:
         recall=record["seeds"][str(preset["seed"])],
         drawings=pixels["training_drawings"],
         table=markdown(("", "recall@1", "recall@5"), rows),
-    ) + numbers_of_experts(record, markdown)
+    ) + "".join(part(record, markdown) for part in (longer, numbers_of_experts))
+
+
+def longer(record, markdown) -> str:
+    """Part of the section about further training of towers and twin."""
+    recipe = recipes.load(RECIPE)
+    both = {RECIPE: record, recipe.twin: results.load(recipe.twin)}
+    if not all(one and "further" in one for one in both.values()):
+        return ""
+    found = {name: one["further"] for name, one in both.items()}
+    rows = [
+        (
+            f"`{name}`",
+            cards.spread(one),
+            spread_of_fives(one),
+            str(len(one["seeds"])),
+        )
+        for name, one in found.items()
+    ]
+    ours, twin = found.values()
+    margin = ours["mean"] - twin["mean"]
+    spread = max(one["standard_deviation"] for one in found.values())
+    return LONGER.format(
+        steps=next(iter(ours["training"].values()))["steps"],
+        table=markdown(("", "recall@1", "recall@5", "seeds"), rows),
+        margin=margin,
+        relation="more" if margin > 2 * spread else "less",
+    )
+
+
+def spread_of_fives(record) -> str:
+    """Mean and standard deviation of recall@5 over the seeds of a record."""
+    fives = [one["recall_at_5"] for one in record["more"].values()]
+    return f"{statistics.mean(fives):.4f} ± {statistics.stdev(fives):.4f}"
 
 
 def numbers_of_experts(record, markdown) -> str:
@@ -103,13 +147,12 @@ def numbers_of_experts(record, markdown) -> str:
         )
         for name, one in tried.items()
     ]
-    fives = [one["recall_at_5"] for one in record["more"].values()]
     own = (
         pair_variants.title(recipe.backbone["router_options"]["num_experts"]),
         f"{record['parameters']:,}",
         "1.00",
         cards.spread(record),
-        f"{statistics.mean(fives):.4f} ± {statistics.stdev(fives):.4f}",
+        spread_of_fives(record),
         str(len(record["seeds"])),
     )
     return NUMBERS.format(

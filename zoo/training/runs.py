@@ -35,10 +35,21 @@ def preset_of(recipe, run, preset=PRESET) -> pathlib.Path:
     return folder
 
 
-def evaluation_of(recipe, runs) -> str:
-    """The commands that train and evaluate a recipe's first run."""
+def evaluation_of(recipe, runs, further=False) -> str:
+    """The commands that train and evaluate a recipe's first run.
+
+    Args:
+        recipe: what is to be trained.
+        runs: folder of its runs.
+        further: whether the run is to be trained further, and that evaluated.
+    """
     run = pathlib.Path(runs) / "seed-0"
-    both = (_typed([word, recipe.name], run) for word in ("train", "evaluate"))
+    words = [["further"], ["evaluate", "--further"]]
+    if not further:
+        words = [["train"], ["evaluate"]]
+    both = (
+        _typed([word, recipe.name, *options], run) for word, *options in words
+    )
     return " and ".join(f"`{one}`" for one in both)
 
 
