@@ -5,8 +5,10 @@ import pathlib
 import re
 
 import keras
+import keras_hub
 
 from keras_moe import files
+from keras_moe.models.presets.manifest import write_json
 
 CONFIG = "config.json"
 TASK = "task.json"
@@ -106,6 +108,32 @@ def _check_object(content):
     dtype = config.get("dtype")
     if dtype is not None:
         keras.dtype_policies.get(dtype)
+
+
+def name_tasks(folder) -> None:
+    """Name KerasHub's kinds of tasks in the metadata of a preset.
+
+    KerasHub names the first base of each task with the preset's backbone. The
+    first bases of our tasks are no classes of its own.
+
+    Args:
+        folder: of a preset that was just written.
+    """
+    folder = pathlib.Path(folder)
+    config = files.read_json(folder / CONFIG)
+    backbone = keras.saving.get_registered_object(config["registered_name"])
+    names = {
+        next(
+            base.__name__
+            for base in known.__mro__[1:]
+            if base.__module__.startswith("keras_hub.")
+        )
+        for known in keras.saving.get_custom_objects().values()
+        if getattr(known, "backbone_cls", None) is backbone
+        and issubclass(known, keras_hub.models.Task)
+    }
+    metadata = files.read_json(folder / METADATA)
+    write_json(folder / METADATA, metadata | {"tasks": sorted(names)})
 
 
 @contextlib.contextmanager

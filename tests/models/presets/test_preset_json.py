@@ -174,6 +174,14 @@ def test_arguments_of_the_caller_are_not_the_files(copy):
         assert not isinstance(raised.value, files.UnreadableFile)
 
 
+def test_metadata_name_tasks_of_kerashub(saved):
+    wanted = {"image": ["ImageClassifier"], "text": ["CausalLM", "MaskedLM"]}
+    for kind, tasks in wanted.items():
+        metadata = json.loads((saved / kind / "metadata.json").read_text())
+        assert metadata["tasks"] == tasks
+        assert metadata["parameter_count"] > 0
+
+
 def test_another_class_reads_no_such_preset(copy):
     with pytest.raises(ValueError, match="Bert"):
         keras_hub.models.BertBackbone.from_preset(str(copy / "image"))

@@ -203,6 +203,9 @@ def test_presets_of_the_package():
         assert list_presets()[name]["places"]["embedded"] == name
         assert finding.resolve(name) == str(catalogue.FOLDER / name)
         manifests.check_manifest(catalogue.FOLDER / name)
+        metadata = (catalogue.FOLDER / name / "metadata.json").read_text()
+        tasks = json.loads(metadata)["tasks"]
+        assert tasks and all(hasattr(keras_hub.models, one) for one in tasks)
 
 
 def test_handles_of_others_are_left_alone():
