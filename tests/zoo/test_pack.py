@@ -39,11 +39,16 @@ def test_pack_and_record(data_folder, tmp_path, monkeypatch):
     assert results.record(SMALL, runs)["preset"] == packed  # is kept
     # Another preset of a seed on record leaves the seeds, whatever `runs` has.
     other = packed | {"bytes": 1}
-    again = results.record_preset(SMALL, tmp_path / "nowhere", other)
+    (run / "evaluation.json").unlink()
+    again = results.record_preset(SMALL, runs, other)
     assert again == results.load(SMALL.name) == recorded | {"preset": other}
     with pytest.raises(results.ResultError, match="no evaluated run"):
-        unknown = packed | {"seed": 77}
-        results.record_preset(SMALL, tmp_path / "nowhere", unknown)
+        results.record_preset(SMALL, runs, packed | {"seed": 77})
+    path = run / "training.json"
+    changed = json.loads(path.read_text()) | {"steps": 7}
+    path.write_text(json.dumps(changed))
+    with pytest.raises(results.ResultError, match="with steps 7, and is rec"):
+        results.record_preset(SMALL, runs, packed)
 
     folder = target / SMALL.name
     assert [p.name for p in target.iterdir()] == [SMALL.name]

@@ -54,7 +54,9 @@ def test_they_are_trained_once_and_recorded(folder, tmp_path, monkeypatch):
     assert pair_variants.run(SMALL, tmp_path / "runs", folder) == found
 
 
-@pytest.mark.parametrize("mean, relation", [(0.4, "less"), (0.5, "more")])
+@pytest.mark.parametrize(
+    "mean, relation", [(0.4, "less"), (0.5, "more"), (0.2, "more")]
+)
 def test_the_text_compares_further_training(mean, relation, monkeypatch):
     def record(*seeds):
         return {
@@ -70,10 +72,10 @@ def test_the_text_compares_further_training(mean, relation, monkeypatch):
     ours = {"further": record(mean - 0.01, mean + 0.01)}
     text = drawings.longer(ours, table._markdown)
     assert "5,000 further steps" in text
-    assert f"in recall@1 is {mean - 0.38:+.4f}" in text
-    assert f"That is\n{relation} than twice" in text
+    assert f"the twin's by {mean - 0.38:+.4f}.\nThat is {relation} than" in text
     assert f"{mean:.4f} ± 0.0200 | {mean:.4f} ± 0.0141 | 2 |" in text
-    assert drawings.longer({}, table._markdown) == ""
+    for lone in ({}, {"further": record(0.4)}):
+        assert drawings.longer(lone, table._markdown) == ""
 
 
 def test_the_text_says_what_is_on_record():

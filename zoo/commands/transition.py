@@ -64,7 +64,8 @@ def add(commands) -> None:
     )
     further = commands.add_parser(
         "further",
-        help="Train the preset of a run further, with a lower learning rate.",
+        help="Train the preset of a run further, with a lower learning rate "
+        "and the changes that the recipe names.",
     )
     further.add_argument(
         "--epochs",

@@ -53,8 +53,7 @@ def deviation(values) -> float | None:
 def record_preset(recipe, runs, preset):
     """Write what was measured of the preset that ships.
 
-    The figures of all seeds stay as they are recorded, though `runs` may lack
-    some of them, if the preset's seed is among them.
+    The recorded figures of all seeds stay, though `runs` may lack some seeds.
 
     Args:
         recipe: what was trained.
@@ -63,11 +62,26 @@ def record_preset(recipe, runs, preset):
 
     Returns:
         The record.
+
+    Raises:
+        ResultError: where the preset's seed was trained otherwise than it is
+            recorded.
     """
-    before = load(recipe.name)
-    if not before or str(preset["seed"]) not in before["seeds"]:
+    seed, result = str(preset["seed"]), load(recipe.name)
+    if not result or seed not in result["seeds"]:
         return record(recipe, runs, preset)
-    result = before | {"preset": preset}
+    trained = files.read_json(
+        pathlib.Path(runs) / f"seed-{seed}" / "training.json"
+    )
+    recorded = result["training"][seed]
+    for name in ("steps", "learning_rate"):
+        if trained[name] != recorded.get(name, trained[name]):
+            raise ResultError(
+                f"seed {seed} of {recipe.name} was trained with {name} "
+                f"{trained[name]}, and is recorded with {recorded[name]}; run "
+                f"`python -m zoo record {recipe.name}` first."
+            )
+    result["preset"] = preset
     manifest.write_json(path_of(recipe.name), result)
     return result
 
@@ -147,7 +161,7 @@ def _of_seeds(recipe, runs, measured, part="."):
 
 
 def _more(task, measured):
-    """The further figures of each seed, where a task or its data have some."""
+    """Other figures of each seed, where a task or its data have some."""
     found = {}
     if task.more_metrics:
         found["more"] = {

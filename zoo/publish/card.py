@@ -57,8 +57,8 @@ LIMITS = {
     "pairs": (
         "It knows drawings like emoji, in {0}x{1} pixels on white, and the "
         "words of their names and tags. It does not know photographs, and "
-        "reads a caption as its words with hardly any grammar. Phrases such "
-        'as "a picture of a" may stand before them.',
+        "reads a caption as its words with hardly any grammar. A phrase such "
+        'as "a picture of a" may stand before a name.',
     ),
 }
 # What is to be known of the data, beside it.
@@ -69,6 +69,8 @@ DATA_LIMITS = {
     "The dictionary and most manual pages are under the GNU GPL. The model can "
     "repeat phrases from these texts.",
 }
+# Titles of what further training changes in a recipe.
+CHANGES = {"phrased": "share of captions that begin with a phrase"}
 BATCH_MATES = (
     "**An example's output depends on its batch-mates** where "
     '`inference_mixing` is `"group"`, as in training: the same text beside '
@@ -258,8 +260,8 @@ def _settings(recipe, record, preset):
     if further := preset.get("further"):
         yield "further epochs", further["epochs"]
         yield "their learning rate", further["learning_rate"]
-        for name, value in recipe.further.items():
-            yield f"their {name.replace('_', ' ')}", value
+        for name, value in further.get("changes", {}).items():
+            yield f"their {CHANGES.get(name, name)}", value
         seconds += further["seconds"]
     yield "time", f"{seconds / 60:.0f} minutes"
     yield "backend", training["backend"]

@@ -26,18 +26,19 @@ most of their words, but saw no such drawing.
 The pixels of drawings of one thing are alike in many styles, so the most
 similar training drawing tells many names. After the {steps:,} steps of the
 recipe the towers are worse at the first guess than that: {recall:.4f}. After
-{further:,} further steps, the preset is better.
+{further:,} further steps, the preset is better. In them, {phrased:.0%} of
+the captions begin with a phrase such as "a picture of a". Before these steps,
+recall@1 of names that are new was {new_names:.4f}.
 
 """
 LONGER = """\
 The towers and their dense twin were also trained for {steps:,} further steps by
-`python -m zoo further`. There half of the captions begin with a phrase such as
-"a picture of a":
+`python -m zoo further`, with the same phrases:
 
 {table}
 
-At equal steps, the margin of Soft MoE in recall@1 is {margin:+.4f}. That is
-{relation} than twice the spread of the seeds.
+At equal steps, recall@1 of Soft MoE differs from the twin's by {margin:+.4f}.
+That is {relation} than twice the spread of the seeds.
 
 """
 NUMBERS = """\
@@ -91,6 +92,8 @@ def render(markdown) -> str:
         steps=trained["steps"],
         further=preset["further"]["steps"],
         recall=record["seeds"][str(preset["seed"])],
+        phrased=preset["further"]["changes"]["phrased"],
+        new_names=record["more"][str(preset["seed"])]["new_names_recall_at_1"],
         drawings=pixels["training_drawings"],
         table=markdown(("", "recall@1", "recall@5"), rows),
     ) + "".join(part(record, markdown) for part in (longer, numbers_of_experts))
@@ -103,6 +106,8 @@ def longer(record, markdown) -> str:
     if not all(one and "further" in one for one in both.values()):
         return ""
     found = {name: one["further"] for name, one in both.items()}
+    if min(len(one["seeds"]) for one in found.values()) < 2:
+        return ""
     rows = [
         (
             f"`{name}`",
@@ -119,7 +124,7 @@ def longer(record, markdown) -> str:
         steps=next(iter(ours["training"].values()))["steps"],
         table=markdown(("", "recall@1", "recall@5", "seeds"), rows),
         margin=margin,
-        relation="more" if margin > 2 * spread else "less",
+        relation="more" if abs(margin) > 2 * spread else "less",
     )
 
 

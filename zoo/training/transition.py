@@ -3,8 +3,8 @@
 A Mixture of Tokens mixes tokens of different texts while it is trained; at
 inference it need not (`inference_mixing`). A few steps in which it computes as
 it will at inference close part of the gap (transition tuning, `tune`), and so
-do a few steps after a router was turned into another one (`turn`). Some more
-epochs, from a lower learning rate, make any model better (`further`).
+do a few steps after a router was turned into another one (`turn`). More epochs
+from a lower learning rate train a model further (`further`).
 """
 
 import contextlib
@@ -14,6 +14,7 @@ import pathlib
 import keras
 
 import keras_moe
+from keras_moe import files
 from keras_moe.models import MoTCausalLM
 from keras_moe.models.presets.manifest import write_json
 from zoo.data import datasets
@@ -89,6 +90,8 @@ def further(
 ):
     """Train a run's preset on: another warm-up, another cosine down to zero.
 
+    The recipe is followed with the changes in its `further`.
+
     Args:
         recipe: what was trained.
         run: folder of the run; `further` in it is that of what is trained on.
@@ -117,6 +120,8 @@ def further(
         epochs,
         start,
     )
+    path = folder / "training.json"
+    write_json(path, files.read_json(path) | {"changes": recipe.further})
     return folder / "preset"
 
 

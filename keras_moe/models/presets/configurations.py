@@ -84,13 +84,13 @@ def check_model(folder, model) -> None:
     if not path.is_file():
         return
     name = files.read_json(path, finite=False).get("registered_name")
-    there = keras.saving.get_registered_object(name)
-    wanted = getattr(model, "backbone_cls", None) or model
-    if there is None or issubclass(there, wanted):
+    found = keras.saving.get_registered_object(name)
+    expected = getattr(model, "backbone_cls", None) or model
+    if not isinstance(found, type) or issubclass(found, expected):
         return
     raise ValueError(
-        f"preset must be one of {wanted.__name__} for {model.__name__}; "
-        f"received one of {there.__name__}, {folder}."
+        f"preset must be one of {expected.__name__} for {model.__name__}; "
+        f"received one of {found.__name__}, {folder}."
     )
 
 
@@ -110,30 +110,34 @@ def _check_object(content):
         keras.dtype_policies.get(dtype)
 
 
-def name_tasks(folder) -> None:
+def name_tasks(folder, backbone) -> None:
     """Name KerasHub's kinds of tasks in the metadata of a preset.
 
-    KerasHub names the first base of each task with the preset's backbone. The
-    first bases of our tasks are no classes of its own.
+    KerasHub writes the first base of each task that has the backbone, which is
+    a class of keras_moe for our tasks. A task of no kind, whose base is `Task`
+    itself, is left out.
 
     Args:
         folder: of a preset that was just written.
+        backbone: class of its backbone.
     """
-    folder = pathlib.Path(folder)
-    config = files.read_json(folder / CONFIG)
-    backbone = keras.saving.get_registered_object(config["registered_name"])
-    names = {
-        next(
-            base.__name__
-            for base in known.__mro__[1:]
-            if base.__module__.startswith("keras_hub.")
-        )
-        for known in keras.saving.get_custom_objects().values()
-        if getattr(known, "backbone_cls", None) is backbone
-        and issubclass(known, keras_hub.models.Task)
+    task = keras_hub.models.Task
+    classes = {
+        base
+        for one in keras.saving.get_custom_objects().values()
+        if isinstance(one, type)
+        and issubclass(one, task)
+        and one.backbone_cls is backbone
+        for base in one.__mro__[1:]
+        if issubclass(base, task) and base is not task
     }
-    metadata = files.read_json(folder / METADATA)
-    write_json(folder / METADATA, metadata | {"tasks": sorted(names)})
+    names = {
+        one.__name__
+        for one in classes
+        if one.__module__.startswith("keras_hub.")
+    }
+    path = pathlib.Path(folder) / METADATA
+    write_json(path, files.read_json(path) | {"tasks": sorted(names)})
 
 
 @contextlib.contextmanager

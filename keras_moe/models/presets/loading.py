@@ -116,7 +116,8 @@ class _Presets(torch_parameters.TorchParameters):
         files.check_space(preset_dir, self.count_params())
         with _part_of(preset_dir, overwrite) as part:
             super().save_to_preset(str(part), max_shard_size=max_shard_size)
-            configurations.name_tasks(part)
+            backbone = type(getattr(self, "backbone", self))
+            configurations.name_tasks(part, backbone)
             write_manifest(part)
 
 

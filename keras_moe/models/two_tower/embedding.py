@@ -70,10 +70,15 @@ class Embeds:
                     "padding_mask where the model has no preprocessor; "
                     f"{task_inputs.received(captions)}."
                 )
-            if not len(captions["token_ids"]):
+            captions = {k: encoding.in_numpy(v) for k, v in captions.items()}
+            shape, other = (
+                captions[name].shape for name in sorted(texts)[::-1]
+            )
+            if shape != other or len(shape) != 2 or not shape[0]:
                 raise ValueError(
-                    "captions must have at least one row of token_ids; "
-                    f"received shape {tuple(captions['token_ids'].shape)}."
+                    "captions must have token_ids and padding_mask of one "
+                    "shape (captions, tokens), with at least one caption; "
+                    f"received {shape} and {other}."
                 )
             return encoding.encode(
                 self.backbone.text_encoder, captions, batch_size, lambda x: x

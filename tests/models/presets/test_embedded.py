@@ -166,7 +166,7 @@ def test_card_of_the_model_of_domains():
 def test_card_of_two_towers_searches_as_it_says():
     text = cards.of(recipes.load(PAIRS))
     assert 'model.search(images, "a red fruit", k=5)' in text
-    assert 'Phrases such as "a picture of a" may stand before them.' in text
+    assert 'A phrase such as "a picture of a" may stand before a name.' in text
 
 
 @pytest.mark.once

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import keras
 import keras_hub
 import pytest
 
@@ -180,6 +181,28 @@ def test_metadata_name_tasks_of_kerashub(saved):
         metadata = json.loads((saved / kind / "metadata.json").read_text())
         assert metadata["tasks"] == tasks
         assert metadata["parameter_count"] > 0
+
+
+def test_a_class_that_keras_does_not_know_is_written(tmp_path):
+    class Mine(models.MoEViTBackbone):
+        pass
+
+    config = tiny.preset("image").backbone.get_config()
+    Mine(**config).save_to_preset(tmp_path / "mine")
+    metadata = json.loads((tmp_path / "mine" / "metadata.json").read_text())
+    assert metadata["tasks"] == []
+
+
+def test_a_configuration_of_no_class(copy):
+    @keras.saving.register_keras_serializable("tests")
+    def function():
+        pass
+
+    path = copy / "image" / "config.json"
+    config = json.loads(path.read_text())
+    config["registered_name"] = "tests>function"
+    path.write_text(json.dumps(config))
+    refused(models.MoEViTBackbone, copy / "image", "config.json")
 
 
 def test_another_class_reads_no_such_preset(copy):

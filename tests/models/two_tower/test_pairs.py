@@ -156,7 +156,15 @@ def test_what_does_not_fit(model, call, text):
         (lambda m: m.encode_text("cat"), "captions must be a dictionary of to"),
         (
             lambda m: m.encode_text(dict.fromkeys(READY, np.ones((0, 4)))),
-            r"at least one row of token_ids; received shape \(0, 4\)\.",
+            r"at least one caption; received \(0, 4\) and \(0, 4\)\.",
+        ),
+        (
+            lambda m: m.encode_text(dict(zip(READY, ([[1, 2]], [[1], [1]])))),
+            r"of one shape .*; received \(1, 2\) and \(2, 1\)\.",
+        ),
+        (
+            lambda m: m.encode_text(dict.fromkeys(READY, [])),
+            r"of one shape .*; received \(0,\) and \(0,\)\.",
         ),
     ],
 )

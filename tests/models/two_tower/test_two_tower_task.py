@@ -344,10 +344,11 @@ def test_a_preset_that_describes_too_much(folder, tmp_path):
         models.MoETwoTowerBackbone.from_preset(copy)
 
 
-def test_batches_of_any_size_are_one_shape(model):
+@pytest.mark.parametrize("size", [2, 4, 9])
+def test_batches_of_any_size_are_one_shape(size, model):
     """Of nine images, each is embedded as it is alone."""
     pixels = np.concatenate([PIXELS, PIXELS, PIXELS[:1]])
-    found = model.encode_image(pixels, batch_size=4)
+    found = model.encode_image(pixels, batch_size=size)
     close(found, model.encode_image(PIXELS)[np.arange(9) % 4], 1e-5)
 
 
