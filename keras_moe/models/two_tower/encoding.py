@@ -33,8 +33,14 @@ def encode(encoder, examples, batch_size, prepare):
         prepare: from some examples to the encoder's inputs.
     """
     count = len(keras.tree.flatten(examples)[0])
+    devices = distribution.batch_shards()
     size = min(batch_size, count)
-    size += -size % distribution.batch_shards()
+    size += -size % devices
+    if count <= size and devices == 1:
+        # One query of a search. `predict` makes a data set of it, which takes
+        # many times as long on TensorFlow.
+        inputs = prepare(keras.tree.map_structure(in_numpy, examples))
+        return np.asarray(encoder.predict_on_batch(inputs))
 
     def part_of(start, array):
         # Not all arrays take a list of places, as NumPy's do.
