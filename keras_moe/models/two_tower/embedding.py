@@ -71,9 +71,8 @@ class Embeds:
                     f"{task_inputs.received(captions)}."
                 )
             captions = {k: encoding.in_numpy(v) for k, v in captions.items()}
-            shape, other = (
-                captions[name].shape for name in sorted(texts)[::-1]
-            )
+            shape = captions["token_ids"].shape
+            other = captions["padding_mask"].shape
             if shape != other or len(shape) != 2 or not shape[0]:
                 raise ValueError(
                     "captions must have token_ids and padding_mask of one "
